@@ -1,0 +1,1 @@
+"""Floor 2: what we know of the cluster, in memory."""

@@ -1,0 +1,1 @@
+"""Floor 4: rows to the world: read, owns, write."""

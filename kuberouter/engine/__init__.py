@@ -1,0 +1,1 @@
+"""Floor 4: the synchronous heart: planner, ledger, mirror, dataplane."""

@@ -1,0 +1,1 @@
+"""Floor 1: nouns and protocols, frozen values without behaviour."""

@@ -1,0 +1,253 @@
+"""Cluster objects as the daemon knows them: only the fields that some compiler reads, annotations already typed.
+
+Addresses are packed bytes, label sets are tuples of pairs sorted by key, times are seconds since the epoch. Field
+meanings follow the Kubernetes API reference of the kind; what differs is said at the field.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from kuberouter.model.core import KeyValue, L4Protocol, ObjectRef, Prefix, Problem, Value
+
+Labels = tuple[tuple[str, str], ...]
+"""Label pairs sorted by key."""
+
+
+class Operator(enum.Enum):
+    """Operators of a label selector requirement (meta/v1 LabelSelectorRequirement)."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+class Requirement(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """One `matchExpressions` item; `values` sorted and without duplicates. `matchLabels` become IN with one value."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+class Selector(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A label selector in normal form: all requirements must hold, sorted, so that equal selectors are equal values.
+
+    No requirements selects everything. An absent selector is None in the field that holds it.
+    """
+
+    requirements: tuple[Requirement, ...] = ()
+
+
+# --- Services -------------------------------------------------------------------------------------------------------
+
+
+class ServiceType(enum.Enum):
+    """`spec.type` of a Service."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+    EXTERNAL_NAME = "ExternalName"
+
+
+class ServicePort(Value, frozen=True, gc=False):
+    """One port of a Service. `name` is empty for the only, unnamed port; it ties the port to EndpointSlice ports."""
+
+    name: str
+    protocol: L4Protocol
+    port: int
+    node_port: int = 0
+
+
+class ServiceOptions(Value, frozen=True, gc=False):
+    """The `kube-router.io/service.*` annotations, typed. None means: not given, the flag decides."""
+
+    scheduler: str = "rr"
+    local: bool = False
+
+
+class Service(Value, frozen=True, gc=False):
+    """A Service. Headless and foreign-proxied ones are kept (`cluster_ips` empty, `proxied` False)."""
+
+    ref: ObjectRef
+    created: float
+    type: ServiceType
+    cluster_ips: tuple[bytes, ...] = ()
+    external_ips: tuple[bytes, ...] = ()
+    load_balancer_ips: tuple[bytes, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    affinity_seconds: int = 0
+    """ClientIP session affinity timeout; 0 is no affinity."""
+    internal_local: bool = False
+    external_local: bool = False
+    health_check_node_port: int = 0
+    publish_not_ready: bool = False
+    proxied: bool = True
+    """False when the labels `service-proxy-name` or `headless` hand the Service to somebody else."""
+    options: ServiceOptions = ServiceOptions()
+
+
+class EndpointCondition(enum.IntFlag):
+    """Conditions of an endpoint (discovery/v1 EndpointConditions), nil values already defaulted."""
+
+    READY = 1
+    SERVING = 2
+    TERMINATING = 4
+
+
+class Endpoint(Value, frozen=True, gc=False):
+    """One endpoint of a slice; `address` is its first address (the API says all are interchangeable)."""
+
+    address: bytes
+    conditions: int
+    """Bits of `EndpointCondition`."""
+    node: str = ""
+
+
+class SlicePort(Value, frozen=True, gc=False):
+    """One port of an EndpointSlice. `name` matches the Service port's name."""
+
+    name: str
+    protocol: L4Protocol
+    port: int
+
+
+class EndpointSlice(Value, frozen=True, gc=False):
+    """An EndpointSlice of addressType IPv4 or IPv6, tied to its Service by name in the same namespace."""
+
+    ref: ObjectRef
+    service: ObjectRef
+    ports: tuple[SlicePort, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+# --- Pods, namespaces, policies -------------------------------------------------------------------------------------
+
+
+class ContainerPort(Value, frozen=True, gc=False):
+    """A named container port; unnamed ones are not kept."""
+
+    name: str
+    protocol: L4Protocol
+    number: int
+
+
+class Pod(Value, frozen=True, gc=False):
+    """A Pod. `addresses` are `status.podIPs` (or `podIP` where that list is empty), first of each family first."""
+
+    ref: ObjectRef
+    node: str
+    labels: Labels = ()
+    addresses: tuple[bytes, ...] = ()
+    host_network: bool = False
+    finished: bool = False
+    """Phase Succeeded or Failed: neither target nor peer of a policy, and its addresses may be somebody else's."""
+    ports: tuple[ContainerPort, ...] = ()
+
+
+class Namespace(Value, frozen=True, gc=False):
+    """A Namespace: its labels only."""
+
+    ref: ObjectRef
+    labels: Labels = ()
+
+
+class IpBlock(Value, frozen=True, gc=False):
+    """`ipBlock` of a policy peer: inside `prefix` and in none of `excepts`."""
+
+    prefix: Prefix
+    excepts: tuple[Prefix, ...] = ()
+
+
+class PolicyPeer(Value, frozen=True, gc=False):
+    """One item of `from` or `to`: either `block`, or pods by `namespaces` and `pods` (None: selector absent)."""
+
+    block: IpBlock | None = None
+    namespaces: Selector | None = None
+    pods: Selector | None = None
+
+
+class PolicyPort(Value, frozen=True, gc=False):
+    """One item of `ports`: a named port, a number (`end` 0) or an inclusive range; neither is the whole protocol."""
+
+    protocol: L4Protocol = L4Protocol.TCP
+    number: int = 0
+    end: int = 0
+    name: str = ""
+
+
+class PolicyRule(Value, frozen=True, gc=False):
+    """One ingress or egress rule. Empty `peers` is anybody, empty `ports` is everything, as in the API."""
+
+    peers: tuple[PolicyPeer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+
+class NetworkPolicy(Value, frozen=True, gc=False):
+    """A networking.k8s.io/v1 NetworkPolicy with `policyTypes` already defaulted.
+
+    `ingress` is None when the policy does not govern ingress; an empty tuple denies everything. Likewise `egress`.
+    `problems` is not empty when a part could not be understood: the policy then closes the pods it selects, in the
+    directions it governs, until it is mended.
+    """
+
+    ref: ObjectRef
+    created: float
+    pods: Selector
+    ingress: tuple[PolicyRule, ...] | None = None
+    egress: tuple[PolicyRule, ...] | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+# --- Nodes and what the node itself tells ----------------------------------------------------------------------------
+
+
+class NodeOptions(Value, frozen=True, gc=False):
+    """The `kube-router.io/*` annotations of a Node that are typed so far."""
+
+    pod_cidrs: tuple[Prefix, ...] = ()
+    """`kube-router.io/pod-cidrs` or the older `pod-cidr`; overrides `spec.podCIDRs`."""
+
+
+class Node(Value, frozen=True, gc=False):
+    """A Node. Address lists keep the order of `status.addresses`; hostnames are left out."""
+
+    ref: ObjectRef
+    internal_addresses: tuple[bytes, ...] = ()
+    external_addresses: tuple[bytes, ...] = ()
+    spec_pod_cidrs: tuple[Prefix, ...] = ()
+    options: NodeOptions = NodeOptions()
+
+    @property
+    def pod_cidrs(self) -> tuple[Prefix, ...]:
+        """The annotation's CIDRs where given, else those of the spec."""
+        return self.options.pod_cidrs or self.spec_pod_cidrs
+
+
+class InterfaceAddress(Value, frozen=True, gc=False):
+    """An address on a local link with the length of its connected prefix."""
+
+    address: bytes
+    length: int
+
+
+class Interface(Value, frozen=True, gc=False):
+    """A local network link as the kernel tells it (rtnetlink(7)). ref: kind `Interface`, name is the link name."""
+
+    ref: ObjectRef
+    index: int
+    mtu: int
+    addresses: tuple[InterfaceAddress, ...] = ()
+
+
+class LearnedRoute(Value, frozen=True, gc=False):
+    """Best paths that gobgpd learned for a prefix. ref: kind `LearnedRoute`, name is the prefix as text."""
+
+    ref: ObjectRef
+    prefix: Prefix
+    next_hops: tuple[bytes, ...]
+
+
+ClusterObject = Service | EndpointSlice | Pod | Namespace | NetworkPolicy | Node | Interface | LearnedRoute

@@ -1,0 +1,170 @@
+"""The words that every floor uses: values, references, rows, fragments, batches, events.
+
+Everything here is frozen and compares by type and content. Values are `msgspec` structs with `gc=False`: they never
+form cycles, so the collector need not walk them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+
+class Value(msgspec.Struct, frozen=True, gc=False):
+    """Base of every model value: frozen, hashable, equal only to a value of the same type with equal fields."""
+
+
+class KeyValue(Value, frozen=True, gc=False, cache_hash=True):
+    """Base of values that serve as dictionary keys: the hash is computed once."""
+
+
+class Family(enum.IntEnum):
+    """Address family; the numbers are the kernel's AF_INET and AF_INET6 (linux/socket.h)."""
+
+    IPV4 = 2
+    IPV6 = 10
+
+
+class L4Protocol(enum.IntEnum):
+    """Layer-4 protocol; the numbers are IANA's protocol numbers."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+def family_of(address: bytes) -> Family:
+    """Family of a packed address: 4 bytes are IPv4, 16 are IPv6."""
+    return Family.IPV4 if len(address) == 4 else Family.IPV6
+
+
+class Prefix(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A CIDR block: packed network address (host bits zero) and prefix length in bits."""
+
+    address: bytes
+    length: int
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.address)
+
+
+class ObjectRef(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Names one cluster object: kind (`Service`, `Pod`, ...), namespace (empty for cluster scope) and name."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+class Owner(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Who claims rows: one compiler for one subject. It is also the key by which a compiler is called.
+
+    `part` splits a big subject into pieces that change one by one, for example the EndpointSlices of a Service.
+    """
+
+    compiler: str
+    subject: ObjectRef
+    part: str = ""
+
+
+class Rank(Value, frozen=True, gc=False, order=True):
+    """Order among owners that claim one key: the lowest wins. `level` first, then `since`, then the owner's name.
+
+    `since` is the object's creationTimestamp in seconds since the epoch, so that the oldest object wins.
+    """
+
+    level: int = 0
+    since: float = 0.0
+
+
+class Reason(enum.Enum):
+    """Why something the user gave could not be honoured; the text is used as Event reason and metric label."""
+
+    MALFORMED = "Malformed"
+    UNSUPPORTED = "Unsupported"
+    CONFLICT = "Conflict"
+    FORBIDDEN = "Forbidden"
+    MISSING = "Missing"
+    BUG = "InternalError"
+
+
+class Problem(Value, frozen=True, gc=False):
+    """One thing wrong with one object: which object, which field (dotted path), why, and a sentence for people."""
+
+    owner: ObjectRef
+    field: str
+    reason: Reason
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.owner}: {self.field}" if self.field else str(self.owner)
+        return f"{where}: {self.message}"
+
+
+class Row(Protocol):
+    """One thing that the daemon can own outside itself (a route, a set member, a BGP peer): a frozen value with a key.
+
+    Two rows with the same key are two states of the same thing; equal rows need no write.
+    """
+
+    @property
+    def key(self) -> Hashable: ...
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Fragment(Value, frozen=True, gc=False):
+    """What one compiler says for one owner: the rows it claims (of any types) and the problems it met."""
+
+    rows: tuple[Row, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    rank: Rank = Rank()
+
+
+class Batch(Generic[R]):
+    """A difference to write: rows to add, rows to change as (old, new), rows to remove."""
+
+    __slots__ = ("add", "change", "remove")
+
+    def __init__(
+        self, add: tuple[R, ...] = (), change: tuple[tuple[R, R], ...] = (), remove: tuple[R, ...] = ()
+    ) -> None:
+        self.add = add
+        self.change = change
+        self.remove = remove
+
+    def __bool__(self) -> bool:
+        return bool(self.add or self.change or self.remove)
+
+    def __len__(self) -> int:
+        return len(self.add) + len(self.change) + len(self.remove)
+
+    def __repr__(self) -> str:
+        return f"Batch(add={self.add!r}, change={self.change!r}, remove={self.remove!r})"
+
+
+class Outcome:
+    """Result of a write. Every row of the batch that is not named in `failed` (key -> error text) was applied."""
+
+    __slots__ = ("failed",)
+
+    def __init__(self, failed: Mapping[Hashable, str] | None = None) -> None:
+        self.failed: Mapping[Hashable, str] = failed or {}
+
+    def __repr__(self) -> str:
+        return f"Outcome(failed={dict(self.failed)!r})"
+
+
+class Unavailable(Exception):  # noqa: N818 - a state, not a mistake
+    """A driver's counterpart is missing as a whole: a kernel module, a tool, a daemon. The text names it.
+
+    It is the one exception that a driver may raise on purpose; the table stays not ready and is retried.
+    """

@@ -1,0 +1,51 @@
+"""IPVS rows (linux/ip_vs.h): virtual services and their destinations."""
+
+from __future__ import annotations
+
+import enum
+
+from kuberouter.model.core import Family, KeyValue, L4Protocol, Value
+
+PERSISTENT = 0x1
+"""IP_VS_SVC_F_PERSISTENT: session affinity by client address."""
+
+
+class Forward(enum.IntEnum):
+    """Forwarding method of a destination (IP_VS_CONN_F_FWD_MASK)."""
+
+    MASQUERADE = 0
+    TUNNEL = 2
+
+
+class VirtualServiceKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Address, protocol and port of a virtual service; packed address, host-order port."""
+
+    family: Family
+    protocol: L4Protocol
+    address: bytes
+    port: int
+
+
+class VirtualService(Value, frozen=True, gc=False):
+    """A virtual service. `timeout` is the affinity timeout in seconds, 0 without affinity."""
+
+    key: VirtualServiceKey
+    scheduler: str = "rr"
+    flags: int = 0
+    timeout: int = 0
+
+
+class DestinationKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """One real server of one virtual service."""
+
+    service: VirtualServiceKey
+    address: bytes
+    port: int
+
+
+class Destination(Value, frozen=True, gc=False):
+    """A real server. Weight 0 takes no new connections."""
+
+    key: DestinationKey
+    weight: int = 1
+    forward: Forward = Forward.MASQUERADE

@@ -1,0 +1,147 @@
+"""Netfilter rows: ipsets and their members, chains of ours, and our jumps in builtin chains.
+
+Rules are ordered and `iptables-restore` is all-or-nothing per table, hence four row types. Compilers claim a whole
+`Chain` where one owner knows all of it, or single `Rule`s of a chain that several owners share; the engine assembles
+shared rules into the `Chain` that drivers see. `Hook`s are our rules in the builtin chains, beside everybody else's.
+Rule texts are the match and target words of iptables-save without `-A CHAIN`, without tags of ours.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+
+from kuberouter.model.core import Family, KeyValue, Value
+
+
+class SetType(enum.Enum):
+    """Set types of ipset(8) that we use; the value is the type's name."""
+
+    HASH_IP = "hash:ip"
+    HASH_NET = "hash:net"
+    HASH_IP_PORT = "hash:ip,port"
+    HASH_NET_PORT = "hash:net,port"
+
+
+class IpSetKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A set by name (at most 31 bytes); names of IPv6 sets begin with `inet6:`."""
+
+    name: str
+
+
+class IpSet(Value, frozen=True, gc=False):
+    """A set. Its members are rows of their own."""
+
+    key: IpSetKey
+    type: SetType
+    family: Family
+
+
+class MemberKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """One entry of a set: packed address, prefix length (32/128 in hash:ip sets), protocol and port (0 without)."""
+
+    set: str
+    address: bytes
+    length: int
+    protocol: int = 0
+    port: int = 0
+
+
+class Member(Value, frozen=True, gc=False):
+    """A set entry."""
+
+    key: MemberKey
+
+
+class Table(enum.Enum):
+    """The xtables tables that we use."""
+
+    FILTER = "filter"
+    NAT = "nat"
+    MANGLE = "mangle"
+
+
+class ChainKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A chain of ours (at most 28 bytes) in one table of one family."""
+
+    family: Family
+    table: Table
+    name: str
+
+
+def rule_tag(text: str) -> str:
+    """Ten hexadecimal digits that name a rule's text; written into its comment, read back instead of the text."""
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def chain_digest(tags: tuple[str, ...]) -> bytes:
+    """Digest of a chain's rule tags in order."""
+    return hashlib.blake2b(",".join(tags).encode(), digest_size=12).digest()
+
+
+class Chain(Value, frozen=True, gc=False, eq=False):
+    """A chain of ours with all its rules in order. Equal by key and digest: the kernel reports tags, not texts."""
+
+    key: ChainKey
+    digest: bytes
+    rules: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chain) and self.key == other.key and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.digest))
+
+
+def make_chain(key: ChainKey, rules: tuple[str, ...]) -> Chain:
+    """A chain row from its rule texts."""
+    return Chain(key, chain_digest(tuple(rule_tag(rule) for rule in rules)), rules)
+
+
+class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """One rule of a shared chain: `rank` orders rules in the chain (ties by text)."""
+
+    chain: ChainKey
+    rank: int
+    text: str
+
+
+class Rule(Value, frozen=True, gc=False):
+    """One rule of a chain that several owners share; never seen by a driver."""
+
+    key: RuleKey
+
+
+class Position(enum.Enum):
+    """Where a hook stands in its builtin chain: before everybody else's rules, or appended after them."""
+
+    FIRST = "first"
+    LAST = "last"
+
+
+class HookRank(enum.IntEnum):
+    """Order of our own hooks among themselves at the top of a builtin chain; policy before everything else."""
+
+    POLICY = 10
+    SERVICES = 20
+    FORWARD = 30
+    EGRESS = 40
+    MASQUERADE = 50
+
+
+class HookKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Our rule with this text in a builtin chain (INPUT, FORWARD, ...) of one table of one family."""
+
+    family: Family
+    table: Table
+    chain: str
+    text: str
+
+
+class Hook(Value, frozen=True, gc=False):
+    """A rule of ours in a builtin chain. `in_place` is False only in what a driver reads: it stands elsewhere."""
+
+    key: HookKey
+    rank: int
+    position: Position = Position.FIRST
+    in_place: bool = True

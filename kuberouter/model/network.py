@@ -1,0 +1,90 @@
+"""Network rows (rtnetlink(7)): links, addresses, routes, policy rules. Addresses are packed bytes."""
+
+from __future__ import annotations
+
+import enum
+
+from kuberouter.model.core import Family, KeyValue, Prefix, Value
+
+ROUTE_PROTOCOL = 17
+"""rtm_protocol of every route that we install; kept from the Go kube-router so that either finds the other's."""
+TABLE_MAIN = 254
+TABLE_LOCAL = 255
+
+
+class LinkKind(enum.Enum):
+    """IFLA_INFO_KIND of the links that we make."""
+
+    BRIDGE = "bridge"
+    DUMMY = "dummy"
+    IPIP = "ipip"
+    IP6TNL = "ip6tnl"
+
+
+class LinkKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A link by its name (at most 15 bytes)."""
+
+    name: str
+
+
+class Link(Value, frozen=True, gc=False):
+    """A link that we make and keep up. `mtu` 0 leaves the MTU alone. `local`/`remote` are a tunnel's end points."""
+
+    key: LinkKey
+    kind: LinkKind
+    mtu: int = 0
+    local: bytes = b""
+    remote: bytes = b""
+
+
+class AddressKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """One address with its prefix length on one link."""
+
+    link: str
+    address: bytes
+    length: int
+
+
+class Address(Value, frozen=True, gc=False):
+    """An address on a link of ours, with the table-local route that makes it ours.
+
+    `source`, where given, is the preferred source of that local route, so that traffic of the node itself to the
+    address does not carry the address as its source. For IPv6 the kernel's own metric-0 route wins over any other and
+    has to go for this to work.
+    """
+
+    key: AddressKey
+    source: bytes = b""
+
+
+class RouteKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Destination prefix in one routing table."""
+
+    table: int
+    prefix: Prefix
+
+
+class Route(Value, frozen=True, gc=False):
+    """A unicast route of protocol 17: through gateways (several: ECMP, sorted), else straight out of `device`.
+
+    With gateways and no device the kernel finds the link. `source` is the preferred source address.
+    """
+
+    key: RouteKey
+    gateways: tuple[bytes, ...] = ()
+    device: str = ""
+    source: bytes = b""
+
+
+class PolicyRuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """`ip rule from SOURCE lookup TABLE`; `priority` 0 lets the kernel choose."""
+
+    family: Family
+    source: Prefix
+    table: int
+
+
+class PolicyRule(Value, frozen=True, gc=False):
+    """A routing policy rule (fib_rules.h) of ours, recognised by its table number."""
+
+    key: PolicyRuleKey

@@ -1,0 +1,35 @@
+"""What compilers know of the node they run on."""
+
+from __future__ import annotations
+
+from kuberouter.model.core import Family, Prefix, Value, family_of
+
+
+class NodeFacts(Value, frozen=True, gc=False):
+    """This node: its name, addresses and pod CIDRs of the families in use, and the link that carries the primary one.
+
+    A family is in use when its flag is on and the node has an address of it; addresses and CIDRs of other families are
+    already left out here, so that no compiler has to ask.
+    """
+
+    name: str
+    addresses: tuple[bytes, ...]
+    """InternalIPs then ExternalIPs in the Node's order; the first is the primary address."""
+    pod_cidrs: tuple[Prefix, ...] = ()
+    uplink: str = ""
+    """Link that holds the primary address; empty when none does."""
+    mtu: int = 0
+    """MTU of the uplink; 0 when unknown."""
+    subnets: tuple[Prefix, ...] = ()
+    """Connected prefixes of the node's addresses."""
+    local_addresses: tuple[bytes, ...] = ()
+    """Every address on any link that is not ours (not kube-dummy-if, kube-bridge or a tunnel)."""
+
+    def address(self, family: Family) -> bytes | None:
+        """The best address of a family: the primary one if it is of that family, else the first of it."""
+        return next((a for a in self.addresses if family_of(a) is family), None)
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Families in use, IPv4 first."""
+        return tuple(f for f in Family if self.address(f) is not None)

@@ -1,0 +1,57 @@
+"""Frozen settings per controller, made from the flag table. Durations are seconds. Flag meanings: `daemon/flags.py`."""
+
+from __future__ import annotations
+
+from kuberouter.model.core import Family, Prefix, Value
+
+
+class NodeSettings(Value, frozen=True, gc=False):
+    """Which node this is and which families the user allows."""
+
+    name: str
+    """Node object name: `--hostname-override`, else NODE_NAME, else the host name."""
+    families: tuple[Family, ...] = (Family.IPV4,)
+
+
+class ProxySettings(Value, frozen=True, gc=False):
+    """Service proxy."""
+
+    sync_period: float = 300.0
+    """Seconds between audits of IPVS and of the VIPs."""
+    masquerade_all: bool = False
+    """SNAT every proxied flow, not only those from outside the pod CIDR."""
+    guard: bool = True
+    """`--ipvs-permit-all`: refuse ports of a VIP that no Service serves."""
+    cluster_ranges: tuple[Prefix, ...] = ()
+    router_runs: bool = True
+    """The route controller runs too, so the pod CIDRs are known to be routed by us."""
+
+
+class RouterSettings(Value, frozen=True, gc=False):
+    """Route controller."""
+
+    sync_period: float = 300.0
+    route_sync_period: float = 60.0
+    """Seconds between audits of kernel routes."""
+    gobgp_socket: str = "/run/kube-router/gobgp.sock"
+    asn: int = 64512
+    router_id: str = ""
+    bgp_port: int = 179
+    ibgp: bool = True
+    overlay: bool = True
+    overlay_full: bool = False
+    """Tunnel to every node, not only to those of other subnets."""
+    cni: bool = True
+    cni_file: str = "/etc/cni/net.d/10-kuberouter.conf"
+    pod_egress: bool = True
+    auto_mtu: bool = True
+
+
+class FirewallSettings(Value, frozen=True, gc=False):
+    """NetworkPolicy firewall."""
+
+    sync_period: float = 300.0
+    cluster_ranges: tuple[Prefix, ...] = ()
+    external_ranges: tuple[Prefix, ...] = ()
+    load_balancer_ranges: tuple[Prefix, ...] = ()
+    node_ports: tuple[int, int] = (30000, 32767)

@@ -1,0 +1,1 @@
+"""Floor 3: protocols and tool languages; speaks, decides nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
@@ -13,6 +12,14 @@ from kuberouter.model.node import NodeFacts
 R = TypeVar("R", bound=Row)
 V_contra = TypeVar("V_contra", contravariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
+
+
+class Stop(Protocol):
+    """A flag that ends a source; `threading.Event` is one."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
 
 
 class Inbox(Protocol):
@@ -31,7 +38,7 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, inbox: Inbox, stop: threading.Event) -> None: ...
+    def run(self, inbox: Inbox, stop: Stop) -> None: ...
 
 
 class Driver(Protocol[R]):

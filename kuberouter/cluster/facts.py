@@ -1,0 +1,54 @@
+"""From the Node object, the local links and the flags to `NodeFacts`: the one place that knows which families count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kuberouter.model.cluster import Interface, Node
+from kuberouter.model.core import Prefix, family_of
+from kuberouter.model.node import NodeFacts
+from kuberouter.model.settings import NodeSettings
+
+
+def network_of(address: bytes, length: int) -> Prefix:
+    """The prefix that contains an address: host bits cleared."""
+    bits = len(address) * 8
+    mask = ((1 << length) - 1) << (bits - length)
+    return Prefix((int.from_bytes(address, "big") & mask).to_bytes(len(address), "big"), length)
+
+
+def ours(link: str) -> bool:
+    """Whether a link is one that this daemon makes (or a pod's end), so that its addresses are not the node's."""
+    return link in ("kube-dummy-if", "kube-bridge") or link.startswith("tun-")
+
+
+def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[Interface]) -> NodeFacts | None:
+    """What compilers may know of this node, or None while it has no Node object or no usable address."""
+    if node is None:
+        return None
+    allowed = settings.families
+    addresses = tuple(a for a in (*node.internal_addresses, *node.external_addresses) if family_of(a) in allowed)
+    if not addresses:
+        return None
+    families = {family_of(a) for a in addresses}
+    uplink, mtu = "", 0
+    subnets: list[Prefix] = []
+    local: list[bytes] = []
+    for link in sorted(interfaces, key=lambda i: i.index):
+        if ours(link.ref.name):
+            continue
+        for entry in link.addresses:
+            local.append(entry.address)
+            if entry.address in addresses:
+                subnets.append(network_of(entry.address, entry.length))
+            if entry.address == addresses[0] and not uplink:
+                uplink, mtu = link.ref.name, link.mtu
+    return NodeFacts(
+        name=node.ref.name,
+        addresses=addresses,
+        pod_cidrs=tuple(p for p in node.pod_cidrs if p.family in families),
+        uplink=uplink,
+        mtu=mtu,
+        subnets=tuple(dict.fromkeys(subnets)),
+        local_addresses=tuple(dict.fromkeys(local)),
+    )

@@ -1,0 +1,74 @@
+"""What we know of the cluster, in memory: apply an event, get the compile keys that it dirties.
+
+An event that leaves the model value equal (a heartbeat, an annotation that we do not read) stops here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kuberouter.cluster.dependents import Change, Dependents
+from kuberouter.cluster.facts import node_facts
+from kuberouter.cluster.view import ClusterView
+from kuberouter.model.cluster import ClusterObject, EndpointSlice, Interface, Node
+from kuberouter.model.core import ObjectRef, Owner
+from kuberouter.model.events import Deleted, Upserted
+from kuberouter.model.settings import NodeSettings
+
+
+class Cluster(ClusterView):
+    """The store behind the view. `dependents` say which change dirties which compile key, one per controller."""
+
+    def __init__(self, settings: NodeSettings, dependents: Sequence[Dependents] = ()) -> None:
+        super().__init__()
+        self._settings = settings
+        self._dependents = tuple(dependents)
+        self._by_kind = {kind.__name__: table for kind, table in self._objects.items()}
+        self.facts_changed = False
+        """Set when the last `apply` changed the facts of this node: every owner has to be compiled again."""
+
+    def apply(self, event: Upserted | Deleted) -> frozenset[Owner]:
+        """Take in one event; returns the compile keys that it dirties. Work is proportional to those keys."""
+        self.facts_changed = False
+        if isinstance(event, Upserted):
+            ref: ObjectRef = event.obj.ref
+            new: ClusterObject | None = event.obj
+        else:
+            ref, new = event.ref, None
+        table = self._by_kind[ref.kind]
+        old = table.get(ref)
+        if old == new:
+            return frozenset()
+        if new is None:
+            del table[ref]
+        else:
+            table[ref] = new
+        self._index(old, new)
+        dirty = set(self._dirtied(Change(ref, old, new)))
+        if isinstance(new or old, Node | Interface):
+            dirty |= self._update_facts(ref)
+        return frozenset(dirty)
+
+    def _dirtied(self, change: Change) -> Iterable[Owner]:
+        for dependents in self._dependents:
+            yield from dependents(change, self)
+
+    def _index(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
+        if isinstance(old, EndpointSlice):
+            slices = self._slices[old.service]
+            del slices[old.ref]
+            if not slices:
+                del self._slices[old.service]
+        if isinstance(new, EndpointSlice):
+            self._slices.setdefault(new.service, {})[new.ref] = new
+
+    def _update_facts(self, ref: ObjectRef) -> set[Owner]:
+        if ref.kind == "Node" and ref.name != self._settings.name:
+            return set()
+        old, new = self._node, node_facts(self._settings, self.node_object(self._settings.name), self.interfaces())
+        if new is None or new == old:
+            # A Node object that vanishes under a running daemon is a mishap of the cluster, not ours: keep the facts.
+            return set()
+        self._node = new
+        self.facts_changed = True
+        return set(self._dirtied(Change(ObjectRef("NodeFacts", "", new.name), old, new)))

@@ -1,0 +1,118 @@
+"""The read-only face of what we know: the only thing of the cluster that compilers see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from kuberouter.model.cluster import (
+    ClusterObject,
+    EndpointSlice,
+    Interface,
+    LearnedRoute,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Pod,
+    Service,
+)
+from kuberouter.model.core import ObjectRef
+from kuberouter.model.node import NodeFacts
+
+T = TypeVar("T")
+
+KINDS: tuple[type[ClusterObject], ...] = (
+    Service,
+    EndpointSlice,
+    Pod,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Interface,
+    LearnedRoute,
+)
+
+
+class ClusterView:
+    """Objects by kind and reference, and the few indexes that decisions need. Readers never change it."""
+
+    def __init__(self) -> None:
+        self._objects: dict[type[ClusterObject], dict[ObjectRef, ClusterObject]] = {kind: {} for kind in KINDS}
+        self._slices: dict[ObjectRef, dict[ObjectRef, EndpointSlice]] = {}
+        self._node: NodeFacts | None = None
+
+    @property
+    def node(self) -> NodeFacts | None:
+        """This node, or None as long as its Node object or its address is not known."""
+        return self._node
+
+    def _get(self, kind: type[T], ref: ObjectRef) -> T | None:
+        obj = self._objects[kind].get(ref)  # type: ignore[index]  # T is one of KINDS
+        return obj if isinstance(obj, kind) else None
+
+    def _all(self, kind: type[T]) -> Iterable[T]:
+        return self._objects[kind].values()  # type: ignore[index,return-value]  # the table of a kind holds that kind
+
+    def exists(self, ref: ObjectRef) -> bool:
+        """Whether an object of this reference is known."""
+        return any(ref in table for table in self._objects.values())
+
+    def service(self, ref: ObjectRef) -> Service | None:
+        """The Service of this reference."""
+        return self._get(Service, ref)
+
+    def services(self) -> Iterable[Service]:
+        """All Services."""
+        return self._all(Service)
+
+    def slice(self, ref: ObjectRef) -> EndpointSlice | None:
+        """The EndpointSlice of this reference."""
+        return self._get(EndpointSlice, ref)
+
+    def slices_of(self, service: ObjectRef) -> Mapping[ObjectRef, EndpointSlice]:
+        """The EndpointSlices of a Service by their reference."""
+        return self._slices.get(service, {})
+
+    def pod(self, ref: ObjectRef) -> Pod | None:
+        """The Pod of this reference."""
+        return self._get(Pod, ref)
+
+    def pods(self) -> Iterable[Pod]:
+        """All Pods of the cluster."""
+        return self._all(Pod)
+
+    def namespace(self, ref: ObjectRef) -> Namespace | None:
+        """The Namespace of this reference."""
+        return self._get(Namespace, ref)
+
+    def namespaces(self) -> Iterable[Namespace]:
+        """All Namespaces."""
+        return self._all(Namespace)
+
+    def policy(self, ref: ObjectRef) -> NetworkPolicy | None:
+        """The NetworkPolicy of this reference."""
+        return self._get(NetworkPolicy, ref)
+
+    def policies(self) -> Iterable[NetworkPolicy]:
+        """All NetworkPolicies."""
+        return self._all(NetworkPolicy)
+
+    def node_object(self, name: str) -> Node | None:
+        """The Node object of this name."""
+        return self._get(Node, ObjectRef("Node", "", name))
+
+    def nodes(self) -> Iterable[Node]:
+        """All Node objects, this node's included."""
+        return self._all(Node)
+
+    def interfaces(self) -> Iterable[Interface]:
+        """This node's links."""
+        return self._all(Interface)
+
+    def learned(self, ref: ObjectRef) -> LearnedRoute | None:
+        """The learned route of this reference."""
+        return self._get(LearnedRoute, ref)
+
+    def learned_routes(self) -> Iterable[LearnedRoute]:
+        """All routes that gobgpd learned."""
+        return self._all(LearnedRoute)

@@ -1,0 +1,168 @@
+"""Who claims which row, and who wins. One ledger per row type; no I/O, no clock.
+
+The common case is one owner per key and costs one entry in each of two dictionaries that share the key object; only
+contested keys get a list of their claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from kuberouter.model.core import Batch, Owner, Rank, Row
+
+R = TypeVar("R", bound=Row)
+
+Order = tuple[int, float, str, str, str, str]
+FIRST = Rank()
+
+
+class _Claimant(Generic[R]):
+    """One owner's standing claim: its place in the order and the rows it holds."""
+
+    __slots__ = ("order", "owner", "rank", "rows")
+
+    def __init__(self, owner: Owner, rank: Rank, rows: tuple[R, ...]) -> None:
+        self.owner = owner
+        self.rank = rank
+        self.rows = rows
+        self.order: Order = _order(owner, rank)
+
+
+def _order(owner: Owner, rank: Rank) -> Order:
+    subject = owner.subject
+    return (rank.level, rank.since, subject.namespace, subject.name, owner.compiler, owner.part)
+
+
+class Ledger(Generic[R]):
+    """Claims on the keys of one table. The lowest (rank, owner name) wins a key that several owners claim."""
+
+    __slots__ = ("_claimants", "_contested", "_holders", "_rows")
+
+    def __init__(self) -> None:
+        self._rows: dict[Hashable, R] = {}
+        self._holders: dict[Hashable, _Claimant[R]] = {}
+        self._claimants: dict[Owner, _Claimant[R]] = {}
+        self._contested: dict[Hashable, list[tuple[_Claimant[R], R]]] = {}
+
+    def claim(self, owner: Owner, rows: Iterable[R], *, rank: Rank = FIRST) -> dict[Hashable, R | None]:
+        """Replace everything that `owner` claims here; no rows releases it.
+
+        Returns the keys whose winning row changed, each with the row that won before (None: nobody claimed it).
+        """
+        wanted: dict[Hashable, R] = {row.key: row for row in rows}
+        before: dict[Hashable, R | None] = {}
+        claimant = self._claimants.get(owner)
+        if claimant is None:
+            if not wanted:
+                return {}
+            claimant = self._claimants[owner] = _Claimant(owner, rank, ())
+        elif claimant.rank != rank:
+            # Every key may change hands: release all, then claim anew under the new rank.
+            for row in claimant.rows:
+                self._release(claimant, row.key, before)
+            claimant = self._claimants[owner] = _Claimant(owner, rank, ())
+        held = {row.key: row for row in claimant.rows}
+        for key, row in wanted.items():
+            old = held.pop(key, None)
+            if old is None:
+                self._take(claimant, key, row, before)
+            elif old == row:
+                wanted[key] = old
+            else:
+                self._replace(claimant, key, row, before)
+        for key in held:
+            self._release(claimant, key, before)
+        if wanted:
+            claimant.rows = tuple(wanted.values())
+        else:
+            del self._claimants[owner]
+        return {key: row for key, row in before.items() if self._rows.get(key) != row}
+
+    def _take(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
+        holder = self._holders.get(key)
+        before.setdefault(key, self._rows.get(key))
+        if holder is None:
+            self._rows[key] = row
+            self._holders[key] = claimant
+            return
+        claims = self._contested.setdefault(key, [(holder, self._rows[key])])
+        claims.append((claimant, row))
+        self._settle(key, claims)
+
+    def _replace(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
+        before.setdefault(key, self._rows.get(key))
+        claims = self._contested.get(key)
+        if claims is None:
+            self._rows[key] = row
+            return
+        claims[:] = [(c, row if c is claimant else r) for c, r in claims]
+        self._settle(key, claims)
+
+    def _release(self, claimant: _Claimant[R], key: Hashable, before: dict[Hashable, R | None]) -> None:
+        before.setdefault(key, self._rows.get(key))
+        claims = self._contested.get(key)
+        if claims is None:
+            del self._rows[key]
+            del self._holders[key]
+            return
+        claims[:] = [(c, r) for c, r in claims if c is not claimant]
+        self._settle(key, claims)
+        if len(claims) == 1:
+            del self._contested[key]
+
+    def _settle(self, key: Hashable, claims: list[tuple[_Claimant[R], R]]) -> None:
+        holder, row = min(claims, key=lambda claim: claim[0].order)
+        self._holders[key] = holder
+        if self._rows.get(key) != row:
+            self._rows[key] = row
+
+    def winner(self, key: Hashable) -> R | None:
+        """The row that should exist under this key, or None."""
+        return self._rows.get(key)
+
+    def holder(self, key: Hashable) -> Owner | None:
+        """The owner whose claim wins this key, or None."""
+        claimant = self._holders.get(key)
+        return claimant.owner if claimant is not None else None
+
+    def owners(self, key: Hashable) -> Sequence[Owner]:
+        """Everybody who claims this key, the winner first."""
+        claims = self._contested.get(key)
+        if claims is not None:
+            return [c.owner for c, _ in sorted(claims, key=lambda claim: claim[0].order)]
+        holder = self.holder(key)
+        return [] if holder is None else [holder]
+
+    def claimed(self, owner: Owner) -> tuple[R, ...]:
+        """The rows that an owner claims, whether they win or not."""
+        claimant = self._claimants.get(owner)
+        return claimant.rows if claimant is not None else ()
+
+    @property
+    def desired(self) -> Mapping[Hashable, R]:
+        """Every winning row by key. A live view: do not keep it across claims."""
+        return self._rows
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def diff(desired: Mapping[Hashable, R], actual: Mapping[Hashable, R], keys: Iterable[Hashable]) -> Batch[R]:
+    """The writes that turn `actual` into `desired` for these keys. Pure; the only difference taken in the project."""
+    add: list[R] = []
+    change: list[tuple[R, R]] = []
+    remove: list[R] = []
+    for key in keys:
+        want, have = desired.get(key), actual.get(key)
+        if want is None:
+            if have is not None:
+                remove.append(have)
+        elif have is None:
+            add.append(want)
+        elif want != have:
+            change.append((have, want))
+    return Batch(tuple(add), tuple(change), tuple(remove))

@@ -1,0 +1,97 @@
+"""What one table of the kernel is known to hold, stored as its difference from what is desired.
+
+A second copy of every row would double the memory; almost always the kernel holds exactly the desired row, so only
+the exceptions are kept: the keys that still have to be written, each with the row that the kernel holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from kuberouter.engine.ledger import diff
+from kuberouter.model.core import Batch, Row
+
+R = TypeVar("R", bound=Row)
+
+FIRST_RETRY = 0.5
+LAST_RETRY = 60.0
+"""Seconds before a failed row is tried again: doubled from the first to the last value."""
+
+
+class Mirror(Generic[R]):
+    """The kernel's side of one table."""
+
+    __slots__ = ("_attempts", "_due", "_pending", "failures")
+
+    def __init__(self) -> None:
+        self._pending: dict[Hashable, R | None] = {}
+        self._due: dict[Hashable, float] = {}
+        self._attempts: dict[Hashable, int] = {}
+        self.failures: dict[Hashable, str] = {}
+        """Keys whose last write failed, with the error text."""
+
+    @property
+    def pending(self) -> int:
+        """Number of keys where kernel and desire differ, as far as known."""
+        return len(self._pending)
+
+    def note(self, previous: Mapping[Hashable, R | None]) -> None:
+        """The desired rows of these keys changed; these were desired, and so in the kernel, until now."""
+        pending = self._pending
+        for key, row in previous.items():
+            if key not in pending:
+                pending[key] = row
+            self._due.pop(key, None)
+
+    def refresh(self, actual: Mapping[Hashable, R], desired: Mapping[Hashable, R]) -> int:
+        """The kernel was read. Returns in how many keys it differs from what is desired."""
+        pending: dict[Hashable, R | None] = {}
+        for key, row in actual.items():
+            if desired.get(key) != row:
+                pending[key] = row
+        for key in desired:
+            if key not in actual:
+                pending[key] = None
+        self._pending = pending
+        for book in (self._due, self._attempts, self.failures):
+            for key in [key for key in book if key not in pending]:
+                del book[key]
+        return len(pending)
+
+    def batch(self, desired: Mapping[Hashable, R], now: float) -> Batch[R]:
+        """Everything that should be written now; rows that failed wait for their turn."""
+        due = self._due
+        keys = [key for key in self._pending if due.get(key, now) <= now]
+        actual = {key: row for key in keys if (row := self._pending[key]) is not None}
+        batch = diff(desired, actual, keys)
+        if len(batch) < len(keys):
+            named = {row.key for row in (*batch.add, *(new for _, new in batch.change), *batch.remove)}
+            self._settled(key for key in keys if key not in named)
+        return batch
+
+    def wrote(self, batch: Batch[R], failed: Mapping[Hashable, str], now: float) -> None:
+        """A batch was written; `failed` names the keys that were not applied."""
+        keys = [row.key for row in (*batch.add, *(new for _, new in batch.change), *batch.remove)]
+        if not failed:
+            self._settled(keys)
+            return
+        self._settled(key for key in keys if key not in failed)
+        for key in keys:
+            if (error := failed.get(key)) is not None:
+                attempts = self._attempts[key] = self._attempts.get(key, 0) + 1
+                self._due[key] = now + min(LAST_RETRY, FIRST_RETRY * 2.0 ** (attempts - 1))
+                self.failures[key] = error
+
+    def _settled(self, keys: Iterable[Hashable]) -> None:
+        pending, failures = self._pending, self.failures
+        for key in keys:
+            pending.pop(key, None)
+            if failures or self._due or self._attempts:
+                self._due.pop(key, None)
+                self._attempts.pop(key, None)
+                failures.pop(key, None)
+
+    def next_due(self) -> float | None:
+        """When the next failed row wants to be tried again."""
+        return min(self._due.values(), default=None)

@@ -92,6 +92,7 @@ class Reason(enum.Enum):
     CONFLICT = "Conflict"
     FORBIDDEN = "Forbidden"
     MISSING = "Missing"
+    FAILED = "Failed"
     BUG = "InternalError"
 
 

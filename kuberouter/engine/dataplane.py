@@ -1,0 +1,166 @@
+"""Writes what changed, in stage order, and reads back what exists.
+
+The event path and the audit are the same code: both leave a difference in the mirror of a table, and `converge` writes
+it. A row that fails is retried with backoff while the others go on; a table whose counterpart is missing as a whole is
+read again, with backoff, until it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+from kuberouter.engine.ledger import Ledger
+from kuberouter.engine.mirror import FIRST_RETRY, LAST_RETRY, Mirror
+from kuberouter.engine.planner import Changes
+from kuberouter.engine.stages import REFERENCES, STEPS, Action
+from kuberouter.model.core import Batch, Row, Unavailable
+from kuberouter.model.ports import Driver
+
+R = TypeVar("R", bound=Row)
+
+
+class Table(Generic[R]):
+    """One table: its driver, what is known of the kernel's side, and what has to be in sync before it is touched."""
+
+    def __init__(
+        self,
+        row: type[R],
+        driver: Driver[R],
+        *,
+        needs: Collection[str] = (),
+        removal_needs: Collection[str] = (),
+    ) -> None:
+        self.row = row
+        self.driver = driver
+        self.needs = frozenset(needs)
+        """Sources that must be in sync before anything is written."""
+        self.removal_needs = frozenset(removal_needs)
+        """Sources that must be in sync before anything is removed."""
+        self.mirror: Mirror[R] = Mirror()
+        self.read = False
+        """The kernel's side is known; False also after a failure that left it unknown."""
+        self.error = ""
+        """Why the table is not available as a whole; empty when it is."""
+        self.last_read: float | None = None
+        self._attempts = 0
+        self.retry_at = 0.0
+
+    def lost(self, error: str, now: float) -> None:
+        """The counterpart is missing or its state unknown: forget it, read again later."""
+        self.read = False
+        self.error = error
+        self._attempts += 1
+        self.retry_at = now + min(LAST_RETRY, FIRST_RETRY * 2.0 ** (self._attempts - 1))
+
+    def found(self, now: float) -> None:
+        """The counterpart was read."""
+        self.read = True
+        self.error = ""
+        self.last_read = now
+        self._attempts = 0
+        self.retry_at = 0.0
+
+
+class Report:
+    """What one pass did: rows written and failed per table, in stage order."""
+
+    __slots__ = ("batches", "drift", "failed")
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[type[Row], Batch[Any]]] = []
+        self.failed: dict[tuple[type[Row], Hashable], str] = {}
+        self.drift: dict[type[Row], int] = {}
+        """Rows per table in which the kernel differed from what was last written, where a table was read."""
+
+    @property
+    def writes(self) -> int:
+        """Rows in all batches."""
+        return sum(len(batch) for _, batch in self.batches)
+
+
+class Dataplane:
+    """All tables. Single-threaded: only the engine's thread calls it."""
+
+    def __init__(self, tables: Iterable[Table[Any]], ledgers: Mapping[type[Row], Ledger[Any]]) -> None:
+        self.tables: dict[type[Row], Table[Any]] = {table.row: table for table in tables}
+        self._ledgers = ledgers
+        self._unread: set[type[Row]] = set(self.tables)
+
+    def resync(self, tables: Collection[type[Row]]) -> None:
+        """Have these tables read in the next pass."""
+        self._unread.update(row for row in tables if row in self.tables)
+
+    def converge(self, changes: Changes, *, synced: Collection[str], now: float, dry_run: bool = False) -> Report:
+        """One pass: note what changed, read what has to be read, write in stage order what is due.
+
+        As long as not everything dirty is compiled (`settled` is False) no table is read for the first time and nothing
+        is removed: whoever would claim those rows has not had its say. With `dry_run` nothing is written and nothing forgotten; the report says what would be.
+        """
+        report = Report()
+        for row, previous in changes.items():
+            if row in self.tables:
+                self.tables[row].mirror.note(previous)
+        for row in list(self._unread):
+            table = self.tables[row]
+            if settled or table.last_read is not None:
+                self._read(table, synced, now, report)
+        for row, action in STEPS:
+            target = self.tables.get(row)
+            if target is None or not target.read or not target.mirror.pending:
+                continue
+            if action is Action.ADD and any(
+                (other := self.tables.get(needed)) is not None and not other.read for needed in REFERENCES.get(row, ())
+            ):
+                continue
+            if action is Action.REMOVE and not (settled and target.removal_needs.issubset(synced)):
+                continue
+            self._write(target, action, now, report, dry_run=dry_run)
+        return report
+
+    def _read(self, table: Table[R], synced: Collection[str], now: float, report: Report) -> None:
+        if not table.needs.issubset(synced) or table.retry_at > now:
+            return
+        try:
+            actual = {row.key: row for row in table.driver.read() if table.driver.owns(row)}
+        except Unavailable as error:
+            table.lost(str(error), now)
+            return
+        except Exception as error:
+            table.lost(f"cannot be read: {type(error).__name__}: {error}", now)
+            return
+        first = table.last_read is None
+        known = table.mirror.pending
+        differing = table.mirror.refresh(actual, self._ledgers[table.row].desired)
+        if not first:
+            report.drift[table.row] = max(0, differing - known)
+        table.found(now)
+        self._unread.discard(table.row)
+
+    def _write(self, table: Table[R], action: Action, now: float, report: Report, *, dry_run: bool) -> None:
+        due = table.mirror.batch(self._ledgers[table.row].desired, now)
+        batch: Batch[R] = Batch(due.add, due.change) if action is Action.ADD else Batch(remove=due.remove)
+        if not batch:
+            return
+        report.batches.append((table.row, batch))
+        if dry_run:
+            return
+        try:
+            failed = table.driver.write(batch).failed
+        except Unavailable as error:
+            self._unread.add(table.row)
+            table.lost(str(error), now)
+            return
+        except Exception as error:
+            self._unread.add(table.row)
+            table.lost(f"cannot be written: {type(error).__name__}: {error}", now)
+            return
+        table.mirror.wrote(batch, failed, now)
+        for key, text in failed.items():
+            report.failed[table.row, key] = text
+
+    def next_due(self, synced: Collection[str]) -> float | None:
+        """When something wants to be tried again, or None."""
+        dues = [t.retry_at for row in self._unread if (t := self.tables[row]).needs.issubset(synced)]
+        dues += [due for t in self.tables.values() if t.read and (due := t.mirror.next_due()) is not None]
+        return min(dues, default=None)

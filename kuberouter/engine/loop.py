@@ -1,0 +1,127 @@
+"""The engine's thread: inbox, planner, dataplane, again. Errors end neither the loop nor the process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Collection, Sequence
+
+from kuberouter.engine.dataplane import Dataplane, Report
+from kuberouter.engine.inbox import Inbox
+from kuberouter.engine.planner import NODE_KNOWN, Planner
+from kuberouter.model.core import ObjectRef, Problem, Reason, Row, Value
+from kuberouter.model.ports import Stop
+
+WINDOW = 0.005
+"""Seconds that a first event waits for company."""
+BEAT = 1.0
+"""Longest sleep of an idle loop in seconds; also the resolution of retries."""
+
+
+class ControllerState(Value, frozen=True, gc=False):
+    """Readiness of one controller. `reason` says what is missing; empty when ready."""
+
+    name: str
+    ready: bool
+    reason: str = ""
+
+
+class Controller(Value, frozen=True, gc=False):
+    """A controller as readiness sees it: its name, the sources it listens to, the tables it cannot do without."""
+
+    name: str
+    sources: frozenset[str]
+    tables: tuple[type[Row], ...]
+
+
+class Engine:
+    """Runs planner and dataplane on one thread and keeps a snapshot of the state for other threads to read."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        planner: Planner,
+        dataplane: Dataplane,
+        controllers: Sequence[Controller],
+        *,
+        clock: Callable[[], float],
+        observe: Callable[[Report], None] = lambda _: None,
+    ) -> None:
+        self._inbox = inbox
+        self._planner = planner
+        self._dataplane = dataplane
+        self._controllers = tuple(controllers)
+        self._clock = clock
+        self._observe = observe
+        self._frozen = False
+        self.beat = clock()
+        """Time of the loop's last turn."""
+        self.states: tuple[ControllerState, ...] = tuple(
+            ControllerState(c.name, False, "starting") for c in self._controllers
+        )
+        self.failure = ""
+        """Text of an exception that the loop met in its last turn: a bug, the turn is tried again."""
+
+    def run(self, stop: Stop) -> None:
+        """Turn until `stop` is set. What is programmed stays as it is."""
+        while not stop.is_set():
+            try:
+                self.turn()
+                self.failure = ""
+            except Exception as error:
+                self.failure = f"{type(error).__name__}: {error}"
+                stop.wait(BEAT)
+
+    def turn(self) -> Report:
+        """One turn: wait for events or for the next retry, plan, write."""
+        now = self._clock()
+        due = self._dataplane.next_due(self._planner.synced)
+        timeout = BEAT if due is None else min(BEAT, max(0.0, due - now))
+        if self._planner.backlog and self._planner.cluster.node is not None:
+            timeout = 0.0
+        events = self._inbox.take(timeout, WINDOW if timeout else 0.0)
+        changes = self._planner.step(events)
+        drifted, self._planner.drifted = self._planner.drifted, set()
+        self._dataplane.resync(drifted)
+        report = self._dataplane.converge(
+            changes, synced=self._planner.synced, settled=self._planner.backlog == 0, now=self._clock()
+        )
+        self._report_tables()
+        self.beat = self._clock()
+        self.states = tuple(self._state(c) for c in self._controllers)
+        self._observe(report)
+        if not self._frozen and all(state.ready for state in self.states):
+            # What is loaded now mostly stays: keep the collector from walking it again and again.
+            gc.collect()
+            gc.freeze()
+            self._frozen = True
+        return report
+
+    def _report_tables(self) -> None:
+        for row, table in self._dataplane.tables.items():
+            subject = ObjectRef("Table", "", row.__name__)
+            problems = [Problem(subject, "", Reason.MISSING, table.error)] if table.error else []
+            problems += [Problem(subject, str(key), Reason.FAILED, e) for key, e in table.mirror.failures.items()]
+            self._planner.journal.report(row, problems)
+
+    def _state(self, controller: Controller) -> ControllerState:
+        missing = self._missing(controller.sources)
+        if missing:
+            return ControllerState(controller.name, False, missing)
+        for row in controller.tables:
+            table = self._dataplane.tables[row]
+            if table.error:
+                return ControllerState(controller.name, False, table.error)
+            if not table.read:
+                return ControllerState(controller.name, False, f"{row.__name__} rows not read yet")
+            for key, text in table.mirror.failures.items():
+                if self._planner.controller_of(row, key) == controller.name:
+                    return ControllerState(controller.name, False, f"{row.__name__} {key}: {text}")
+        return ControllerState(controller.name, True)
+
+    def _missing(self, sources: Collection[str]) -> str:
+        waiting = sorted(source for source in sources if source not in self._planner.synced)
+        if not waiting:
+            return ""
+        if waiting == [NODE_KNOWN]:
+            return "this node's object or its address is not known yet"
+        return "waiting for " + ", ".join(waiting)

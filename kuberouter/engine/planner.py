@@ -1,0 +1,154 @@
+"""Events in, changed keys out: applies events to the cluster, compiles the owners they dirty, claims their rows.
+
+Synchronous, no I/O, no clock. One owner that fails keeps its last claim and holds nobody else up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from kuberouter.cluster.store import Cluster
+from kuberouter.engine.assembly import Assembler
+from kuberouter.engine.journal import Journal
+from kuberouter.engine.ledger import Ledger
+from kuberouter.model.core import Fragment, Owner, Row
+from kuberouter.model.events import Accepted, Deleted, Drifted, Event, Rejected, Synced, Upserted
+from kuberouter.model.netfilter import Chain, Rule
+from kuberouter.model.node import NodeFacts
+from kuberouter.model.ports import Compiler
+
+NODE_KNOWN = "node"
+"""Name under which the planner reports that the facts of this node are known; tables may need it like a source."""
+
+Changes = dict[type[Row], dict[Hashable, Row | None]]
+"""Changed keys per table, each with the row that was desired before."""
+
+
+class Registered:
+    """A compiler with its settings, under one name."""
+
+    __slots__ = ("compiler", "controller", "name", "settings")
+
+    def __init__(self, name: str, controller: str, compiler: Compiler[Any, Any], settings: object) -> None:
+        self.name = name
+        self.controller = controller
+        self.compiler = compiler
+        self.settings = settings
+
+    def compile(self, key: Owner, cluster: Cluster, node: NodeFacts) -> Fragment:
+        """Call the compiler for one owner."""
+        return self.compiler(key, cluster, node=node, settings=self.settings)
+
+
+class Planner:
+    """Compiles dirty owners in the order in which compilers are registered: Services before policy storms."""
+
+    def __init__(
+        self, cluster: Cluster, compilers: Sequence[Registered], tables: Iterable[type[Row]], journal: Journal
+    ) -> None:
+        self.cluster = cluster
+        self.journal = journal
+        self.compilers: Mapping[str, Registered] = {c.name: c for c in compilers}
+        self.ledgers: Mapping[type[Row], Ledger[Any]] = {table: Ledger() for table in tables}
+        self.synced: set[str] = set()
+        self.drifted: set[type[Row]] = set()
+        """Tables that somebody else changed; the engine takes them out and has them read again."""
+        self._dirty: dict[str, dict[Owner, None]] = {c.name: {} for c in compilers}
+        self._compiled: dict[str, set[Owner]] = {c.name: set() for c in compilers}
+        self._tables_of: dict[str, set[type[Row]]] = {c.name: set() for c in compilers}
+        self._assembler: Assembler | None = None
+        if Rule in self.ledgers and Chain in self.ledgers:
+            self._assembler = Assembler(self.ledgers[Rule], self.ledgers[Chain])
+
+    @property
+    def backlog(self) -> int:
+        """Owners that wait to be compiled."""
+        return sum(len(keys) for keys in self._dirty.values())
+
+    def step(self, events: Sequence[Event], limit: int = 5000) -> Changes:
+        """Take in events, compile up to `limit` dirty owners, and return what changed. Call again while `backlog`."""
+        for event in events:
+            self._take(event)
+        changes: Changes = {}
+        node = self.cluster.node
+        if node is None:
+            return changes
+        for name, dirty in self._dirty.items():
+            registered = self.compilers[name]
+            while dirty and limit > 0:
+                limit -= 1
+                owner = next(iter(dirty))
+                del dirty[owner]
+                self._compile(registered, owner, node, changes)
+        if self._assembler is not None and (rules := changes.pop(Rule, None)):
+            _merge(changes, Chain, self._assembler.assemble(rules))
+        return changes
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Upserted() | Deleted():
+                self._mark(self.cluster.apply(event))
+                if self.cluster.facts_changed:
+                    self.synced.add(NODE_KNOWN)
+                    self.recompute()
+                if isinstance(event, Deleted):
+                    self.journal.report(event.ref, ())
+            case Rejected(ref=ref, problems=problems):
+                self.journal.report(ref, problems)
+            case Accepted(ref=ref):
+                self.journal.report(ref, ())
+            case Synced(source=source):
+                self.synced.add(source)
+            case Drifted(table=table):
+                self.drifted.add(table)
+
+    def _mark(self, owners: Iterable[Owner]) -> None:
+        for owner in owners:
+            if (dirty := self._dirty.get(owner.compiler)) is not None:
+                dirty[owner] = None
+
+    def recompute(self) -> None:
+        """Mark every owner that holds a claim or once compiled as dirty: compile everything again, in slices."""
+        for name, owners in self._compiled.items():
+            self._dirty[name].update(dict.fromkeys(owners))
+
+    def _compile(self, registered: Registered, owner: Owner, node: NodeFacts, changes: Changes) -> None:
+        try:
+            fragment = registered.compile(owner, self.cluster, node)
+        except Exception as error:
+            self.journal.bug(owner, error)
+            self._compiled[registered.name].add(owner)
+            return
+        self.journal.report(owner, fragment.problems)
+        by_table: dict[type[Row], list[Row]] = {}
+        for row in fragment.rows:
+            by_table.setdefault(type(row), []).append(row)
+        tables = self._tables_of[registered.name]
+        tables.update(by_table)
+        for table in tables:
+            changed = self.ledgers[table].claim(owner, by_table.get(table, ()), rank=fragment.rank)
+            if changed:
+                _merge(changes, table, changed)
+        if fragment.rows or fragment.problems or self.cluster.exists(owner.subject):
+            self._compiled[registered.name].add(owner)
+        else:
+            self._compiled[registered.name].discard(owner)
+
+    def controller_of(self, table: type[Row], key: Hashable) -> str | None:
+        """The controller whose claim holds a key, for readiness; None when nobody claims it."""
+        owner = self.ledgers[table].holder(key)
+        if owner is not None and owner.compiler == "assembly" and self._assembler is not None:
+            row = self.ledgers[table].winner(key)
+            owner = self._assembler.contributor(row.key) if isinstance(row, Chain) else None
+        registered = self.compilers.get(owner.compiler) if owner is not None else None
+        return registered.controller if registered is not None else None
+
+
+def _merge(changes: Changes, table: type[Row], changed: Mapping[Hashable, Row | None]) -> None:
+    earlier = changes.get(table)
+    if earlier is None:
+        changes[table] = dict(changed)
+        return
+    for key, row in changed.items():
+        earlier.setdefault(key, row)

@@ -1,0 +1,58 @@
+"""The write order, as data. Order is safety: each line says what must exist before what, and why.
+
+The steps run from top to bottom in every pass. ADD steps write additions and changes, REMOVE steps write removals.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from kuberouter.model.core import Row
+from kuberouter.model.host import CniSettings, Sysctl
+from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
+from kuberouter.model.network import Address, Link, PolicyRule, Route
+
+
+class Action(enum.Enum):
+    """Which part of a batch a step writes."""
+
+    ADD = "add"
+    REMOVE = "remove"
+
+
+Step = tuple[type[Row], Action]
+
+WITHDRAWN_FIRST: tuple[type[Row], ...] = ()
+"""Rows that attract traffic from elsewhere go before what serves that traffic."""
+
+ADD_ORDER: tuple[type[Row], ...] = (
+    Sysctl,  # forwarding and bridge filtering before any packet depends on them
+    IpSet,
+    Member,  # sets are full before rules match them
+    Chain,
+    Hook,  # policy, guard and SNAT stand before anything can be reached
+    Link,  # links before what lies on them
+    VirtualService,
+    Destination,  # a service has its destinations before its VIP attracts traffic
+    Address,
+    Route,
+    PolicyRule,
+    CniSettings,  # the kubelet starts pods once the file is there, so the datapath comes first
+)
+
+STEPS: tuple[Step, ...] = (
+    *((row, Action.REMOVE) for row in WITHDRAWN_FIRST),
+    *((row, Action.ADD) for row in ADD_ORDER),
+    *((row, Action.REMOVE) for row in reversed(ADD_ORDER) if row not in WITHDRAWN_FIRST),
+)
+
+REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
+    Member: (IpSet,),
+    Chain: (IpSet, Member),
+    Hook: (Chain,),
+    Destination: (VirtualService,),
+    Address: (VirtualService, Link),
+    Route: (Link,),
+}
+"""Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""

@@ -91,11 +91,14 @@ class Dataplane:
         """Have these tables read in the next pass."""
         self._unread.update(row for row in tables if row in self.tables)
 
-    def converge(self, changes: Changes, *, synced: Collection[str], now: float, dry_run: bool = False) -> Report:
+    def converge(
+        self, changes: Changes, *, synced: Collection[str], now: float, settled: bool = True, dry_run: bool = False
+    ) -> Report:
         """One pass: note what changed, read what has to be read, write in stage order what is due.
 
         As long as not everything dirty is compiled (`settled` is False) no table is read for the first time and nothing
-        is removed: whoever would claim those rows has not had its say. With `dry_run` nothing is written and nothing forgotten; the report says what would be.
+        is removed: whoever would claim those rows has not had its say. With `dry_run` nothing is written and nothing
+        forgotten; the report says what would be.
         """
         report = Report()
         for row, previous in changes.items():

@@ -89,6 +89,10 @@ class Chain(Value, frozen=True, gc=False, eq=False):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Chain) and self.key == other.key and self.digest == other.digest
 
+    def __ne__(self, other: object) -> bool:
+        # The base class brings an inequality of its own, so the default negation of __eq__ does not apply.
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((self.key, self.digest))
 

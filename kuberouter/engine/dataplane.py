@@ -21,20 +21,17 @@ R = TypeVar("R", bound=Row)
 
 
 class Table(Generic[R]):
-    """One table: its driver, what is known of the kernel's side, and what has to be in sync before it is touched."""
+    """One table: its driver, what is known of the kernel's side, and what has to be in sync before rows go."""
 
     def __init__(
         self,
         row: type[R],
         driver: Driver[R],
         *,
-        needs: Collection[str] = (),
         removal_needs: Collection[str] = (),
     ) -> None:
         self.row = row
         self.driver = driver
-        self.needs = frozenset(needs)
-        """Sources that must be in sync before anything is written."""
         self.removal_needs = frozenset(removal_needs)
         """Sources that must be in sync before anything is removed."""
         self.mirror: Mirror[R] = Mirror()
@@ -107,7 +104,7 @@ class Dataplane:
         for row in list(self._unread):
             table = self.tables[row]
             if settled or table.last_read is not None:
-                self._read(table, synced, now, report)
+                self._read(table, now, report)
         for row, action in STEPS:
             target = self.tables.get(row)
             if target is None or not target.read or not target.mirror.pending:
@@ -121,8 +118,8 @@ class Dataplane:
             self._write(target, action, now, report, dry_run=dry_run)
         return report
 
-    def _read(self, table: Table[R], synced: Collection[str], now: float, report: Report) -> None:
-        if not table.needs.issubset(synced) or table.retry_at > now:
+    def _read(self, table: Table[R], now: float, report: Report) -> None:
+        if table.retry_at > now:
             return
         try:
             actual = {row.key: row for row in table.driver.read() if table.driver.owns(row)}
@@ -162,8 +159,8 @@ class Dataplane:
         for key, text in failed.items():
             report.failed[table.row, key] = text
 
-    def next_due(self, synced: Collection[str]) -> float | None:
+    def next_due(self) -> float | None:
         """When something wants to be tried again, or None."""
-        dues = [t.retry_at for row in self._unread if (t := self.tables[row]).needs.issubset(synced)]
+        dues = [self.tables[row].retry_at for row in self._unread if self.tables[row].error]
         dues += [due for t in self.tables.values() if t.read and (due := t.mirror.next_due()) is not None]
         return min(dues, default=None)

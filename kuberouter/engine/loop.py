@@ -13,6 +13,8 @@ from kuberouter.model.ports import Stop
 
 WINDOW = 0.005
 """Seconds that a first event waits for company."""
+REST = 0.05
+"""Shortest sleep before a retry, so that rows which are due but held back by another table do not make it spin."""
 BEAT = 1.0
 """Longest sleep of an idle loop in seconds; also the resolution of retries."""
 
@@ -74,9 +76,9 @@ class Engine:
     def turn(self) -> Report:
         """One turn: wait for events or for the next retry, plan, write."""
         now = self._clock()
-        due = self._dataplane.next_due(self._planner.synced)
-        timeout = BEAT if due is None else min(BEAT, max(0.0, due - now))
-        if self._planner.backlog and self._planner.cluster.node is not None:
+        due = self._dataplane.next_due()
+        timeout = BEAT if due is None else min(BEAT, max(REST, due - now))
+        if self._planner.backlog:
             timeout = 0.0
         events = self._inbox.take(timeout, WINDOW if timeout else 0.0)
         changes = self._planner.step(events)

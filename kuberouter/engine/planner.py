@@ -26,15 +26,18 @@ Changes = dict[type[Row], dict[Hashable, Row | None]]
 
 
 class Registered:
-    """A compiler with its settings, under one name."""
+    """A compiler with its settings, under one name, and the sources that must be in sync before it is asked."""
 
-    __slots__ = ("compiler", "controller", "name", "settings")
+    __slots__ = ("compiler", "controller", "name", "needs", "settings")
 
-    def __init__(self, name: str, controller: str, compiler: Compiler[Any, Any], settings: object) -> None:
+    def __init__(
+        self, name: str, controller: str, compiler: Compiler[Any, Any], settings: object, needs: Iterable[str] = ()
+    ) -> None:
         self.name = name
         self.controller = controller
         self.compiler = compiler
         self.settings = settings
+        self.needs = frozenset((*needs, NODE_KNOWN))
 
     def compile(self, key: Owner, cluster: Cluster, node: NodeFacts) -> Fragment:
         """Call the compiler for one owner."""
@@ -63,8 +66,8 @@ class Planner:
 
     @property
     def backlog(self) -> int:
-        """Owners that wait to be compiled."""
-        return sum(len(keys) for keys in self._dirty.values())
+        """Owners that could be compiled now and are not yet."""
+        return sum(len(keys) for name, keys in self._dirty.items() if self.compilers[name].needs <= self.synced)
 
     def step(self, events: Sequence[Event], limit: int = 5000) -> Changes:
         """Take in events, compile up to `limit` dirty owners, and return what changed. Call again while `backlog`."""
@@ -76,6 +79,8 @@ class Planner:
             return changes
         for name, dirty in self._dirty.items():
             registered = self.compilers[name]
+            if not registered.needs <= self.synced:
+                continue
             while dirty and limit > 0:
                 limit -= 1
                 owner = next(iter(dirty))

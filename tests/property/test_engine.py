@@ -118,12 +118,12 @@ class World:
         self.journal = Journal()
         self.planner = Planner(
             Cluster(NodeSettings("n1"), (dependents,)),
-            [Registered("sets", "firewall", compile_set, None)],
+            [Registered("sets", "firewall", compile_set, None, ("services",))],
             (IpSet, Member, Rule, Chain),
             self.journal,
         )
         self.books = {row: Notebook(row, self.log) for row in (IpSet, Member, Chain)}
-        tables = [Table(row, book, needs=("services", NODE_KNOWN)) for row, book in self.books.items()]
+        tables = [Table(row, book, removal_needs=("services", NODE_KNOWN)) for row, book in self.books.items()]
         self.dataplane = Dataplane(tables, self.planner.ledgers)
         self.now = 0.0
 
@@ -187,6 +187,16 @@ def test_nothing_is_written_before_every_source_is_in_sync() -> None:
     assert world.turn(Synced("services")) > 0
 
 
+def test_nothing_is_removed_before_every_source_is_in_sync() -> None:
+    world = World()
+    orphan = IpSet(IpSetKey("set-web"), SetType.HASH_IP, Family.IPV4)
+    world.books[IpSet].rows = {orphan.key: orphan}
+    world.turn(Upserted(ME))
+    assert set(world.books[IpSet].rows) == {orphan.key}
+    world.turn(Synced("services"))
+    assert world.books[IpSet].rows == {}
+
+
 def test_nothing_is_written_before_this_node_is_known() -> None:
     world = World()
     assert world.turn(Upserted(service("web", 1)), Synced("services")) == 0
@@ -219,7 +229,7 @@ def test_a_row_that_fails_is_retried_with_backoff_and_holds_up_nobody() -> None:
     assert bad not in world.books[Member].rows
     assert len(world.books[Member].rows) == 2
     assert world.dataplane.tables[Member].mirror.failures == {bad: "ENOSPC"}
-    due = world.dataplane.next_due(world.planner.synced)
+    due = world.dataplane.next_due()
     assert due is not None
     assert due > 0
     assert world.turn() == 0

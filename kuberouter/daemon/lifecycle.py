@@ -1,0 +1,89 @@
+"""From parsed options to a running node and back: start order, supervision of threads, signals, shutdown.
+
+Stopping leaves the dataplane as it is: traffic goes on, the next start adopts what it finds.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from kuberouter.daemon.compose import Composition
+from kuberouter.engine.loop import ControllerState
+from kuberouter.model.ports import Inbox, Source, Stop
+
+log = logging.getLogger(__name__)
+
+FIRST_RESTART = 0.5
+LAST_RESTART = 30.0
+"""Seconds before a source that raised is started again: doubled from the first to the last value, with jitter."""
+WEDGED_AFTER = 120.0
+"""Seconds without a turn of the engine after which the process counts as not alive. One turn may take as long as the
+slowest bounded write, and a slow machine must not be killed for being slow."""
+
+
+class Health:
+    """What the health endpoints say: alive while the engine turns, ready as the controllers are."""
+
+    def __init__(self, composition: Composition) -> None:
+        self._composition = composition
+
+    def alive(self) -> bool:
+        """Whether the engine's loop still turns."""
+        return time.monotonic() - self._composition.engine.beat < WEDGED_AFTER
+
+    def readiness(self) -> Sequence[tuple[str, bool, str]]:
+        """Each controller's name, whether it is ready, and why not."""
+        return [self._explain(state) for state in self._composition.engine.states]
+
+    def _explain(self, state: ControllerState) -> tuple[str, bool, str]:
+        reasons = [state.reason, *self._composition.source_errors(state.name)] if not state.ready else []
+        return state.name, state.ready, "; ".join(reason for reason in reasons if reason)
+
+
+def supervise(source: Source, inbox: Inbox, stop: Stop) -> None:
+    """Run a source until `stop`, starting it again with backoff when it raises: that is a bug, not a reason to die."""
+    delay = FIRST_RESTART
+    while not stop.is_set():
+        started = time.monotonic()
+        try:
+            source.run(inbox, stop)
+            if stop.is_set():
+                return
+            log.error("source %s ended by itself; starting it again", source.name)
+        except Exception:
+            log.exception("source %s failed; starting it again", source.name)
+        if time.monotonic() - started > LAST_RESTART:
+            delay = FIRST_RESTART
+        stop.wait(delay * random.uniform(0.5, 1.0))
+        delay = min(LAST_RESTART, delay * 2)
+
+
+def run(composition: Composition) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        log.info("%s received; stopping, the dataplane stays as it is", signal.Signals(number).name)
+        stop.set()
+        composition.inbox.wake()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    threads = [
+        threading.Thread(target=supervise, args=(source, composition.inbox, stop), name=source.name, daemon=True)
+        for source in composition.sources
+    ]
+    engine = threading.Thread(target=composition.engine.run, args=(stop,), name="engine", daemon=True)
+    for thread in (*threads, engine):
+        thread.start()
+    while not stop.is_set():
+        # A plain wait without timeout would not let Python run the signal handler on every platform.
+        stop.wait(3600.0)
+    engine.join(10.0)
+    return 0

@@ -27,3 +27,14 @@ class Change(Value, frozen=True, gc=False):
 
 
 Dependents = Callable[[Change, ClusterView], Iterable[Owner]]
+
+
+def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
+    """Firewall: what the match index says of the event, in the order in which sets come before rules."""
+    if change.ref.kind == "NodeFacts":
+        yield Owner("firewall", ObjectRef("Node", "", change.ref.name))
+        return
+    touched = view.matches.touched
+    yield from (Owner("policy", ref) for ref in touched.policies)
+    yield from (Owner("membership", ref) for ref in touched.members)
+    yield from (Owner("isolation", ref) for ref in touched.isolated)

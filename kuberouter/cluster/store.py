@@ -20,7 +20,7 @@ class Cluster(ClusterView):
     """The store behind the view. `dependents` say which change dirties which compile key, one per controller."""
 
     def __init__(self, settings: NodeSettings, dependents: Sequence[Dependents] = ()) -> None:
-        super().__init__()
+        super().__init__(settings.name)
         self._settings = settings
         self._dependents = tuple(dependents)
         self._by_kind = {kind.__name__: table for kind, table in self._objects.items()}
@@ -61,6 +61,7 @@ class Cluster(ClusterView):
                 del self._slices[old.service]
         if isinstance(new, EndpointSlice):
             self._slices.setdefault(new.service, {})[new.ref] = new
+        self.matches.update(old, new)
 
     def _update_facts(self, ref: ObjectRef) -> set[Owner]:
         if ref.kind == "Node" and ref.name != self._settings.name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from kuberouter.cluster.indexes import MatchIndex
 from kuberouter.model.cluster import (
     ClusterObject,
     EndpointSlice,
@@ -36,10 +37,12 @@ KINDS: tuple[type[ClusterObject], ...] = (
 class ClusterView:
     """Objects by kind and reference, and the few indexes that decisions need. Readers never change it."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
         self._objects: dict[type[ClusterObject], dict[ObjectRef, ClusterObject]] = {kind: {} for kind in KINDS}
         self._slices: dict[ObjectRef, dict[ObjectRef, EndpointSlice]] = {}
         self._node: NodeFacts | None = None
+        self.matches = MatchIndex(node)
+        """Which policies select which pods of the node of this name, and which pods are in which sets."""
 
     @property
     def node(self) -> NodeFacts | None:

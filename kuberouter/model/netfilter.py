@@ -80,11 +80,16 @@ def chain_digest(tags: tuple[str, ...]) -> bytes:
 
 
 class Chain(Value, frozen=True, gc=False, eq=False):
-    """A chain of ours with all its rules in order. Equal by key and digest: the kernel reports tags, not texts."""
+    """A chain of ours with all its rules in order. Equal by key and digest: the kernel reports tags, not texts.
+
+    `fallback` are the rules that stand in when the kernel refuses those meant (a module is missing); None leaves the
+    chain as it is, and what newly refers to it out.
+    """
 
     key: ChainKey
     digest: bytes
     rules: tuple[str, ...] = ()
+    fallback: tuple[str, ...] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Chain) and self.key == other.key and self.digest == other.digest
@@ -97,9 +102,9 @@ class Chain(Value, frozen=True, gc=False, eq=False):
         return hash((self.key, self.digest))
 
 
-def make_chain(key: ChainKey, rules: tuple[str, ...]) -> Chain:
+def make_chain(key: ChainKey, rules: tuple[str, ...], *, fallback: tuple[str, ...] | None = None) -> Chain:
     """A chain row from its rule texts."""
-    return Chain(key, chain_digest(tuple(rule_tag(rule) for rule in rules)), rules)
+    return Chain(key, chain_digest(tuple(rule_tag(rule) for rule in rules)), rules, fallback)
 
 
 class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):

@@ -1,0 +1,315 @@
+"""The incremental match index: which pods which selectors select, kept by change and never by search.
+
+Pods with equal namespace and labels form a group, because no selector can tell them apart; selectors that say the same
+are one scope. The index holds which groups are in which scopes. A pod event moves the pod between groups, which costs
+what it joins or leaves; only a group never seen before is compared with scopes, and with those alone that one of its
+labels leads to. Only policies that select a pod of this node have their peers followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from kuberouter.cluster.selectors import enforceable, matches, pod_sets, target
+from kuberouter.model.cluster import ClusterObject, Labels, Namespace, NetworkPolicy, Operator, Pod
+from kuberouter.model.core import ObjectRef
+from kuberouter.model.policy import PodScope, PodSet
+
+Anchor = tuple[str, str, str | None]
+"""Namespace (empty: any), label key (empty: any labels) and label value (None: any value): where a scope is filed."""
+
+
+class Touched:
+    """What one event changed: policies to program or drop, local pods judged otherwise, pods in other sets."""
+
+    __slots__ = ("isolated", "members", "policies")
+
+    def __init__(self) -> None:
+        self.policies: set[ObjectRef] = set()
+        self.isolated: set[ObjectRef] = set()
+        self.members: set[ObjectRef] = set()
+
+
+class _Group:
+    """Pods that no selector can tell apart."""
+
+    __slots__ = ("labels", "local", "namespace", "pods", "raw", "scopes")
+
+    def __init__(self, namespace: str, raw: Labels) -> None:
+        self.namespace = namespace
+        self.raw = raw
+        self.labels = dict(raw)
+        self.pods: set[ObjectRef] = set()
+        self.local: set[ObjectRef] = set()
+        self.scopes: set[_Scope] = set()
+
+
+class _Scope:
+    """One selection of pods, the groups in it, and what it is needed for."""
+
+    __slots__ = ("groups", "policies", "scope", "sets")
+
+    def __init__(self, scope: PodScope) -> None:
+        self.scope = scope
+        self.groups: set[_Group] = set()
+        self.policies: set[ObjectRef] = set()
+        """Policies whose target it is."""
+        self.sets: dict[PodSet, int] = {}
+        """Sets with these pods, each with the number of active policies that refer to it."""
+
+    def local_pods(self) -> Iterator[ObjectRef]:
+        for group in self.groups:
+            yield from group.local
+
+
+class MatchIndex:
+    """Pods, namespaces and policies of the cluster as seen from one node."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._groups: dict[tuple[str, Labels], _Group] = {}
+        self._group_of: dict[ObjectRef, _Group] = {}
+        self._by_namespace: dict[str, set[_Group]] = {}
+        self._scopes: dict[PodScope, _Scope] = {}
+        self._anchored: dict[Anchor, set[_Scope]] = {}
+        self._by_namespace_labels: set[_Scope] = set()
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self._policies: dict[ObjectRef, NetworkPolicy] = {}
+        self._active: dict[ObjectRef, frozenset[PodSet]] = {}
+        self.touched = Touched()
+        """What the last `update` changed."""
+
+    # --- what compilers ask -----------------------------------------------------------------------------------------
+
+    def active(self, policy: ObjectRef) -> bool:
+        """Whether a policy selects a pod of this node."""
+        return policy in self._active
+
+    def policies_of(self, pod: ObjectRef) -> Iterable[ObjectRef]:
+        """The policies that select a pod of this node, in no particular order; none for any other pod."""
+        group = self._group_of.get(pod)
+        if group is None or pod not in group.local:
+            return ()
+        return {policy for scope in group.scopes for policy in scope.policies}
+
+    def sets_of(self, pod: ObjectRef) -> Iterable[PodSet]:
+        """The sets in use that a pod belongs to (sets of named ports: if it has such a port)."""
+        group = self._group_of.get(pod)
+        if group is None:
+            return ()
+        local = pod in group.local
+        return (s for scope in group.scopes for s in scope.sets if local or not s.local)
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
+        """Take in one object's change; `touched` then says what it means. Other kinds than the three are ignored."""
+        self.touched = Touched()
+        match new if new is not None else old:
+            case Pod():
+                self._pod(old if isinstance(old, Pod) else None, new if isinstance(new, Pod) else None)
+            case Namespace(ref=ref):
+                self._namespace(ref.name, dict(new.labels) if isinstance(new, Namespace) else None)
+            case NetworkPolicy(ref=ref):
+                self._policy(ref, new if isinstance(new, NetworkPolicy) else None)
+
+    def _pod(self, old: Pod | None, new: Pod | None) -> None:
+        ref = (new or old).ref  # type: ignore[union-attr]  # one of the two exists
+        before = self._group_of.pop(ref, None)
+        was_local = before is not None and ref in before.local
+        after: _Group | None = None
+        is_local = False
+        if new is not None and enforceable(new):
+            after = self._group(new.ref.namespace, new.labels)
+            is_local = new.node == self._node
+            self._group_of[ref] = after
+            after.pods.add(ref)
+            if is_local:
+                after.local.add(ref)
+        if before is not None and (before is not after or not is_local):
+            before.local.discard(ref)
+        if before is not None and before is not after:
+            before.pods.discard(ref)
+        for group in (before, after):
+            if group is not None and any(scope.sets for scope in group.scopes):
+                self.touched.members.add(ref)
+        if was_local or is_local:
+            self.touched.isolated.add(ref)
+        if before is not after or was_local != is_local:
+            changed = {scope for group in (before, after) if group is not None for scope in group.scopes}
+            self._recount(policy for scope in changed for policy in scope.policies)
+        if before is not None and not before.pods:
+            self._drop_group(before)
+
+    def _namespace(self, name: str, labels: dict[str, str] | None) -> None:
+        old = self._namespaces.pop(name, None)
+        if labels is not None:
+            self._namespaces[name] = labels
+        groups = self._by_namespace.get(name, ())
+        for scope in list(self._by_namespace_labels):
+            selector = scope.scope.namespaces
+            if selector is None:
+                continue
+            was = old is not None and matches(selector, old)
+            now = labels is not None and matches(selector, labels)
+            if was == now:
+                continue
+            for group in groups:
+                if not matches(scope.scope.pods, group.labels):
+                    continue
+                (scope.groups.add if now else scope.groups.discard)(group)
+                (group.scopes.add if now else group.scopes.discard)(scope)
+                if scope.sets:
+                    self.touched.members.update(group.pods)
+
+    def _policy(self, ref: ObjectRef, new: NetworkPolicy | None) -> None:
+        old = self._policies.pop(ref, None)
+        self.touched.policies.add(ref)
+        released: list[_Scope] = []
+        if old is not None:
+            scope = self._scopes[target(old)]
+            self.touched.isolated.update(scope.local_pods())
+            scope.policies.discard(ref)
+            released.append(scope)
+        if new is not None:
+            self._policies[ref] = new
+            scope = self._scope(target(new))
+            scope.policies.add(ref)
+            self.touched.isolated.update(scope.local_pods())
+        self._recount((ref,))
+        for scope in released:
+            self._drop_if_idle(scope)
+
+    # --- activity of policies ---------------------------------------------------------------------------------------
+
+    def _recount(self, policies: Iterable[ObjectRef]) -> None:
+        """Have these policies and their sets followed exactly while they select a pod of this node."""
+        for ref in list(policies):
+            policy = self._policies.get(ref)
+            scope = self._scopes[target(policy)] if policy is not None else None
+            wanted: frozenset[PodSet] | None = None
+            if policy is not None and scope is not None and any(group.local for group in scope.groups):
+                wanted = pod_sets(policy)
+            had = self._active.get(ref)
+            if wanted == had:
+                continue
+            self.touched.policies.add(ref)
+            if wanted is None:
+                del self._active[ref]
+            else:
+                self._active[ref] = wanted
+            for added in (wanted or frozenset()) - (had or frozenset()):
+                self._follow(added)
+            for gone in (had or frozenset()) - (wanted or frozenset()):
+                self._unfollow(gone)
+
+    def _follow(self, wanted: PodSet) -> None:
+        scope = self._scope(wanted.scope)
+        scope.sets[wanted] = scope.sets.get(wanted, 0) + 1
+        if scope.sets[wanted] == 1:
+            self._members_of(scope, wanted)
+
+    def _unfollow(self, gone: PodSet) -> None:
+        scope = self._scopes[gone.scope]
+        scope.sets[gone] -= 1
+        if not scope.sets[gone]:
+            del scope.sets[gone]
+            self._members_of(scope, gone)
+            self._drop_if_idle(scope)
+
+    def _members_of(self, scope: _Scope, pods: PodSet) -> None:
+        for group in scope.groups:
+            self.touched.members.update(group.local if pods.local else group.pods)
+
+    # --- groups and scopes ------------------------------------------------------------------------------------------
+
+    def _group(self, namespace: str, labels: Labels) -> _Group:
+        group = self._groups.get((namespace, labels))
+        if group is None:
+            group = self._groups[namespace, labels] = _Group(namespace, labels)
+            self._by_namespace.setdefault(namespace, set()).add(group)
+            for scope in self._candidates(group):
+                if self._selects(scope.scope, group):
+                    scope.groups.add(group)
+                    group.scopes.add(scope)
+        return group
+
+    def _drop_group(self, group: _Group) -> None:
+        for scope in group.scopes:
+            scope.groups.discard(group)
+        del self._groups[group.namespace, group.raw]
+        siblings = self._by_namespace[group.namespace]
+        siblings.discard(group)
+        if not siblings:
+            del self._by_namespace[group.namespace]
+
+    def _scope(self, wanted: PodScope) -> _Scope:
+        scope = self._scopes.get(wanted)
+        if scope is None:
+            scope = self._scopes[wanted] = _Scope(wanted)
+            for anchor in _anchors(wanted):
+                self._anchored.setdefault(anchor, set()).add(scope)
+            if wanted.namespaces is not None:
+                self._by_namespace_labels.add(scope)
+            for group in self._reachable(wanted):
+                if matches(wanted.pods, group.labels):
+                    scope.groups.add(group)
+                    group.scopes.add(scope)
+        return scope
+
+    def _drop_if_idle(self, scope: _Scope) -> None:
+        if scope.policies or scope.sets or self._scopes.get(scope.scope) is not scope:
+            return
+        del self._scopes[scope.scope]
+        for anchor in _anchors(scope.scope):
+            filed = self._anchored[anchor]
+            filed.discard(scope)
+            if not filed:
+                del self._anchored[anchor]
+        self._by_namespace_labels.discard(scope)
+        for group in scope.groups:
+            group.scopes.discard(scope)
+
+    def _candidates(self, group: _Group) -> Iterator[_Scope]:
+        """Scopes that could select a group, by what they require; each at least once."""
+        for namespace in (group.namespace, ""):
+            yield from self._anchored.get((namespace, "", None), ())
+            for key, value in group.raw:
+                yield from self._anchored.get((namespace, key, value), ())
+                yield from self._anchored.get((namespace, key, None), ())
+
+    def _reachable(self, scope: PodScope) -> Iterator[_Group]:
+        """Groups in the namespaces of a scope."""
+        if scope.namespace:
+            yield from self._by_namespace.get(scope.namespace, ())
+        elif scope.namespaces is None:
+            yield from self._groups.values()
+        else:
+            for name, labels in self._namespaces.items():
+                if matches(scope.namespaces, labels):
+                    yield from self._by_namespace.get(name, ())
+
+    def _selects(self, scope: PodScope, group: _Group) -> bool:
+        if scope.namespace and scope.namespace != group.namespace:
+            return False
+        if scope.namespaces is not None:
+            # A namespace that is not known yet matches no selector: an allowance must not come by ignorance.
+            labels = self._namespaces.get(group.namespace)
+            if labels is None or not matches(scope.namespaces, labels):
+                return False
+        return matches(scope.pods, group.labels)
+
+
+def _anchors(scope: PodScope) -> tuple[Anchor, ...]:
+    """Where a scope is filed: under one requirement that every pod in it meets, if it has such a requirement."""
+    positive = {Operator.IN: 0, Operator.EXISTS: 1}
+    chosen = min(
+        (r for r in scope.pods.requirements if r.operator in positive),
+        key=lambda r: (positive[r.operator], len(r.values)),
+        default=None,
+    )
+    if chosen is None:
+        return ((scope.namespace, "", None),)
+    if chosen.operator is Operator.EXISTS:
+        return ((scope.namespace, chosen.key, None),)
+    return tuple((scope.namespace, chosen.key, value) for value in chosen.values)

@@ -1,0 +1,59 @@
+"""NetworkPolicy to netfilter. Four compilers, each for the smallest thing that changes:
+
+- `policy`: what a policy allows: its chains, the sets they refer to, the prefixes of its ipBlocks;
+- `membership`: a pod's entries in peer sets;
+- `isolation`: a local pod's profiles and its membership in them;
+- `firewall`: the fixed chains and hooks of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.policies.firewall import compile_firewall
+from kuberouter.compilers.policies.iptables import policy_rules, policy_sets
+from kuberouter.compilers.policies.isolation import compile_isolation
+from kuberouter.compilers.policies.membership import compile_membership
+from kuberouter.model.cluster import NetworkPolicy
+from kuberouter.model.core import Family, Fragment, Owner, Row
+from kuberouter.model.netfilter import Member, MemberKey
+from kuberouter.model.node import NodeFacts
+from kuberouter.model.policy import Direction
+from kuberouter.model.settings import FirewallSettings
+
+__all__ = ["COMPILERS", "compile_firewall", "compile_isolation", "compile_membership", "compile_policy"]
+
+
+def compile_policy(key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings) -> Fragment:
+    """Chains and sets of one policy; nothing while it selects no pod of this node."""
+    del settings
+    policy = view.policy(key.subject)
+    if policy is None or not view.matches.active(policy.ref):
+        return Fragment()
+    rows: dict[Row, None] = {}
+    for family in node.families:
+        for direction in Direction:
+            rows.update(dict.fromkeys(_program(policy, direction, family)))
+    return Fragment(tuple(rows), policy.problems)
+
+
+def _program(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:
+    chain = policy_rules(policy, direction, family)
+    if chain is None or not chain.rules:
+        return
+    for members, allowance in policy_sets(policy, direction, family):
+        yield members
+        if isinstance(allowance.peer, tuple):
+            for prefix in allowance.peer:
+                yield Member(MemberKey(members.key.name, prefix.address, prefix.length))
+    yield chain
+
+
+COMPILERS = (
+    ("policy", compile_policy),
+    ("membership", compile_membership),
+    ("isolation", compile_isolation),
+    ("firewall", compile_firewall),
+)
+"""Names and functions in the order in which they should run: what is referred to before what refers."""

@@ -1,0 +1,82 @@
+"""What the firewall needs before any policy: its top chains, their hooks, the dispatch chains, bridge filtering.
+
+Every top chain lets packets go on to everybody else's rules by RETURN; it never accepts, because a policy that allows
+something does not overrule the firewall of the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.policies.iptables import CLEAR_ALLOWED, CLEAR_BOTH, PROTOCOL, allow_rules
+from kuberouter.compilers.policies.names import DISPATCH_CHAIN, FORWARD_CHAIN, INPUT_CHAIN, OUTPUT_CHAIN, chain_key
+from kuberouter.model.core import Family, Fragment, L4Protocol, Owner, Prefix, Row
+from kuberouter.model.host import Sysctl, SysctlKey
+from kuberouter.model.netfilter import Hook, HookKey, HookRank, Rule, RuleKey, Table, make_chain
+from kuberouter.model.node import NodeFacts
+from kuberouter.model.policy import Direction
+from kuberouter.model.settings import FirewallSettings
+
+ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+ICMP_ALWAYS = (3, 8, 11)
+"""Destination unreachable, echo request, time exceeded (RFC 792)."""
+ICMPV6_ALWAYS = (1, 2, 3, 4, 128, 129, 130, 131, 132, 133, 134, 135, 136, 143)
+"""Errors and echo (RFC 4443), multicast listeners (RFC 2710, 3810), neighbour discovery (RFC 4861)."""
+FROM_NODE = "-m addrtype --src-type LOCAL -j RETURN"
+"""The kubelet and the node itself reach their own pods. Only in OUTPUT is a local source proof of that."""
+
+BRIDGE_FILTERING = {
+    Family.IPV4: "net/bridge/bridge-nf-call-iptables",
+    Family.IPV6: "net/bridge/bridge-nf-call-ip6tables",
+}
+
+
+def compile_firewall(key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings) -> Fragment:
+    """The fixed part of the firewall on this node, for each family in use."""
+    del key, view
+    return Fragment(tuple(row for family in node.families for row in _fixed(family, settings)))
+
+
+def _fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
+    yield Sysctl(SysctlKey(BRIDGE_FILTERING[family]), "1")
+    yield allow_rules(family)
+    # Marks that packets bring along are wiped before they could count.
+    for direction, wipe in ((Direction.EGRESS, CLEAR_BOTH), (Direction.INGRESS, CLEAR_ALLOWED)):
+        yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), 0, wipe))
+    always = (ESTABLISHED, *_icmp(family))
+    egress, ingress = (f"-j {DISPATCH_CHAIN[d]}" for d in (Direction.EGRESS, Direction.INGRESS))
+    for builtin, chain, rules in (
+        ("INPUT", INPUT_CHAIN, (*always, *_exempt(family, settings), egress)),
+        ("FORWARD", FORWARD_CHAIN, (*always, egress, ingress)),
+        ("OUTPUT", OUTPUT_CHAIN, (*always, FROM_NODE, egress, ingress)),
+    ):
+        yield make_chain(chain_key(family, chain), rules)
+        yield Hook(HookKey(family, Table.FILTER, builtin, f"-j {chain}"), HookRank.POLICY)
+
+
+def _icmp(family: Family) -> Iterator[str]:
+    if family is Family.IPV4:
+        yield from (f"-p icmp -m icmp --icmp-type {kind} -j RETURN" for kind in ICMP_ALWAYS)
+    else:
+        yield from (f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in ICMPV6_ALWAYS)
+
+
+def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
+    """Traffic to Services, which IPVS meets only behind INPUT: policy judges it in OUTPUT, by the chosen endpoint."""
+    for prefix in settings.cluster_ranges:
+        if prefix.family is family:
+            yield f"-d {prefix_text(prefix)} -j RETURN"
+    low, high = settings.node_ports
+    for protocol in L4Protocol:
+        ports = f"-m addrtype --dst-type LOCAL -m multiport --dports {low}:{high}"
+        yield f"-p {PROTOCOL[protocol]} {ports} -j RETURN"
+    for prefix in (*settings.external_ranges, *settings.load_balancer_ranges):
+        if prefix.family is family:
+            yield f"-d {prefix_text(prefix)} -j RETURN"
+
+
+def prefix_text(prefix: Prefix) -> str:
+    """A prefix as iptables-save prints it."""
+    return f"{ip_address(prefix.address)}/{prefix.length}"

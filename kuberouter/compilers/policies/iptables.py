@@ -1,0 +1,132 @@
+"""The iptables spelling: allowances become policy chains, combinations of them become profile chains.
+
+A rule's order never matters inside a policy chain, for it only allows; rules are sorted so that equal content has equal
+text. A policy chain leaves by goto into the chain that sets the mark and from there returns to the profile chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from kuberouter.compilers.policies.names import (
+    ALLOW_CHAIN,
+    ALLOWED_MARK,
+    NFLOG_GROUP,
+    PASSED_MARK,
+    block_set,
+    chain_key,
+    pod_set,
+    policy_chain,
+    profile_chain,
+)
+from kuberouter.compilers.policies.rules import body
+from kuberouter.model.cluster import NetworkPolicy
+from kuberouter.model.core import Family, L4Protocol
+from kuberouter.model.netfilter import Chain, IpSet, make_chain
+from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan, Use
+
+PROTOCOL = {L4Protocol.TCP: "tcp", L4Protocol.UDP: "udp", L4Protocol.SCTP: "sctp"}
+MULTIPORT_SLOTS = 15
+"""Ports that one multiport match holds; a range takes two (linux/netfilter/xt_multiport.h)."""
+
+MASK = ALLOWED_MARK | PASSED_MARK
+IF_ALLOWED = f"-m mark --mark {ALLOWED_MARK:#x}/{ALLOWED_MARK:#x}"
+SET_ALLOWED = f"-j MARK --set-xmark {MASK:#x}/{MASK:#x}"
+CLEAR_BOTH = f"-j MARK --set-xmark 0x0/{MASK:#x}"
+CLEAR_ALLOWED = f"-j MARK --set-xmark 0x0/{ALLOWED_MARK:#x}"
+
+
+@lru_cache(maxsize=4096)
+def policy_rules(policy: NetworkPolicy, direction: Direction, family: Family) -> Chain | None:
+    """The chain with what a policy allows in one direction, without rules if nothing; None if it does not govern it.
+
+    Should the kernel refuse one of its rules, the chain is put in without any: it then allows nothing.
+    """
+    allowed = body(policy, direction, family)
+    if allowed is None:
+        return None
+    rules = tuple(sorted(set(_spell(allowed, direction, family))))
+    return make_chain(policy_chain(family, rules), rules, fallback=())
+
+
+def _spell(allowed: Body, direction: Direction, family: Family) -> Iterator[str]:
+    for allowance in allowed:
+        for protocol, ports in _ports(allowance.ports, family):
+            words = (protocol, _peer(allowance, direction, family), ports, f"-g {ALLOW_CHAIN}")
+            yield " ".join(word for word in words if word)
+
+
+def peer_use(direction: Direction) -> Use:
+    """The end of a packet that is the peer."""
+    return Use.SOURCE if direction is Direction.INGRESS else Use.DESTINATION
+
+
+def _peer(allowance: Allowance, direction: Direction, family: Family) -> str:
+    peer = allowance.peer
+    if peer is None:
+        return ""
+    use = peer_use(direction)
+    members = pod_set(family, peer) if isinstance(peer, PodSet) else block_set(family, use, peer)
+    return f"-m set --match-set {members.key.name} {use.value}"
+
+
+def _ports(ports: PortSpan | PodSet | None, family: Family) -> Iterator[tuple[str, str]]:
+    """Protocol match and port match of each rule that these ports need."""
+    if ports is None:
+        yield "", ""
+    elif isinstance(ports, PodSet):
+        yield "", f"-m set --match-set {pod_set(family, ports).key.name} dst,dst"
+    elif not ports.intervals:
+        yield f"-p {PROTOCOL[ports.protocol]}", ""
+    else:
+        for listed in _slots(ports.intervals):
+            yield f"-p {PROTOCOL[ports.protocol]}", f"-m multiport --dports {listed}"
+
+
+def _slots(intervals: Iterable[tuple[int, int]]) -> Iterator[str]:
+    words: list[str] = []
+    used = 0
+    for first, last in intervals:
+        need = 1 if first == last else 2
+        if used + need > MULTIPORT_SLOTS:
+            yield ",".join(words)
+            words, used = [], 0
+        words.append(str(first) if first == last else f"{first}:{last}")
+        used += need
+    if words:
+        yield ",".join(words)
+
+
+def policy_sets(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[tuple[IpSet, Allowance]]:
+    """The sets that the chain of a policy refers to, each with an allowance that does so."""
+    for allowance in body(policy, direction, family) or ():
+        if isinstance(allowance.peer, PodSet):
+            yield pod_set(family, allowance.peer), allowance
+        elif allowance.peer is not None:
+            yield block_set(family, peer_use(direction), allowance.peer), allowance
+        if isinstance(allowance.ports, PodSet):
+            yield pod_set(family, allowance.ports), allowance
+
+
+def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...]) -> Chain:
+    """The chain that judges one direction of the pods which these policy chains select; it lets pass by returning.
+
+    It answers with an ICMP error also for TCP: a reset sent from OUTPUT is not translated back by IPVS. Should the
+    kernel refuse one of its rules, the chain drops everything.
+    """
+    key = profile_chain(family, direction, bodies)
+    refusal = "icmp-port-unreachable" if family is Family.IPV4 else "icmp6-port-unreachable"
+    rules = ["-m conntrack --ctstate INVALID -j DROP"]
+    for chain in bodies:
+        rules += [f"-j {chain}", f"{IF_ALLOWED} -j RETURN"]
+    rules += [
+        f"-m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-prefix {key.name} --nflog-group {NFLOG_GROUP}",
+        f"-j REJECT --reject-with {refusal}",
+    ]
+    return make_chain(key, tuple(rules), fallback=("-j DROP",))
+
+
+def allow_rules(family: Family) -> Chain:
+    """The chain into which policy chains go when something matches."""
+    return make_chain(chain_key(family, ALLOW_CHAIN), (SET_ALLOWED,))

@@ -1,0 +1,119 @@
+"""The NetworkPolicy semantics: one direction of one policy in one family becomes a set of allowances.
+
+Reference: networking.k8s.io/v1 NetworkPolicySpec. A rule allows every combination of its peers and its ports; an empty
+list of either is everything; a peer or port that comes down to nothing in a family contributes nothing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from kuberouter.cluster.selectors import peer_scope, peer_set, port_set
+from kuberouter.model.cluster import NetworkPolicy, PolicyPort, PolicyRule
+from kuberouter.model.core import Family, L4Protocol, Prefix
+from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan
+
+Interval = tuple[int, int]
+
+
+def body(policy: NetworkPolicy, direction: Direction, family: Family) -> Body | None:
+    """What a policy allows in one direction, or None when it does not govern that direction.
+
+    A policy with problems allows nothing: the pods it selects are closed until it is mended.
+    """
+    rules = policy.ingress if direction is Direction.INGRESS else policy.egress
+    if rules is None:
+        return None
+    if policy.problems:
+        return frozenset()
+    return frozenset(a for rule in rules for a in _allowances(policy, rule, direction, family))
+
+
+def _allowances(policy: NetworkPolicy, rule: PolicyRule, direction: Direction, family: Family) -> Iterator[Allowance]:
+    ports = tuple(_ports(rule.ports, direction)) if rule.ports else (None,)
+    peers = tuple(_peers(policy, rule, direction, family)) if rule.peers else (None,)
+    for peer in peers:
+        for port in ports:
+            yield Allowance(peer, port)
+
+
+def _peers(
+    policy: NetworkPolicy, rule: PolicyRule, direction: Direction, family: Family
+) -> Iterator[PodSet | tuple[Prefix, ...]]:
+    blocks: list[Interval] = []
+    for peer in rule.peers:
+        scope = peer_scope(policy, peer)
+        if scope is not None:
+            yield peer_set(scope, direction)
+        elif peer.block is not None and peer.block.prefix.family is family:
+            excepts = [span(e) for e in peer.block.excepts if e.family is family]
+            blocks += subtract(span(peer.block.prefix), excepts)
+    prefixes = tuple(p for interval in union(blocks) for p in prefixes_of(interval, family))
+    if prefixes:
+        yield prefixes
+
+
+def _ports(ports: Iterable[PolicyPort], direction: Direction) -> Iterator[PortSpan | PodSet]:
+    numbers: dict[L4Protocol, list[Interval]] = {}
+    whole: set[L4Protocol] = set()
+    for port in ports:
+        if port.name:
+            yield port_set(port.name, port.protocol, direction)
+        elif port.number:
+            numbers.setdefault(port.protocol, []).append((port.number, port.end or port.number))
+        else:
+            whole.add(port.protocol)
+    for protocol in L4Protocol:
+        if protocol in whole:
+            yield PortSpan(protocol)
+        elif protocol in numbers:
+            yield PortSpan(protocol, tuple(union(numbers[protocol])))
+
+
+# --- algebra of intervals: exceptions belong to their own block, and a set holds no overlapping prefixes -------------
+
+
+def span(prefix: Prefix) -> Interval:
+    """First and last address of a prefix as numbers."""
+    first = int.from_bytes(prefix.address, "big")
+    return first, first + (1 << (len(prefix.address) * 8 - prefix.length)) - 1
+
+
+def subtract(interval: Interval, holes: Iterable[Interval]) -> list[Interval]:
+    """What is left of an interval outside all holes, in order."""
+    left: list[Interval] = []
+    start, last = interval
+    for first, end in sorted(holes):
+        if end < start:
+            continue
+        if first > last:
+            break
+        if first > start:
+            left.append((start, first - 1))
+        start = end + 1
+    if start <= last:
+        left.append((start, last))
+    return left
+
+
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same numbers as disjoint intervals in order, adjacent ones joined."""
+    joined: list[Interval] = []
+    for first, last in sorted(intervals):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        else:
+            joined.append((first, last))
+    return joined
+
+
+def prefixes_of(interval: Interval, family: Family) -> Iterator[Prefix]:
+    """The fewest prefixes that cover exactly an interval of addresses."""
+    size = 4 if family is Family.IPV4 else 16
+    first, last = interval
+    while first <= last:
+        # The largest block that both starts on its own boundary and ends inside the interval.
+        bits = (first & -first).bit_length() - 1 if first else size * 8
+        bits = min(bits, (last - first + 1).bit_length() - 1)
+        yield Prefix(first.to_bytes(size, "big"), size * 8 - bits)
+        first += 1 << bits

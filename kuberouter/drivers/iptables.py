@@ -1,0 +1,303 @@
+"""Chains of ours and our hooks in builtin chains, through iptables-save and iptables-restore --noflush.
+
+One transaction per table and family changes every chain of a batch at once. Rules of others are never written: the
+restore names only our chains, and hooks are deleted and inserted by their own words.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Hashable, Iterable, Iterator
+
+from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
+from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, Position, Table, chain_digest, rule_tag
+from kuberouter.wire.command import Completed, run
+from kuberouter.wire.text.iptables import SavedRule, Script, complaint, jumps, parse_save, placed
+
+ATTEMPTS = 64
+"""Most restores for one table of one batch; each failed one leaves out or replaces at least one row."""
+LOCK_WAIT = "5"
+"""Seconds that the legacy tools wait for the xtables lock (XTABLES_LOCKFILE moves it); the nft ones need none."""
+HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
+"""Chains that the kubelet creates with the variant that the node uses."""
+TABLES = (Table.FILTER, Table.NAT)
+
+Failures = dict[Hashable, str]
+
+
+class Variant(enum.Enum):
+    """Which kernel interface the tools speak to; the value is part of their names."""
+
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+def detect_variant() -> Variant:
+    """The variant in which the kubelet left its hint chains, nft unless only legacy has them.
+
+    The legacy probe names no table, for that would create the table. Raises Unavailable when neither is installed.
+    """
+    for variant, words in ((Variant.NFT, ("-t", "mangle")), (Variant.LEGACY, ())):
+        for family in Family:
+            try:
+                saved = run((Xtables(variant).tool(family, "save"), *words))
+            except Unavailable:
+                continue
+            if any(f":{hint} " in saved.output for hint in HINTS):
+                return variant
+    missing: Unavailable | None = None
+    for variant in Variant:
+        try:
+            run((Xtables(variant).tool(Family.IPV4, "restore"), "--version"))
+            return variant
+        except Unavailable as error:
+            missing = missing or error
+    raise missing or Unavailable("iptables is not installed")
+
+
+class Xtables(Value, frozen=True, gc=False):
+    """The tools of one variant."""
+
+    variant: Variant
+
+    def tool(self, family: Family, verb: str) -> str:
+        """Name of a program, for example `ip6tables-nft-restore`."""
+        return f"{'iptables' if family is Family.IPV4 else 'ip6tables'}-{self.variant.value}-{verb}"
+
+    def save(self, family: Family, table: Table) -> dict[str, tuple[bool, list[SavedRule]]]:
+        """All chains of a table. Raises Unavailable when the kernel or the tool cannot tell."""
+        tool = self.tool(family, "save")
+        saved = run((tool, "-t", table.value))
+        if not saved.ok:
+            raise Unavailable(f"{tool} -t {table.value} fails: {complaint(saved.errors)}")
+        return parse_save(saved.output)
+
+    def restore(self, family: Family, script: Script) -> Completed:
+        """Apply a script in one transaction, leaving everything that it does not name alone."""
+        return run((self.tool(family, "restore"), "--noflush", "-w", LOCK_WAIT), str(script))
+
+
+class ChainDriver:
+    """Driver of `Chain` rows."""
+
+    def __init__(
+        self,
+        xtables: Xtables,
+        families: Collection[Family],
+        prefixes: tuple[str, ...],
+        tables: Collection[Table] = TABLES,
+    ) -> None:
+        self._xtables = xtables
+        self._families = tuple(families)
+        self._prefixes = prefixes
+        self._tables = tuple(tables)
+
+    def read(self) -> Iterable[Chain]:
+        """The chains with one of our prefixes; rules of others in them change the digest, so they are put right."""
+        for family in self._families:
+            for table in self._tables:
+                for name, (builtin, rules) in self._xtables.save(family, table).items():
+                    if not builtin and name.startswith(self._prefixes):
+                        yield Chain(ChainKey(family, table, name), chain_digest(tuple(rule.tag for rule in rules)))
+
+    def owns(self, row: Chain) -> bool:
+        """Chains are recognised as ours by the prefix of their name."""
+        return row.key.name.startswith(self._prefixes)
+
+    def write(self, batch: Batch[Chain]) -> Outcome:
+        """Replace and create chains, then delete those to be removed: one transaction each per table and family."""
+        failed: Failures = {}
+        wanted = [*batch.add, *(new for _, new in batch.change)]
+        for family in Family:
+            for table in Table:
+                here = [c for c in wanted if c.key.family is family and c.key.table is table]
+                if here:
+                    failed |= self._load(family, table, here)
+                gone = [c.key for c in batch.remove if c.key.family is family and c.key.table is table]
+                if gone:
+                    failed |= self._unload(family, table, gone)
+        return Outcome(failed)
+
+    def _load(self, family: Family, table: Table, chains: Iterable[Chain]) -> Failures:
+        pending = {chain.key: chain.rules for chain in chains}
+        fallbacks = {chain.key: chain.fallback for chain in chains if chain.fallback is not None}
+        failed: Failures = {}
+        for _ in range(ATTEMPTS):
+            if not pending:
+                return failed
+            script = Script(table.value)
+            for key, rules in pending.items():
+                script.chain(key.name, rules, key)
+            result = self._xtables.restore(family, script)
+            if result.ok:
+                return failed
+            text = complaint(result.errors)
+            culprits = [key for key in script.culprits(result.errors) if isinstance(key, ChainKey)]
+            if not culprits:
+                if len(pending) > 1:
+                    return failed | self._halves(family, table, pending, fallbacks)
+                culprits = list(pending)
+            for key in culprits:
+                failed.setdefault(key, text)
+                stand_in = fallbacks.pop(key, None)
+                if stand_in is None:
+                    del pending[key]
+                else:
+                    pending[key] = stand_in
+        return failed | dict.fromkeys(pending, "not tried: too many other chains were refused")
+
+    def _halves(
+        self,
+        family: Family,
+        table: Table,
+        pending: dict[ChainKey, tuple[str, ...]],
+        fallbacks: dict[ChainKey, tuple[str, ...]],
+    ) -> Failures:
+        """Load in two transactions what fails in one without saying where; what is referred to comes first."""
+        ordered = _referred_first(pending)
+        failed: Failures = {}
+        for half in (ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]):
+            rows = [Chain(key, b"", pending[key], fallbacks.get(key)) for key in half]
+            failed |= self._load(family, table, rows)
+        return failed
+
+    def _unload(self, family: Family, table: Table, keys: Iterable[ChainKey]) -> Failures:
+        pending = dict.fromkeys(keys)
+        failed: Failures = {}
+        for _ in range(ATTEMPTS):
+            if not pending:
+                return failed
+            script = Script(table.value)
+            for key in pending:
+                # Declaring empties a chain, and makes the deletion hold even if somebody else was faster.
+                script.chain(key.name, (), key)
+            for key in pending:
+                script.add(f"-X {key.name}", key)
+            result = self._xtables.restore(family, script)
+            if result.ok:
+                return failed
+            culprits = [key for key in script.culprits(result.errors) if isinstance(key, ChainKey)]
+            if not culprits and len(pending) > 1:
+                for key in pending:
+                    failed |= self._unload(family, table, (key,))
+                return failed
+            for key in culprits or list(pending):
+                failed[key] = complaint(result.errors)
+                del pending[key]
+        return failed | dict.fromkeys(pending, "not tried: too many other chains were refused")
+
+
+def _referred_first(chains: dict[ChainKey, tuple[str, ...]]) -> list[ChainKey]:
+    by_name = {key.name: key for key in chains}
+    ordered: dict[ChainKey, None] = {}
+    waiting = list(by_name)[::-1]
+    entered: set[str] = set()
+    while waiting:
+        name = waiting[-1]
+        key = by_name[name]
+        below = [] if name in entered else [t for t in jumps(chains[key]) if t in by_name and t not in entered]
+        entered.add(name)
+        if below:
+            waiting += below
+        else:
+            waiting.pop()
+            ordered[key] = None
+    return list(ordered)
+
+
+class HookDriver:
+    """Driver of `Hook` rows."""
+
+    def __init__(self, xtables: Xtables, families: Collection[Family], tables: Collection[Table] = TABLES) -> None:
+        self._xtables = xtables
+        self._families = tuple(families)
+        self._tables = tuple(tables)
+        self._texts: dict[str, str] = {}
+        """Rule texts by tag, as far as this process wrote them."""
+
+    def read(self) -> Iterable[Hook]:
+        """Our rules in builtin chains; those that should lead their chain in order of rank but do not are misplaced."""
+        for family in self._families:
+            for table in self._tables:
+                for chain, (builtin, rules) in self._xtables.save(family, table).items():
+                    if builtin:
+                        yield from self._hooks(family, table, chain, rules)
+
+    def _hooks(self, family: Family, table: Table, chain: str, rules: list[SavedRule]) -> Iterator[Hook]:
+        ours = [rule for rule in rules if rule.place]
+        tags = [rule.tag for rule in ours]
+        leading = rules[: len([rule for rule in ours if rule.place == Position.FIRST.value])]
+        in_order = all(rule.place == Position.FIRST.value for rule in leading) and leading == sorted(
+            leading, key=_order
+        )
+        for rule in dict.fromkeys(ours):
+            in_place = tags.count(rule.tag) == 1 and (in_order or rule.place == Position.LAST.value)
+            key = HookKey(family, table, chain, self._texts.get(rule.tag, rule.text))
+            yield Hook(key, rule.rank, Position(rule.place), in_place)
+
+    def owns(self, row: Hook) -> bool:
+        """Hooks are recognised by the comment that carries their tag, place and rank; `read` yields no others."""
+        return isinstance(row, Hook)
+
+    def write(self, batch: Batch[Hook]) -> Outcome:
+        """Put hooks in their places and take others out: one transaction per table and family."""
+        wanted = {row.key: row for row in (*batch.add, *(new for _, new in batch.change))}
+        gone = {row.key for row in batch.remove}
+        self._texts.update((rule_tag(key.text), key.text) for key in wanted)
+        failed: Failures = {}
+        for family, table in dict.fromkeys((key.family, key.table) for key in (*wanted, *gone)):
+            put = {key: row for key, row in wanted.items() if key.family is family and key.table is table}
+            take = {key for key in gone if key.family is family and key.table is table}
+            failed |= self._place(family, table, put, take)
+        return Outcome(failed)
+
+    def _place(self, family: Family, table: Table, put: dict[HookKey, Hook], take: set[HookKey]) -> Failures:
+        saved = self._xtables.save(family, table)
+        failed: Failures = {}
+        for _ in range(ATTEMPTS):
+            script = Script(table.value)
+            for chain in dict.fromkeys(key.chain for key in (*put, *take)):
+                rules = saved[chain][1] if chain in saved else []
+                here = [row for key, row in put.items() if key.chain == chain]
+                self._rearrange(script, chain, rules, here, [key for key in take if key.chain == chain])
+            result = self._xtables.restore(family, script)
+            if result.ok:
+                return failed
+            culprits = [k for k in script.culprits(result.errors) if isinstance(k, HookKey)] or [*put, *take]
+            for key in culprits:
+                failed[key] = complaint(result.errors)
+                put.pop(key, None)
+                take.discard(key)
+            if not put and not take:
+                return failed
+        return failed | dict.fromkeys((*put, *take), "not tried: too many other rules were refused")
+
+    def _rearrange(
+        self, script: Script, chain: str, rules: list[SavedRule], put: list[Hook], take: list[HookKey]
+    ) -> None:
+        """Delete every rule of ours that leads the chain and those to go, then insert the ones to stay in order."""
+        stale = {rule_tag(key.text) for key in take}
+        texts = {key.text for key in take}
+        fresh = {rule_tag(row.key.text): row for row in put}
+        stay: dict[str, tuple[int, str, object]] = {}
+        for rule in rules:
+            if not rule.place:
+                continue
+            goes = rule.tag in stale or (rule.text in texts and rule.tag not in self._texts)
+            if goes or rule.tag in fresh or rule.place == Position.FIRST.value:
+                script.add(f"-D {chain} {rule.words}", fresh[rule.tag].key if rule.tag in fresh else None)
+            if not goes and rule.tag not in fresh and rule.place == Position.FIRST.value:
+                stay[rule.words] = (rule.rank, rule.text, None)
+        for row in put:
+            words = placed(row.key.text, row.position.value, row.rank)
+            if row.position is Position.FIRST:
+                stay[words] = (row.rank, row.key.text, row.key)
+            else:
+                script.add(f"-A {chain} {words}", row.key)
+        ordered = sorted(stay.items(), key=lambda item: item[1][:2])
+        for number, (words, (_, _, subject)) in enumerate(ordered, 1):
+            script.add(f"-I {chain} {number} {words}", subject)
+
+
+def _order(rule: SavedRule) -> tuple[int, str]:
+    return rule.rank, rule.text

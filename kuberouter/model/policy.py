@@ -1,0 +1,71 @@
+"""Network policy before it is spelled in a tool's language: which pods a set holds, and what one policy allows.
+
+A policy is split by direction. What one direction allows is a set of allowances, each one peer and one port; there is
+no order and no denial among them, so equal content is equal meaning.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from kuberouter.model.cluster import Selector
+from kuberouter.model.core import KeyValue, L4Protocol, Prefix
+
+
+class Direction(enum.Enum):
+    """The direction of a rule as its pod sees it."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class Use(enum.Enum):
+    """Which end of a packet a set is compared with."""
+
+    SOURCE = "src"
+    DESTINATION = "dst"
+
+
+class PodScope(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Which pods: those of one namespace, or of the namespaces that a selector picks, narrowed by a pod selector.
+
+    With both `namespace` empty and `namespaces` None it is every namespace.
+    """
+
+    namespace: str = ""
+    namespaces: Selector | None = None
+    pods: Selector = Selector()
+
+
+class PodSet(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A set of pod addresses, kept up to date by pod: the addresses of a scope, or with `port` its named ports.
+
+    With `local` only pods of this node count; a port of an ingress rule is always one of a pod that is protected here.
+    """
+
+    scope: PodScope
+    use: Use
+    port: str = ""
+    protocol: L4Protocol | None = None
+    local: bool = False
+
+
+class PortSpan(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Ports of one protocol as disjoint inclusive intervals in order; none at all is the whole protocol."""
+
+    protocol: L4Protocol
+    intervals: tuple[tuple[int, int], ...] = ()
+
+
+class Allowance(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Traffic that is allowed: with this peer (None: anybody) on these ports (None: everything).
+
+    A peer is a set of pods or a tuple of disjoint prefixes; ports are numbers or a set of named ports.
+    """
+
+    peer: PodSet | tuple[Prefix, ...] | None = None
+    ports: PortSpan | PodSet | None = None
+
+
+Body = frozenset[Allowance]
+"""What one direction of a policy allows in one address family; empty allows nothing."""

@@ -1,0 +1,1 @@
+"""Languages of command line tools: rendering and parsing, no processes."""

@@ -1,0 +1,114 @@
+"""The language of iptables-save and iptables-restore, and the tags by which our rules are found again in it.
+
+The kernel reports rules in its own spelling, so texts are never compared: each rule of ours carries in its comment a
+tag over the text that was meant. Grammar: iptables-restore(8).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from kuberouter.model.core import Value
+from kuberouter.model.netfilter import rule_tag
+
+MARKER = "kube-router:"
+"""Begins the comment of every rule of ours."""
+
+_COMMENT = re.compile(r'-m comment --comment "?kube-router:([0-9a-f]{10})(?::(first|last):(\d+))?"? ?')
+_LINE = re.compile(r"\bline:? (\d+)", re.IGNORECASE)
+_NAME = re.compile(r"'([^']+)'")
+
+
+class SavedRule(Value, frozen=True, gc=False):
+    """A rule as a tool printed it: its words without `-A CHAIN`, and our tag, place and rank where it has them."""
+
+    words: str
+    tag: str = ""
+    place: str = ""
+    rank: int = 0
+
+    @property
+    def text(self) -> str:
+        """The words without our comment."""
+        return _COMMENT.sub("", self.words, count=1)
+
+
+def parse_save(output: str) -> dict[str, tuple[bool, list[SavedRule]]]:
+    """What `iptables-save -t TABLE` printed, by chain: whether it is builtin, and its rules in order."""
+    chains: dict[str, tuple[bool, list[SavedRule]]] = {}
+    for line in output.splitlines():
+        if line.startswith("-A "):
+            _, chain, words = line.split(" ", 2)
+            found = _COMMENT.search(words)
+            tag, place, rank = found.groups() if found is not None else ("", "", 0)
+            chains[chain][1].append(SavedRule(words, tag, place or "", int(rank or 0)))
+        elif line.startswith(":"):
+            chain, policy, _ = line[1:].split(" ", 2)
+            chains[chain] = (policy != "-", [])
+    return chains
+
+
+def tagged(text: str) -> str:
+    """The words of a rule in a chain of ours."""
+    return f"-m comment --comment {MARKER}{rule_tag(text)} {text}"
+
+
+def placed(text: str, place: str, rank: int) -> str:
+    """The words of a rule in a builtin chain; its comment also says where it belongs."""
+    return f"-m comment --comment {MARKER}{rule_tag(text)}:{place}:{rank} {text}"
+
+
+class Script:
+    """Input of `iptables-restore --noflush` for one table, in which each line remembers what it is for."""
+
+    def __init__(self, table: str) -> None:
+        self._lines: list[str] = [f"*{table}"]
+        self._subjects: list[object] = [None]
+
+    def add(self, line: str, subject: object) -> None:
+        """Append a line on behalf of a subject."""
+        self._lines.append(line)
+        self._subjects.append(subject)
+
+    def chain(self, name: str, rules: Iterable[str], subject: object) -> None:
+        """Make a chain hold exactly these rules, whether it exists or not. Declarations may follow rules."""
+        self.add(f":{name} - [0:0]", subject)
+        for text in rules:
+            self.add(f"-A {name} {tagged(text)}", subject)
+
+    def __str__(self) -> str:
+        return "\n".join((*self._lines, "COMMIT", ""))
+
+    def culprits(self, errors: str) -> list[object]:
+        """The subjects of the lines that an error output complains of, in order; none if it does not tell."""
+        found: dict[object, None] = {}
+        for number in _LINE.findall(errors):
+            index = int(number) - 1
+            if 0 < index < len(self._subjects):
+                found[self._subjects[index]] = None
+        if not found:
+            # Missing chains are noticed at COMMIT only; then the chain that refers to them is to blame.
+            for name in _NAME.findall(errors):
+                for line, subject in zip(self._lines, self._subjects, strict=True):
+                    if line.endswith((f"-j {name}", f"-g {name}")):
+                        found[subject] = None
+        return [subject for subject in found if subject is not None]
+
+
+def complaint(errors: str) -> str:
+    """The first telling line of an error output."""
+    for line in errors.splitlines():
+        text = line.partition("): ")[2].strip() if "-restore v" in line else line.strip()
+        if text:
+            return text
+    return "refused without a reason"
+
+
+def jumps(rules: Sequence[str]) -> list[str]:
+    """The targets of rules: the word after -j or -g."""
+    found = []
+    for rule in rules:
+        found += [target for flag, target in pairwise(rule.split()) if flag in ("-j", "-g")]
+    return found

@@ -28,13 +28,17 @@ class LinkKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 
 
 class Link(Value, frozen=True, gc=False):
-    """A link that we make and keep up. `mtu` 0 leaves the MTU alone. `local`/`remote` are a tunnel's end points."""
+    """A link that we make and keep up. `mtu` 0 leaves the MTU alone. `local`/`remote` are a tunnel's end points.
+
+    `up` is False only in what a driver reads: somebody set the link down.
+    """
 
     key: LinkKey
     kind: LinkKind
     mtu: int = 0
     local: bytes = b""
     remote: bytes = b""
+    up: bool = True
 
 
 class AddressKey(KeyValue, frozen=True, gc=False, cache_hash=True):

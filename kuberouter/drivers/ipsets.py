@@ -1,0 +1,154 @@
+"""IP sets and their members in the kernel, through batched netlink. Two tables: sets before what is in them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Hashable, Iterable
+
+from kuberouter.model.core import Batch, Family, Outcome, Unavailable
+from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType
+from kuberouter.wire import ipset
+from kuberouter.wire.netlink import Message, NetlinkSocket, error_text, load_module
+
+TYPES = {kind.value: kind for kind in SetType}
+PER_MESSAGE = 500
+HASHSIZE = 1024
+"""Buckets of a new set. Sets grow by themselves; a set that is known to become big is created big (see `write`)."""
+HALVES = {4: (b"\0" * 4, b"\x80" + b"\0" * 3), 16: (b"\0" * 16, b"\x80" + b"\0" * 15)}
+"""A hash:net set refuses prefix length 0, so it holds both halves instead."""
+
+Owns = Callable[[str], bool]
+
+
+def _text(code: int) -> str:
+    return ipset.ERRORS.get(code) or error_text(code)
+
+
+class _Sets:
+    """What the two drivers share."""
+
+    def __init__(self, owns: Owns) -> None:
+        self._owns = owns
+        self._wire = NetlinkSocket(ipset.NETLINK_NETFILTER)
+
+    def _dump(self, *, names_only: bool = False) -> list[ipset.SetPart]:
+        kind, body = ipset.message_type(ipset.IPSET_CMD_LIST), ipset.list_request(names_only)
+        try:
+            answers = self._wire.dump(kind, body)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            if error.errno != errno.EINVAL or not load_module("ip_set"):
+                raise Unavailable("kernel module ip_set is missing") from error
+            answers = self._wire.dump(kind, body)
+        return [part for part in map(ipset.parse_part, answers) if self._owns(part.name)]
+
+
+class SetDriver(_Sets):
+    """Sets, recognised by name: fixed names and prefixes are given as a predicate."""
+
+    def owns(self, row: IpSet) -> bool:
+        """By name; content-addressed names are ours by prefix."""
+        return self._owns(row.key.name)
+
+    def read(self) -> Iterable[IpSet]:
+        """Our sets of the types that we use; one of a strange type is reported as hash:ip and so replaced."""
+        rows: dict[str, IpSet] = {}
+        for part in self._dump():
+            header = ipset.parse_header(part)
+            if header is not None and header[1] in (Family.IPV4, Family.IPV6):
+                kind = TYPES.get(header[0], SetType.HASH_IP)
+                rows.setdefault(part.name, IpSet(IpSetKey(part.name), kind, Family(header[1])))
+        return rows.values()
+
+    def write(self, batch: Batch[IpSet]) -> Outcome:
+        """Create and destroy. A set that exists with another type is destroyed first, which needs it unreferenced."""
+        failed: dict[Hashable, str] = {}
+        self._send(ipset.IPSET_CMD_DESTROY, [(o.key, ipset.set_request(o.key.name)) for o, _ in batch.change], failed)
+        wanted = [*batch.add, *(new for _, new in batch.change if new.key not in failed)]
+        requests: list[tuple[Hashable, bytes]] = [
+            (r.key, ipset.create_request(r.key.name, r.type.value, int(r.family), HASHSIZE)) for r in wanted
+        ]
+        self._send(ipset.IPSET_CMD_CREATE, requests, failed)
+        self._send(ipset.IPSET_CMD_DESTROY, [(r.key, ipset.set_request(r.key.name)) for r in batch.remove], failed)
+        return Outcome(failed)
+
+    def _send(self, command: int, requests: list[tuple[Hashable, bytes]], failed: dict[Hashable, str]) -> None:
+        messages: list[Message] = [(ipset.message_type(command), 0, body) for _, body in requests]
+        for (key, _), code in zip(requests, self._wire.transact(messages), strict=True):
+            if code and not (command == ipset.IPSET_CMD_DESTROY and code == errno.ENOENT):
+                failed[key] = _text(code)
+
+
+class MemberDriver(_Sets):
+    """Entries of our sets."""
+
+    def owns(self, row: Member) -> bool:
+        """Every entry of a set of ours."""
+        return self._owns(row.key.set)
+
+    def read(self) -> Iterable[Member]:
+        """Every entry of our sets; the two halves of an address space come back as one entry of length 0."""
+        nets: set[str] = set()
+        for part in self._dump():
+            header = ipset.parse_header(part)
+            if header is not None and header[0].startswith("hash:net"):
+                nets.add(part.name)
+            halves: set[MemberKey] = set()
+            for address, length, protocol, port in ipset.parse_entries(part):
+                key = MemberKey(part.name, address, length, protocol, port)
+                if length == 1 and part.name in nets:
+                    halves.add(key)
+                else:
+                    yield Member(key)
+            yield from map(Member, _join(halves))
+
+    def write(self, batch: Batch[Member]) -> Outcome:
+        """Add and remove, many entries in one message; where one is refused the others of its message go one by one."""
+        failed: dict[Hashable, str] = {}
+        self._send(ipset.IPSET_CMD_DEL, batch.remove, failed)
+        self._send(ipset.IPSET_CMD_ADD, batch.add, failed)
+        return Outcome(failed)
+
+    def _send(self, command: int, rows: Iterable[Member], failed: dict[Hashable, str]) -> None:
+        by_set: dict[str, list[MemberKey]] = {}
+        for row in rows:
+            by_set.setdefault(row.key.set, []).append(row.key)
+        kind = ipset.message_type(command)
+        chunks = [
+            (name, keys[at : at + PER_MESSAGE])
+            for name, keys in by_set.items()
+            for at in range(0, len(keys), PER_MESSAGE)
+        ]
+        messages = [
+            (kind, 0, ipset.entries_request(name, [entry for key in keys for entry in _entries(key)]))
+            for name, keys in chunks
+        ]
+        for (name, keys), code in zip(chunks, self._wire.transact(messages), strict=True):
+            if code:
+                self._singly(kind, name, keys, failed, ignore_missing=command == ipset.IPSET_CMD_DEL)
+
+    def _singly(
+        self, kind: int, name: str, keys: list[MemberKey], failed: dict[Hashable, str], *, ignore_missing: bool
+    ) -> None:
+        pairs = [(key, entry) for key in keys for entry in _entries(key)]
+        codes = self._wire.transact([(kind, 0, ipset.entry_request(name, entry)) for _, entry in pairs])
+        for (key, _), code in zip(pairs, codes, strict=True):
+            if code and not (ignore_missing and code == errno.ENOENT):
+                failed[key] = f"set {name} does not exist" if code == errno.ENOENT else _text(code)
+
+
+def _entries(key: MemberKey) -> tuple[ipset.Entry, ...]:
+    if key.length == 0:
+        return tuple((half, 1, key.protocol, key.port) for half in HALVES[len(key.address)])
+    return ((key.address, key.length, key.protocol, key.port),)
+
+
+def _join(halves: set[MemberKey]) -> Iterable[MemberKey]:
+    for key in halves:
+        lower, upper = HALVES[len(key.address)]
+        twin = MemberKey(key.set, upper if key.address == lower else lower, 1, key.protocol, key.port)
+        if twin not in halves:
+            yield key
+        elif key.address == lower:
+            yield MemberKey(key.set, lower, 0, key.protocol, key.port)

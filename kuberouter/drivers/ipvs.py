@@ -1,0 +1,161 @@
+"""IPVS in the kernel: virtual services and destinations, through batched generic netlink."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Hashable, Iterable
+
+from kuberouter.model.core import Batch, Family, L4Protocol, Outcome, Unavailable
+from kuberouter.model.ipvs import (
+    Destination,
+    DestinationKey,
+    Forward,
+    VirtualService,
+    VirtualServiceKey,
+)
+from kuberouter.wire import ipvs
+from kuberouter.wire.netlink import (
+    NETLINK_GENERIC,
+    Message,
+    NetlinkSocket,
+    error_text,
+    generic_family,
+    load_module,
+)
+
+OWNED = 0x4000_0000
+"""Service flag bit that no kernel defines: it survives a dump, is invisible to ipvsadm, and marks a service as ours."""
+PROTOCOLS = frozenset(L4Protocol)
+GONE = frozenset((errno.ENOENT, errno.ESRCH))
+
+
+class _Ipvs:
+    """What the two drivers share: the socket and the family, resolved when first needed."""
+
+    def __init__(self) -> None:
+        self._wire = NetlinkSocket(NETLINK_GENERIC)
+        self._family = 0
+
+    def _number(self) -> int:
+        if not self._family:
+            try:
+                self._family = generic_family(self._wire, ipvs.FAMILY, ipvs.MODULE)
+            except Unavailable:
+                if not load_module(ipvs.MODULE):
+                    raise
+                self._family = generic_family(self._wire, ipvs.FAMILY, ipvs.MODULE)
+        return self._family
+
+    def _services(self) -> list[ipvs.ServiceFacts]:
+        answers = self._dump(ipvs.header(ipvs.CMD_GET_SERVICE))
+        return [ipvs.parse_service(answer) for answer in answers]
+
+    def _dump(self, body: bytes) -> list[bytes]:
+        try:
+            return self._wire.dump(self._number(), body)
+        except OSError as error:
+            self._family = 0
+            raise Unavailable(f"IPVS cannot be read: {error.strerror}") from error
+
+    def _apply(
+        self, command: int, rows: list[tuple[Hashable, bytes]], failed: dict[Hashable, str], ignored: frozenset[int]
+    ) -> list[tuple[Hashable, int]]:
+        """Send one command per row; returns what failed with an ignored error, records the rest."""
+        number, head = self._number(), ipvs.header(command)
+        messages: list[Message] = [(number, 0, head + body) for _, body in rows]
+        met: list[tuple[Hashable, int]] = []
+        for (key, _), code in zip(rows, self._wire.transact(messages), strict=True):
+            if code in ignored:
+                met.append((key, code))
+            elif code:
+                failed[key] = error_text(code)
+        return met
+
+
+def _key(key: VirtualServiceKey) -> bytes:
+    return ipvs.service_key(int(key.family), int(key.protocol), key.address, key.port)
+
+
+def _request(row: VirtualService) -> bytes:
+    return ipvs.service_request(
+        _key(row.key), int(row.key.family), row.scheduler, row.flags | OWNED, row.timeout, 0xFFFF_FFFF
+    )
+
+
+class VirtualServiceDriver(_Ipvs):
+    """Virtual services by address. Ours carry the flag bit `OWNED`; services of others are left alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._foreign: set[VirtualServiceKey] = set()
+
+    def owns(self, row: VirtualService) -> bool:
+        """By the flag bit. `read` leaves it out of the rows, so foreign services are remembered by key."""
+        return row.key not in self._foreign
+
+    def read(self) -> Iterable[VirtualService]:
+        """Every service by address; FWMARK services are another table."""
+        rows: list[VirtualService] = []
+        self._foreign.clear()
+        for facts in self._services():
+            if facts.fwmark or facts.protocol not in PROTOCOLS:
+                continue
+            key = VirtualServiceKey(Family(facts.family), L4Protocol(facts.protocol), facts.address, facts.port)
+            if not facts.flags & OWNED:
+                self._foreign.add(key)
+            flags = facts.flags & ~OWNED
+            rows.append(VirtualService(key, facts.scheduler, flags, facts.timeout if flags else 0))
+        return rows
+
+    def write(self, batch: Batch[VirtualService]) -> Outcome:
+        """Create, change in place, delete. One that exists already under the key is adopted and set."""
+        failed: dict[Hashable, str] = {}
+        bodies: dict[Hashable, bytes] = {row.key: _request(row) for row in batch.add}
+        existing = self._apply(ipvs.CMD_NEW_SERVICE, list(bodies.items()), failed, frozenset((errno.EEXIST,)))
+        adopted = [(key, bodies[key]) for key, _ in existing]
+        changed: list[tuple[Hashable, bytes]] = [(new.key, _request(new)) for _, new in batch.change]
+        self._apply(ipvs.CMD_SET_SERVICE, [*adopted, *changed], failed, frozenset())
+        gone: list[tuple[Hashable, bytes]] = [(r.key, ipvs.service_reference(_key(r.key))) for r in batch.remove]
+        self._apply(ipvs.CMD_DEL_SERVICE, gone, failed, GONE)
+        return Outcome(failed)
+
+
+class DestinationDriver(_Ipvs):
+    """Destinations of our virtual services."""
+
+    def owns(self, row: Destination) -> bool:
+        """`read` returns destinations of services with our flag bit only."""
+        return True
+
+    def read(self) -> Iterable[Destination]:
+        """Destinations of our services: one dump per service, because the kernel offers no other way."""
+        rows: list[Destination] = []
+        for facts in self._services():
+            if facts.fwmark or facts.protocol not in PROTOCOLS or not facts.flags & OWNED:
+                continue
+            key = VirtualServiceKey(Family(facts.family), L4Protocol(facts.protocol), facts.address, facts.port)
+            reference = ipvs.header(ipvs.CMD_GET_DEST) + ipvs.service_reference(_key(key))
+            for answer in self._dump(reference):
+                found = ipvs.parse_destination(answer, facts.family)
+                forward = Forward(found.forward) if found.forward in (0, 2) else Forward.TUNNEL
+                rows.append(Destination(DestinationKey(key, found.address, found.port), found.weight, forward))
+        return rows
+
+    def write(self, batch: Batch[Destination]) -> Outcome:
+        """Create, change weights in place, delete. One that exists already is set."""
+        failed: dict[Hashable, str] = {}
+        references: dict[VirtualServiceKey, bytes] = {}
+
+        def request(row: Destination) -> bytes:
+            service = row.key.service
+            reference = references.get(service)
+            if reference is None:
+                reference = references[service] = ipvs.service_reference(_key(service))
+            return ipvs.destination_request(reference, row.key.address, row.key.port, row.weight, int(row.forward))
+
+        bodies: dict[Hashable, bytes] = {row.key: request(row) for row in batch.add}
+        existing = self._apply(ipvs.CMD_NEW_DEST, list(bodies.items()), failed, frozenset((errno.EEXIST,)))
+        adopted = [(key, bodies[key]) for key, _ in existing]
+        self._apply(ipvs.CMD_SET_DEST, [*adopted, *((n.key, request(n)) for _, n in batch.change)], failed, frozenset())
+        self._apply(ipvs.CMD_DEL_DEST, [(row.key, request(row)) for row in batch.remove], failed, GONE)
+        return Outcome(failed)

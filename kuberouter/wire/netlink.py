@@ -1,0 +1,260 @@
+"""Raw netlink in batches: pack once, send many messages at a time, match every answer to its message (netlink(7)).
+
+Nothing here knows what the messages mean. The kernel executes the messages of one send in order and does not stop at
+an error; it answers with one error per failed message and an acknowledgement where one was asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from types import TracebackType
+from typing import Self
+
+from kuberouter.model.core import Unavailable
+
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP_INTR = 0x10
+NLM_F_REPLACE = 0x100
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+NLM_F_DUMP = 0x300
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLA_F_NESTED = 0x8000
+NLA_F_NET_BYTEORDER = 0x4000
+NLA_TYPE_MASK = 0x3FFF
+SOL_NETLINK = 270
+NETLINK_ADD_MEMBERSHIP = 1
+NETLINK_CAP_ACK = 10
+NETLINK_GET_STRICT_CHK = 12
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+
+PER_SEND = 500
+"""Messages per system call; more gains nothing measurable and risks the receive buffer when all of them fail."""
+BUFFER = 4 << 20
+DUMP_TRIES = 30
+"""How often a dump is repeated that the kernel says was interrupted by a change."""
+
+HEADER = Struct("=IHHII")
+ATTRIBUTE = Struct("=HH")
+ERROR = Struct("=i")
+
+Message = tuple[int, int, bytes]
+"""Message type, extra flags beside NLM_F_REQUEST, and everything after the netlink header."""
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute (struct nlattr), padded to four bytes."""
+    length = 4 + len(payload)
+    return ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length & 3)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """An attribute that holds attributes."""
+    return attribute(kind | NLA_F_NESTED, b"".join(attributes))
+
+
+def attributes(buffer: bytes, offset: int = 0, end: int | None = None) -> dict[int, bytes]:
+    """The attributes in `buffer[offset:end]` by type without flag bits; of repeated ones the last."""
+    return dict(each_attribute(buffer, offset, end))
+
+
+def each_attribute(buffer: bytes, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Every attribute in `buffer[offset:end]` in order as (type without flag bits, payload)."""
+    stop = len(buffer) if end is None else end
+    unpack = ATTRIBUTE.unpack_from
+    while offset + 4 <= stop:
+        length, kind = unpack(buffer, offset)
+        if length < 4:
+            return
+        yield kind & NLA_TYPE_MASK, buffer[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def text(payload: bytes) -> str:
+    """A NUL-terminated string attribute."""
+    return payload.rstrip(b"\0").decode(errors="replace")
+
+
+def error_text(code: int) -> str:
+    """Name and meaning of an errno, for example `ENODEV: No such device`."""
+    return f"{errno.errorcode.get(code, code)}: {os.strerror(code)}"
+
+
+class NetlinkSocket:
+    """One netlink socket of one protocol, in the network namespace of the thread that made it.
+
+    Every receive is bounded by `timeout` seconds; a kernel that stays silent raises Unavailable.
+    """
+
+    def __init__(self, protocol: int, *, groups: Sequence[int] = (), strict: bool = False, timeout: float = 10.0):
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        except OSError as error:
+            raise Unavailable(f"netlink protocol {protocol} is missing: {error.strerror}") from error
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER)
+        # Errors then carry no copy of the request.
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        if strict:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        self._socket.bind((0, 0))
+        for group in groups:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        self._socket.settimeout(timeout)
+        self._sequence = 0
+        self._buffer = bytearray(1 << 18)
+        self._view = memoryview(self._buffer)
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._view.release()
+        self._socket.close()
+
+    def __del__(self) -> None:
+        # A driver lives as long as its table; its socket goes with it.
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def transact(self, messages: Sequence[Message]) -> list[int]:
+        """Send messages in batches. Returns per message its errno, 0 where the kernel did what was asked."""
+        results = [0] * len(messages)
+        for start in range(0, len(messages), PER_SEND):
+            self._send_part(messages[start : start + PER_SEND], start, results)
+        return results
+
+    def _send_part(self, part: Sequence[Message], start: int, results: list[int]) -> None:
+        pack = HEADER.pack
+        first = self._sequence + 1
+        last = self._sequence = self._sequence + len(part)
+        parts: list[bytes] = []
+        for sequence, (kind, flags, body) in enumerate(part, first):
+            # Only the last message asks for an answer; the others answer when they fail.
+            flags |= NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0)
+            parts += (pack(16 + len(body), kind, flags, sequence, 0), body)
+        self._socket.send(b"".join(parts))
+        done = False
+        while not done:
+            data = self._receive()
+            for kind, _, sequence, at, _ in _messages(data):
+                if kind != NLMSG_ERROR or not first <= sequence <= last:
+                    continue
+                results[start + sequence - first] = -ERROR.unpack_from(data, at)[0]
+                done = done or sequence == last
+
+    def dump(self, kind: int, body: bytes, flags: int = 0) -> list[bytes]:
+        """Every answer to a dump request, without netlink headers.
+
+        A dump that the kernel marks as interrupted is repeated, so that nobody acts on half a picture. Raises OSError
+        with the kernel's error.
+        """
+        for attempt in range(DUMP_TRIES):
+            found, interrupted = self._dump_once(kind, body, flags)
+            if not interrupted:
+                return found
+            time.sleep(min(0.1, 0.001 * 2**attempt))
+        raise Unavailable(f"the kernel's tables change faster than they can be read ({DUMP_TRIES} tries)")
+
+    def _dump_once(self, kind: int, body: bytes, flags: int) -> tuple[list[bytes], bool]:
+        self._sequence += 1
+        wanted = self._sequence
+        header = HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP | flags, wanted, 0)
+        self._socket.send(header + body)
+        found: list[bytes] = []
+        interrupted = False
+        while True:
+            data = self._receive()
+            for answer, answer_flags, sequence, at, end in _messages(data):
+                if sequence != wanted:
+                    continue
+                interrupted = interrupted or bool(answer_flags & NLM_F_DUMP_INTR)
+                if answer in (NLMSG_DONE, NLMSG_ERROR):
+                    code = -ERROR.unpack_from(data, at)[0] if end - at >= 4 else 0
+                    if code == errno.EINTR:
+                        return found, True
+                    if code:
+                        raise OSError(code, os.strerror(code))
+                    return found, interrupted
+                found.append(data[at:end])
+
+    def notices(self, timeout: float) -> list[tuple[int, bytes]] | None:
+        """Multicast messages as (type, body) that arrive within `timeout` seconds; empty when none did.
+
+        None says that some were lost because they came faster than they were read: everything has to be read again.
+        """
+        self._socket.settimeout(timeout)
+        try:
+            data = self._receive_raw()
+        except TimeoutError:
+            return []
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return None
+            raise
+        return [(kind, data[at:end]) for kind, _, _, at, end in _messages(data)]
+
+    def _receive(self) -> bytes:
+        try:
+            return self._receive_raw()
+        except TimeoutError as error:
+            raise Unavailable("the kernel did not answer on netlink in time") from error
+
+    def _receive_raw(self) -> bytes:
+        return bytes(self._view[: self._socket.recv_into(self._buffer)])
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Type, flags, sequence, start and end of the body of each message in a datagram."""
+    offset = 0
+    unpack = HEADER.unpack_from
+    while offset + 16 <= len(data):
+        length, kind, flags, sequence, _ = unpack(data, offset)
+        if length < 16:
+            return
+        yield kind, flags, sequence, offset + 16, offset + length
+        offset += (length + 3) & ~3
+
+
+GENL_ID_CTRL = 16
+CTRL_CMD_GETFAMILY = 3
+CTRL_ATTR_FAMILY_ID = 1
+CTRL_ATTR_FAMILY_NAME = 2
+GENL_HEADER = Struct("=BBH")
+NETLINK_GENERIC = 16
+
+
+def generic_family(link: NetlinkSocket, name: str, module: str) -> int:
+    """Number of a generic netlink family; Unavailable names the kernel module when there is no such family."""
+    body = GENL_HEADER.pack(CTRL_CMD_GETFAMILY, 1, 0)
+    try:
+        for answer in link.dump(GENL_ID_CTRL, body):
+            found = attributes(answer, 4)
+            if text(found.get(CTRL_ATTR_FAMILY_NAME, b"")) == name:
+                return int.from_bytes(found[CTRL_ATTR_FAMILY_ID][:2], "little")
+    except OSError as error:
+        raise Unavailable(f"generic netlink cannot be read: {error.strerror}") from error
+    raise Unavailable(f"kernel module {module} is missing")
+
+
+def load_module(name: str) -> bool:
+    """Ask modprobe for a kernel module; whether it said yes. Bounded to five seconds; no modprobe is a no."""
+    try:
+        return subprocess.run(["modprobe", "-q", name], capture_output=True, timeout=5.0, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False

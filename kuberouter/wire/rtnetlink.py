@@ -1,0 +1,260 @@
+"""Links, addresses, routes and policy rules on the wire (rtnetlink(7), linux/rtnetlink.h, linux/fib_rules.h).
+
+Pure packing and unpacking; addresses are packed bytes, links are interface indexes.
+"""
+
+from __future__ import annotations
+
+import socket
+from struct import Struct
+from typing import NamedTuple
+
+from kuberouter.wire.netlink import ATTRIBUTE, attribute, attributes, nested, text
+
+NETLINK_ROUTE = 0
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE = 1, 5, 7, 8
+RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE = 9, 11, 19
+
+RTN_UNICAST, RTN_LOCAL = 1, 2
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
+RT_TABLE_LOCAL = 255
+IFF_UP = 1
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO = 1, 3, 4, 18
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_PROTO = 2, 3, 4, 9
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 7, 9, 15
+FRA_SRC, FRA_PRIORITY, FRA_TABLE = 2, 6, 15
+FR_ACT_TO_TBL = 1
+IPPROTO_IPV6 = 41
+
+IFINFO = Struct("=BBHiII")
+IFADDR = Struct("=BBBBI")
+RTMSG = Struct("=BBBBBBBBI")
+RTNEXTHOP = Struct("=HBBi")
+U32 = Struct("=I")
+
+
+class LinkFacts(NamedTuple):
+    """A link as the kernel tells it."""
+
+    ifindex: int
+    name: str
+    up: bool
+    mtu: int
+    kind: str
+    local: bytes
+    remote: bytes
+
+
+def link_request(name: str, kind: str, mtu: int, local: bytes, remote: bytes, index: int = 0) -> bytes:
+    """Body of RTM_NEWLINK: make a link, or mend the one with this index, and bring it up.
+
+    A tunnel gets its end points; an ip6tnl carries IPv6 only (RFC 2473), an ipip IPv4 only (RFC 2003).
+    """
+    data: list[bytes] = []
+    if local:
+        data.append(attribute(IFLA_IPTUN_LOCAL, local))
+    if remote:
+        data.append(attribute(IFLA_IPTUN_REMOTE, remote))
+    if kind == "ip6tnl":
+        data += (attribute(IFLA_IPTUN_PROTO, bytes((IPPROTO_IPV6,))), attribute(IFLA_IPTUN_TTL, b"\x40"))
+    parts = [IFINFO.pack(0, 0, 0, index, IFF_UP, IFF_UP), attribute(IFLA_IFNAME, name.encode() + b"\0")]
+    if mtu:
+        parts.append(attribute(IFLA_MTU, U32.pack(mtu)))
+    information = [attribute(IFLA_INFO_KIND, kind.encode())]
+    if data:
+        information.append(nested(IFLA_INFO_DATA, *data))
+    parts.append(nested(IFLA_LINKINFO, *information))
+    return b"".join(parts)
+
+
+def link_by_name(name: str) -> bytes:
+    """Body of RTM_DELLINK for a link by name."""
+    return IFINFO.pack(0, 0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+
+
+def parse_link(body: bytes) -> LinkFacts:
+    """A link from the body of RTM_NEWLINK or RTM_DELLINK."""
+    _, _, _, index, flags, _ = IFINFO.unpack_from(body)
+    found = attributes(body, IFINFO.size)
+    information = attributes(found.get(IFLA_LINKINFO, b""))
+    kind = text(information.get(IFLA_INFO_KIND, b""))
+    tunnel = attributes(information.get(IFLA_INFO_DATA, b"")) if kind in ("ipip", "ip6tnl") else {}
+    return LinkFacts(
+        index,
+        text(found.get(IFLA_IFNAME, b"")),
+        bool(flags & IFF_UP),
+        U32.unpack(found[IFLA_MTU])[0] if IFLA_MTU in found else 0,
+        kind,
+        tunnel.get(IFLA_IPTUN_LOCAL, b""),
+        tunnel.get(IFLA_IPTUN_REMOTE, b""),
+    )
+
+
+class AddressFacts(NamedTuple):
+    """An address as the kernel tells it."""
+
+    ifindex: int
+    address: bytes
+    length: int
+
+
+def address_request(index: int, address: bytes, length: int) -> bytes:
+    """Body of RTM_NEWADDR and RTM_DELADDR: scope link, no duplicate detection, no route for its prefix."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    flags = IFA_F_NOPREFIXROUTE | (IFA_F_NODAD if family == socket.AF_INET6 else 0)
+    return b"".join(
+        (
+            IFADDR.pack(family, length, 0, RT_SCOPE_LINK if family == socket.AF_INET else 0, index),
+            attribute(IFA_LOCAL, address),
+            attribute(IFA_ADDRESS, address),
+            attribute(IFA_FLAGS, U32.pack(flags)),
+        )
+    )
+
+
+def parse_address(body: bytes) -> AddressFacts | None:
+    """An address from the body of RTM_NEWADDR or RTM_DELADDR; None for families other than IP."""
+    family, length, _, _, index = IFADDR.unpack_from(body)
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    found = attributes(body, IFADDR.size)
+    address = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS)
+    return AddressFacts(index, address, length) if address else None
+
+
+class RouteFacts(NamedTuple):
+    """A route as the kernel tells it; `hops` are (gateway or empty, interface index)."""
+
+    table: int
+    address: bytes
+    length: int
+    protocol: int
+    kind: int
+    metric: int
+    source: bytes
+    hops: tuple[tuple[bytes, int], ...]
+
+
+def route_request(
+    table: int,
+    address: bytes,
+    length: int,
+    *,
+    protocol: int,
+    gateways: tuple[bytes, ...] = (),
+    index: int = 0,
+    source: bytes = b"",
+    kind: int = RTN_UNICAST,
+    metric: int | None = None,
+) -> bytes:
+    """Body of RTM_NEWROUTE and RTM_DELROUTE. Several gateways make a multipath route of equal weights."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    if family == socket.AF_INET6 or gateways:
+        scope = RT_SCOPE_UNIVERSE
+    else:
+        scope = RT_SCOPE_HOST if kind == RTN_LOCAL else RT_SCOPE_LINK
+    parts = [
+        RTMSG.pack(family, length, 0, 0, table if table < 256 else 0, protocol, scope, kind, 0),
+        attribute(RTA_DST, address),
+        attribute(RTA_TABLE, U32.pack(table)),
+    ]
+    if metric is not None:
+        parts.append(attribute(RTA_PRIORITY, U32.pack(metric)))
+    if source:
+        parts.append(attribute(RTA_PREFSRC, source))
+    if len(gateways) > 1:
+        hops = (attribute(RTA_GATEWAY, g) for g in gateways)
+        parts.append(
+            attribute(RTA_MULTIPATH, b"".join(RTNEXTHOP.pack(RTNEXTHOP.size + len(h), 0, 0, index) + h for h in hops))
+        )
+    else:
+        if gateways:
+            parts.append(attribute(RTA_GATEWAY, gateways[0]))
+        if index:
+            parts.append(attribute(RTA_OIF, U32.pack(index)))
+    return b"".join(parts)
+
+
+def route_dump(family: int, protocol: int = 0) -> bytes:
+    """Body of an RTM_GETROUTE dump; with a strict socket the kernel itself filters by protocol."""
+    return RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0)
+
+
+def parse_route(body: bytes) -> RouteFacts:
+    """A route from the body of RTM_NEWROUTE or RTM_DELROUTE."""
+    family, length, _, _, table, protocol, _, kind, _ = RTMSG.unpack_from(body)
+    found = attributes(body, RTMSG.size)
+    if RTA_TABLE in found:
+        table = U32.unpack(found[RTA_TABLE])[0]
+    if RTA_MULTIPATH in found:
+        hops = tuple(_hops(found[RTA_MULTIPATH]))
+    else:
+        hops = ((found.get(RTA_GATEWAY, b""), U32.unpack(found[RTA_OIF])[0] if RTA_OIF in found else 0),)
+    return RouteFacts(
+        table,
+        found.get(RTA_DST, b"\0" * (4 if family == socket.AF_INET else 16)),
+        length,
+        protocol,
+        kind,
+        U32.unpack(found[RTA_PRIORITY])[0] if RTA_PRIORITY in found else 0,
+        found.get(RTA_PREFSRC, b""),
+        hops,
+    )
+
+
+def _hops(payload: bytes) -> list[tuple[bytes, int]]:
+    hops: list[tuple[bytes, int]] = []
+    offset = 0
+    while offset + RTNEXTHOP.size <= len(payload):
+        length, _, _, index = RTNEXTHOP.unpack_from(payload, offset)
+        if length < RTNEXTHOP.size:
+            break
+        gateway = b""
+        if length >= RTNEXTHOP.size + ATTRIBUTE.size:
+            gateway = attributes(payload, offset + RTNEXTHOP.size, offset + length).get(RTA_GATEWAY, b"")
+        hops.append((gateway, index))
+        offset += (length + 3) & ~3
+    return hops
+
+
+class RuleFacts(NamedTuple):
+    """A policy rule as the kernel tells it: its source prefix, the table to look into, its priority."""
+
+    family: int
+    table: int
+    source: bytes
+    length: int
+    priority: int
+
+
+def rule_request(family: int, source: bytes, length: int, table: int, priority: int = 0) -> bytes:
+    """Body of RTM_NEWRULE and RTM_DELRULE: from a source prefix, look into a table.
+
+    Without a priority the kernel picks one for a new rule, and deletes the first rule that is at least as wide.
+    """
+    return b"".join(
+        (
+            RTMSG.pack(family, 0, length, 0, table if table < 256 else 0, 0, 0, FR_ACT_TO_TBL, 0),
+            attribute(FRA_SRC, source) if length else b"",
+            attribute(FRA_TABLE, U32.pack(table)),
+            attribute(FRA_PRIORITY, U32.pack(priority)) if priority else b"",
+        )
+    )
+
+
+def parse_rule(body: bytes) -> RuleFacts:
+    """A policy rule from the body of RTM_NEWRULE. A missing source is the whole family."""
+    family, _, length, _, table, _, _, _, _ = RTMSG.unpack_from(body)
+    found = attributes(body, RTMSG.size)
+    if FRA_TABLE in found:
+        table = U32.unpack(found[FRA_TABLE])[0]
+    source = found.get(FRA_SRC, b"\0" * (4 if family == socket.AF_INET else 16))
+    priority = U32.unpack(found[FRA_PRIORITY])[0] if FRA_PRIORITY in found else 0
+    return RuleFacts(family, table, source, length, priority)

@@ -1,0 +1,139 @@
+"""Sets and members against the real kernel, read back by us and by ipset(8)."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import ip_address
+
+import pytest
+
+from kuberouter.drivers.ipsets import MemberDriver, SetDriver
+from kuberouter.model.core import Batch, Family
+from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType
+from tests.kernel.drive import converge, owned, sh
+
+
+def ours(name: str) -> bool:
+    return name.removeprefix("inet6:").startswith("KUBE-")
+
+
+SETS = {
+    (SetType.HASH_IP, Family.IPV4): "KUBE-SRC-IP",
+    (SetType.HASH_IP, Family.IPV6): "inet6:KUBE-SRC-IP",
+    (SetType.HASH_NET, Family.IPV4): "KUBE-SRC-NET",
+    (SetType.HASH_NET, Family.IPV6): "inet6:KUBE-SRC-NET",
+    (SetType.HASH_IP_PORT, Family.IPV4): "KUBE-DST-IPPORT",
+    (SetType.HASH_IP_PORT, Family.IPV6): "inet6:KUBE-DST-IPPORT",
+    (SetType.HASH_NET_PORT, Family.IPV4): "KUBE-DST-NETPORT",
+    (SetType.HASH_NET_PORT, Family.IPV6): "inet6:KUBE-DST-NETPORT",
+}
+ALL = [IpSet(IpSetKey(name), kind, family) for (kind, family), name in SETS.items()]
+
+
+def member(kind: SetType, family: Family, number: int) -> Member:
+    """The number-th possible entry of a set."""
+    bits = 32 if family is Family.IPV4 else 128
+    length = bits if "ip" in kind.value else (0, 1, 8, 16, 24, bits)[number % 6]
+    raw = (number * 2654435761 + (1 << (bits - 3))) % (1 << bits)
+    raw = raw >> (bits - length) << (bits - length)
+    protocol, port = ((6, 17, 132)[number % 3], number % 65535 + 1) if "port" in kind.value else (0, 0)
+    if length == 1:
+        raw = 0
+    return Member(MemberKey(SETS[kind, family], raw.to_bytes(bits // 8, "big"), length, protocol, port))
+
+
+def test_any_sets_and_members_become_any_others(namespace: str) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    sh("ipset", "create", "FOREIGN", "hash:ip")
+    sh("ipset", "add", "FOREIGN", "192.0.2.1")
+    dice = random.Random(42)
+    for _ in range(12):
+        assert converge(sets, ALL) == {}
+        state = {
+            row.key: row
+            for kind, family in SETS
+            for number in dice.sample(range(60), dice.randrange(40))
+            if (row := member(kind, family, number)).key.length != 1
+        }
+        assert converge(members, state.values()) == {}
+        assert owned(members) == state
+        if dice.random() < 0.3:
+            assert converge(sets, []) == {}
+            assert owned(sets) == {}
+    assert "add FOREIGN 192.0.2.1" in sh("ipset", "save")
+
+
+def test_ipset_reads_what_we_wrote(namespace: str) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    assert converge(sets, ALL) == {}
+    rows = [
+        Member(MemberKey("KUBE-SRC-IP", ip_address("10.1.2.3").packed, 32)),
+        Member(MemberKey("inet6:KUBE-SRC-IP", ip_address("fd00::3").packed, 128)),
+        Member(MemberKey("KUBE-SRC-NET", ip_address("10.1.0.0").packed, 16)),
+        Member(MemberKey("inet6:KUBE-SRC-NET", bytes(16), 0)),
+        Member(MemberKey("KUBE-DST-IPPORT", ip_address("10.1.2.3").packed, 32, 132, 80)),
+        Member(MemberKey("KUBE-DST-NETPORT", ip_address("10.1.0.0").packed, 16, 17, 53)),
+    ]
+    assert converge(members, rows) == {}
+    saved = sh("ipset", "save").splitlines()
+    for line in (
+        "add KUBE-SRC-IP 10.1.2.3",
+        "add inet6:KUBE-SRC-IP fd00::3",
+        "add KUBE-SRC-NET 10.1.0.0/16",
+        "add inet6:KUBE-SRC-NET ::/1",
+        "add inet6:KUBE-SRC-NET 8000::/1",
+        "add KUBE-DST-IPPORT 10.1.2.3,sctp:80",
+        "add KUBE-DST-NETPORT 10.1.0.0/16,udp:53",
+    ):
+        assert line in saved
+    assert owned(members) == {r.key: r for r in rows}
+
+
+def test_ten_thousand_members_and_one_change(namespace: str) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    assert converge(sets, [ALL[0]]) == {}
+    rows = [Member(MemberKey("KUBE-SRC-IP", (0x0A000000 + n).to_bytes(4, "big"), 32)) for n in range(10_000)]
+    assert converge(members, rows) == {}
+    assert len(owned(members)) == 10_000
+    assert members.write(Batch(remove=(rows[77],))).failed == {}
+    assert owned(members).keys() == {r.key for r in rows} - {rows[77].key}
+
+
+def test_a_member_of_a_missing_set_fails_alone(namespace: str) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    assert converge(sets, [ALL[0]]) == {}
+    good = Member(MemberKey("KUBE-SRC-IP", b"\x0a\0\0\1", 32))
+    lost = Member(MemberKey("KUBE-SRC-NONE", b"\x0a\0\0\1", 32))
+    assert members.write(Batch((good, lost))).failed == {lost.key: "set KUBE-SRC-NONE does not exist"}
+    assert owned(members) == {good.key: good}
+
+
+def test_one_bad_entry_of_many_is_found(namespace: str) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    assert converge(sets, [ALL[2]]) == {}
+    rows = [Member(MemberKey("KUBE-SRC-NET", bytes((10, n, 0, 0)), 16)) for n in range(100)]
+    bad = Member(MemberKey("KUBE-SRC-NET", bytes((11, 0, 0, 0)), 0, 0, 0))
+    odd = Member(MemberKey("KUBE-SRC-NET", bytes(16), 64))
+    failed = members.write(Batch((*rows[:50], odd, *rows[50:]))).failed
+    assert list(failed) == [odd.key]
+    assert owned(members) == {r.key: r for r in rows}
+    assert bad.key not in failed
+
+
+@pytest.mark.parametrize("command", ["destroy", "flush"])
+def test_what_an_admin_destroyed_is_rebuilt(namespace: str, command: str) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    row = Member(MemberKey("KUBE-SRC-IP", b"\x0a\0\0\1", 32))
+    for driver, rows in ((sets, [ALL[0]]), (members, [row])):
+        assert converge(driver, rows) == {}
+    sh("ipset", command, "KUBE-SRC-IP")
+    for driver, rows in ((sets, [ALL[0]]), (members, [row])):
+        assert converge(driver, rows) == {}
+    assert owned(members) == {row.key: row}
+
+
+def test_a_set_of_another_type_is_replaced(namespace: str) -> None:
+    sets = SetDriver(ours)
+    sh("ipset", "create", "KUBE-SRC-IP", "hash:net")
+    assert converge(sets, [ALL[0]]) == {}
+    assert owned(sets) == {ALL[0].key: ALL[0]}

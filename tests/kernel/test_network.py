@@ -1,0 +1,194 @@
+"""Links, addresses, routes and rules against the real kernel, beside foreign neighbours."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from kuberouter.drivers.network import AddressDriver, LinkDriver, PolicyRuleDriver, RouteDriver
+from kuberouter.model.core import Family, Prefix
+from kuberouter.model.network import (
+    TABLE_MAIN,
+    Address,
+    AddressKey,
+    Link,
+    LinkKey,
+    LinkKind,
+    PolicyRule,
+    PolicyRuleKey,
+    Route,
+    RouteKey,
+)
+from tests.kernel.conftest import need
+from tests.kernel.drive import converge, owned, sh
+
+
+def packed(text: str) -> bytes:
+    return ip_address(text).packed
+
+
+def prefix(text: str) -> Prefix:
+    network = ip_network(text)
+    return Prefix(network.network_address.packed, network.prefixlen)
+
+
+def route(destination: str, *gateways: str, device: str = "", source: str = "", table: int = TABLE_MAIN) -> Route:
+    return Route(
+        RouteKey(table, prefix(destination)),
+        tuple(sorted(packed(g) for g in gateways)),
+        device,
+        packed(source) if source else b"",
+    )
+
+
+@pytest.fixture
+def uplink(namespace: str) -> str:
+    """A namespace with a link that has addresses of both families."""
+    sh("ip", "link", "add", "up0", "type", "bridge")
+    sh("ip", "link", "set", "up0", "up")
+    sh("ip", "addr", "add", "192.0.2.1/24", "dev", "up0")
+    sh("ip", "addr", "add", "2001:db8::1/64", "dev", "up0", "nodad")
+    return namespace
+
+
+def test_links_are_made_mended_and_removed_beside_foreign_ones(uplink: str) -> None:
+    driver = LinkDriver(("kube-bridge",), ("tun-",))
+    bridge = Link(LinkKey("kube-bridge"), LinkKind.BRIDGE, 1480)
+    assert converge(driver, [bridge]) == {}
+    assert owned(driver) == {bridge.key: bridge}
+    sh("ip", "link", "set", "kube-bridge", "down", "mtu", "1400")
+    assert owned(driver) != {bridge.key: bridge}
+    assert converge(driver, [bridge]) == {}
+    assert owned(driver) == {bridge.key: bridge}
+    assert converge(driver, []) == {}
+    assert owned(driver) == {}
+    assert "up0" in sh("ip", "-br", "link")
+
+
+def test_a_link_without_a_wanted_mtu_keeps_what_it_has(uplink: str) -> None:
+    driver = LinkDriver(("kube-bridge",))
+    bridge = Link(LinkKey("kube-bridge"), LinkKind.BRIDGE)
+    assert converge(driver, [bridge]) == {}
+    sh("ip", "link", "set", "kube-bridge", "mtu", "1400")
+    assert owned(driver) == {bridge.key: bridge}
+
+
+@pytest.mark.ipip
+def test_tunnels_carry_their_end_points_and_are_replaced_when_these_change(uplink: str) -> None:
+    need("ipip")
+    driver = LinkDriver((), ("tun-",))
+    old = Link(LinkKey("tun-e443169117a"), LinkKind.IPIP, 1480, packed("192.0.2.1"), packed("198.51.100.1"))
+    six = Link(LinkKey("tun-e443169117b"), LinkKind.IP6TNL, 1440, packed("2001:db8::1"), packed("2001:db8:1::1"))
+    assert converge(driver, [old, six]) == {}
+    assert owned(driver) == {old.key: old, six.key: six}
+    new = Link(old.key, LinkKind.IPIP, 1480, packed("192.0.2.1"), packed("198.51.100.2"))
+    assert converge(driver, [new, six]) == {}
+    assert owned(driver) == {new.key: new, six.key: six}
+
+
+def test_a_missing_link_kind_names_its_module_and_spares_the_others(uplink: str) -> None:
+    driver = LinkDriver(("kube-bridge", "kube-dummy-if"))
+    bridge, dummy = (
+        Link(LinkKey("kube-bridge"), LinkKind.BRIDGE, 1500),
+        Link(LinkKey("kube-dummy-if"), LinkKind.DUMMY, 1500),
+    )
+    failed = converge(driver, [bridge, dummy])
+    assert bridge.key in owned(driver)
+    if dummy.key in owned(driver):
+        assert failed == {}
+    else:
+        assert failed == {dummy.key: "kernel module dummy is missing"}
+
+
+def test_any_routes_become_any_other_routes(uplink: str) -> None:
+    driver = RouteDriver((TABLE_MAIN, 77))
+    sh("ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.9")
+    sh("ip", "route", "add", "203.0.113.0/24", "via", "192.0.2.9", "proto", "17", "table", "99")
+    dice = random.Random(4711)
+    pool = [
+        *(route(f"10.244.{n}.0/24", "192.0.2.2") for n in range(6)),
+        *(route(f"10.244.{n}.0/24", "192.0.2.3", "192.0.2.4") for n in range(3, 9)),
+        *(route(f"10.245.{n}.0/24", device="up0", source="192.0.2.1") for n in range(4)),
+        *(route(f"198.51.100.{n}/32", device="up0", table=77) for n in range(4)),
+        *(route(f"2001:db8:{n}::/64", "2001:db8::2") for n in range(1, 5)),
+        *(route(f"2001:db8:{n}::/64", "2001:db8::3", "2001:db8::4") for n in range(3, 7)),
+        *(route(f"2001:db8:f{n}::1/128", device="up0", source="2001:db8::1", table=77) for n in range(3)),
+    ]
+    for _ in range(25):
+        state = {r.key: r for r in dice.sample(pool, dice.randrange(len(pool)))}
+        assert converge(driver, state.values()) == {}
+        assert owned(driver) == state
+    foreign = sh("ip", "route", "show", "table", "all", "203.0.113.0/24")
+    assert "via 192.0.2.9 dev up0" in foreign
+    assert "table 99" in foreign
+
+
+def test_a_route_that_cannot_be_is_reported_alone(uplink: str) -> None:
+    driver = RouteDriver((TABLE_MAIN,))
+    good, unreachable, nowhere = (
+        route("10.1.0.0/24", "192.0.2.2"),
+        route("10.2.0.0/24", "198.18.0.1"),
+        route("10.3.0.0/24", device="tun-gone"),
+    )
+    failed = converge(driver, [good, unreachable, nowhere])
+    assert owned(driver) == {good.key: good}
+    assert failed == {
+        unreachable.key: "ENETUNREACH: Network is unreachable",
+        nowhere.key: "link tun-gone does not exist",
+    }
+
+
+def test_rules_of_our_table_come_and_go(uplink: str) -> None:
+    driver = PolicyRuleDriver((77,))
+    sh("ip", "rule", "add", "from", "10.9.0.0/16", "lookup", "99")
+    four = PolicyRule(PolicyRuleKey(Family.IPV4, prefix("10.244.1.0/24"), 77))
+    six = PolicyRule(PolicyRuleKey(Family.IPV6, prefix("fd44:1::/64"), 77))
+    everything = PolicyRule(PolicyRuleKey(Family.IPV4, prefix("0.0.0.0/0"), 77))
+    for state in ([four, six], [four], [everything, six], [four, everything], []):
+        assert converge(driver, state) == {}
+        assert owned(driver) == {r.key: r for r in state}
+    assert "from 10.9.0.0/16 lookup 99" in sh("ip", "rule")
+
+
+@pytest.fixture
+def vip_link(uplink: str) -> str:
+    """A link for VIPs: the dummy where the kernel has it, else a bridge, which is as good for addresses."""
+    from tests.support.lab import netns
+
+    kind = "dummy" if netns.have("dummy") else "bridge"
+    sh("ip", "link", "add", "kube-dummy-if", "type", kind)
+    sh("ip", "link", "set", "kube-dummy-if", "up")
+    return "kube-dummy-if"
+
+
+def vip(text: str, source: str = "") -> Address:
+    address = packed(text)
+    return Address(AddressKey("kube-dummy-if", address, len(address) * 8), packed(source) if source else b"")
+
+
+def test_vips_come_with_local_routes_that_prefer_the_node_address(vip_link: str) -> None:
+    driver = AddressDriver((vip_link,))
+    state = [vip("10.96.0.1", "192.0.2.1"), vip("10.96.0.2"), vip("fd96::1", "2001:db8::1"), vip("fd96::2")]
+    assert converge(driver, state) == {}
+    assert owned(driver) == {r.key: r for r in state}
+    assert "src 192.0.2.1" in sh("ip", "route", "get", "10.96.0.1")
+    assert "src 2001:db8::1" in sh("ip", "-6", "route", "get", "fd96::1")
+    changed = [vip("10.96.0.1"), vip("10.96.0.2", "192.0.2.1"), vip("fd96::1", "2001:db8::1")]
+    assert "192.0.2.1/24" in sh("ip", "addr", "show", "dev", "up0")
+    assert converge(driver, changed) == {}
+    assert vip("10.96.0.2", "192.0.2.1").key in owned(driver)
+    assert converge(driver, []) == {}
+    assert owned(driver) == {}
+    assert "10.96" not in sh("ip", "route", "show", "table", "all")
+    assert "fd96" not in sh("ip", "-6", "route", "show", "table", "all")
+    assert "192.0.2.1/24" in sh("ip", "addr", "show", "dev", "up0")
+
+
+def test_an_address_whose_link_is_missing_fails_alone(vip_link: str) -> None:
+    driver = AddressDriver((vip_link, "kube-bridge"))
+    lost = Address(AddressKey("kube-bridge", packed("10.96.0.9"), 32))
+    good = vip("10.96.0.1", "192.0.2.1")
+    assert converge(driver, [good, lost]) == {lost.key: "link kube-bridge does not exist"}
+    assert owned(driver) == {good.key: good}

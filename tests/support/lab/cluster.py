@@ -1,0 +1,257 @@
+"""The lab itself: builds nodes and fabric, keeps the API objects, attaches pods, and takes everything down again."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from tests.support.lab import netns, objects
+from tests.support.lab.fabric import OUTSIDE, Fabric, sites
+from tests.support.lab.node import Node
+from tests.support.lab.objects import Object, endpoint_slices, identity, is_object
+from tests.support.lab.pods import Pod
+from tests.support.lab.stores import ManifestStore, Store
+from tests.support.probes import Prober
+
+
+class Lab:
+    """A cluster in a box, for use as a context manager.
+
+    `node1`, `node2`, ... are spread over the subnets in blocks, so of three nodes in two subnets the first two are
+    neighbours and the third is behind the router. Build it from the main thread: its processes die with the thread
+    that starts them.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        subnets: int = 2,
+        *,
+        families: Sequence[int] = (4,),
+        store: Callable[[Lab], Store] | None = None,
+        daemon_arguments: Sequence[str] = (),
+        annotations: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """`families` are those of Nodes, Pods and CIDRs in the API; `annotations` are per node name.
+
+        `store` makes the home of the API objects once the fabric stands; without it they go to a manifest directory.
+        """
+        self.prefix = netns.unique_prefix()
+        self.home = Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
+        self.families = tuple(families)
+        self.fabric = Fabric(self.prefix, subnets)
+        self.nodes = [
+            Node(self.prefix, site, self.home / site.name, daemon_arguments) for site in sites(nodes, subnets)
+        ]
+        self.pods: dict[str, Pod] = {}
+        self.objects: dict[tuple[str, str, str], Object] = {}
+        self._annotations = dict(annotations or {})
+        self._make_store = store
+        self._store: Store | None = None
+        self._outside: Prober | None = None
+        self._closed = False
+        atexit.register(self.close)
+
+    def __enter__(self) -> Lab:
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is not None and not issubclass(kind, KeyboardInterrupt):
+            with contextlib.suppress(Exception):
+                print(self.dump(), file=sys.stderr)
+        self.close()
+
+    def _build(self) -> None:
+        self.fabric.build()
+        for node in self.nodes:
+            node.build()
+            self.fabric.attach(node.namespace, node.site)
+        self._outside = Prober(netns.path(self.fabric.outside), "outside")
+        self._store = self._make_store(self) if self._make_store else ManifestStore(self.home / "manifests")
+        for node in self.nodes:
+            annotations = self._annotations.get(node.name, {})
+            self.apply(objects.node(node.site, self.families, annotations))
+        for name in ("default", "kube-system"):
+            self.apply(objects.namespace(name))
+        self._note()
+
+    def close(self) -> None:
+        """End every process and remove every namespace and file. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        steps: list[Callable[[], None]] = [pod.close for pod in self.pods.values()]
+        steps += [self._outside.close] if self._outside else []
+        steps += [node.close for node in self.nodes]
+        steps += [self._store.close] if self._store else []
+        steps.append(self.fabric.remove)
+        for step in steps:
+            # One step that fails must not keep the others from cleaning up.
+            with contextlib.suppress(Exception):
+                step()
+        for name in netns.names(f"{self.prefix}-"):
+            netns.remove(name)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def _note(self) -> None:
+        """Leave a note for people and tools that look around in a running lab."""
+        note = {
+            "pid": os.getpid(),
+            "outside": self.fabric.outside,
+            "nodes": {node.name: node.namespace for node in self.nodes},
+            "pods": {pod.key: [pod.network, pod.node, *pod.ips] for pod in self.pods.values()},
+        }
+        (self.home / "lab.json").write_text(json.dumps(note, indent=1))
+        (self.home / "objects.json").write_text(json.dumps(list(self.objects.values())))
+
+    @property
+    def store(self) -> Store:
+        assert self._store is not None, "the lab is not built"
+        return self._store
+
+    @property
+    def outside(self) -> Prober:
+        """The prober of the client outside the cluster."""
+        assert self._outside is not None, "the lab is not built"
+        return self._outside
+
+    @property
+    def outside_ip(self) -> str:
+        return OUTSIDE[0]
+
+    def node(self, name: str) -> Node:
+        """A node by name."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def start(self) -> None:
+        """Start gobgpd and the daemon on every node."""
+        for node in self.nodes:
+            self.start_node(node)
+
+    def start_node(self, node: Node) -> None:
+        """Start gobgpd and the daemon on one node."""
+        arguments = [*self.store.arguments(), f"--hostname-override={node.name}"]
+        if 6 in self.families:
+            arguments.append("--enable-ipv6=true")
+        if 4 not in self.families:
+            arguments.append("--enable-ipv4=false")
+        node.base_arguments = arguments
+        node.start_gobgpd()
+        node.start_daemon()
+
+    def apply(self, what: Object | str) -> None:
+        """Create or replace objects: one object, or a text of YAML documents."""
+        documents = list(yaml.safe_load_all(what)) if isinstance(what, str) else [what]
+        for document in documents:
+            if not is_object(document):
+                raise ValueError(f"not an API object: {document!r}")
+            self._put(document)
+        self.reconcile_endpoints()
+
+    def _put(self, obj: Object) -> None:
+        self.objects[identity(obj)] = obj
+        self.store.apply(obj)
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object; one that is gone is no error."""
+        self.objects.pop((kind, namespace, name), None)
+        self.store.delete(kind, namespace, name)
+        self.reconcile_endpoints()
+
+    def reconcile_endpoints(self) -> None:
+        """Play the endpoint controller: make the EndpointSlices what Services and Pods ask for."""
+        wanted = {
+            identity(piece): piece
+            for (kind, _, _), obj in list(self.objects.items())
+            if kind == "Service"
+            for piece in endpoint_slices(obj, self.pods.values())
+        }
+        for key in [key for key in self.objects if key[0] == "EndpointSlice" and key not in wanted]:
+            del self.objects[key]
+            self.store.delete(*key)
+        for key, piece in wanted.items():
+            if self.objects.get(key) != piece:
+                self._put(piece)
+
+    def pod(
+        self,
+        name: str,
+        node: str,
+        *,
+        namespace: str = "default",
+        labels: Mapping[str, str] | None = None,
+        ports: Sequence[tuple[str, int, str]] = (("tcp", 80, "http"), ("udp", 80, "dns")),
+    ) -> Pod:
+        """Attach a pod to a node, start its servers and report its status to the API.
+
+        `ports` are protocol in lower case, number and name; they are declared and served.
+        """
+        it = Pod(name, namespace, node, f"{self.prefix}-pod-{namespace}-{name}", labels or {})
+        it.ports = tuple(ports)
+        netns.add(it.network)
+        self.pods[it.key] = it
+        it.ips = self.node(node).attacher.add(it.network, it.network)
+        it.start()
+        self.update(it)
+        self._note()
+        return it
+
+    def update(self, it: Pod) -> None:
+        """Report a pod's labels, readiness and addresses to the API, as kubelet does."""
+        self._put(objects.pod(it, self.node(it.node).ip, self.families))
+        self.reconcile_endpoints()
+
+    def remove_pod(self, it: Pod) -> None:
+        """Delete a pod: first from the API, then its network."""
+        del self.pods[it.key]
+        self.delete("Pod", it.space, it.name)
+        it.close()
+        self.node(it.node).attacher.remove(it.network, it.network)
+        netns.remove(it.network)
+        self._note()
+
+    def wait(self, wanted: Callable[[], object], bound: float = 20.0, what: str = "") -> float:
+        """Wait until `wanted()` is true; seconds it took. Raises TimeoutError with `what` after `bound` seconds."""
+        start = time.monotonic()
+        while not wanted():
+            if time.monotonic() - start > bound:
+                raise TimeoutError(f"not within {bound:g} s: {what or wanted}")
+            time.sleep(0.02)
+        return time.monotonic() - start
+
+    def wire_statically(self) -> None:
+        """Do by hand what the daemon does for pods: CNI ranges and routes, the router's included."""
+        for node in self.nodes:
+            text = json.loads(node.cni_file.read_text())
+            text["plugins"][0]["ipam"]["ranges"] = [[{"subnet": cidr}] for cidr in node.site.pod_cidrs]
+            node.cni_file.write_text(json.dumps(text))
+            routes = [f"route add {c} via {a}" for c, a in zip(node.site.pod_cidrs, node.site.addresses, strict=True)]
+            neighbours = [n.namespace for n in self.nodes if n is not node and n.site.subnet == node.site.subnet]
+            for namespace in (self.fabric.name, *neighbours):
+                netns.configure(namespace, *routes)
+
+    def dump(self) -> str:
+        """The state of every node and the end of every log, for a failure's report."""
+        parts = []
+        for node in self.nodes:
+            look = "ip -br addr; ip route; ip rule; ip route show table 77; iptables-save | head -150; ipset list -n"
+            parts.append(f"===== {node.name}\n{node.sh(look, check=False)}")
+            parts += [f"----- {child.log.name} ({child.returncode()})\n{child.tail()}" for child in node.children()]
+        return "\n".join(parts)

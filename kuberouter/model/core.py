@@ -164,7 +164,7 @@ class Outcome:
         return f"Outcome(failed={dict(self.failed)!r})"
 
 
-class Unavailable(Exception):  # noqa: N818 - a state, not a mistake
+class Unavailable(Exception):
     """A driver's counterpart is missing as a whole: a kernel module, a tool, a daemon. The text names it.
 
     It is the one exception that a driver may raise on purpose; the table stays not ready and is retried.

@@ -1,0 +1,128 @@
+"""What all decoders share: from bytes to struct with a Problem for a wrong type, references, labels, selectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from kuberouter.decode.scalars import timestamp
+from kuberouter.decode.schema import Json, Metadata, Named, RawList, RawSelector
+from kuberouter.model.cluster import Labels, Operator, Requirement, Selector
+from kuberouter.model.core import ObjectRef, Problem, Reason
+
+T = TypeVar("T")
+V = TypeVar("V")
+S = TypeVar("S", bound=Json)
+Bytes = bytes | msgspec.Raw
+
+_NAMED = msgspec.json.Decoder(Named)
+_LIST = msgspec.json.Decoder(RawList)
+_LABELS: dict[Labels, Labels] = {}
+_INTERNED_MOST = 100_000
+
+
+class Trouble:
+    """Collects the problems of one object."""
+
+    def __init__(self, ref: ObjectRef) -> None:
+        self.ref = ref
+        self.problems: list[Problem] = []
+
+    def add(self, field: str, message: str, reason: Reason = Reason.MALFORMED) -> None:
+        """Note a problem of a field, named by its dotted path."""
+        self.problems.append(Problem(self.ref, field, reason, message))
+
+    def value(self, field: str, parse: Callable[[T], V], raw: T) -> V | None:
+        """What `parse` makes of a field, or None and a problem."""
+        try:
+            return parse(raw)
+        except ValueError as error:
+            self.add(field, str(error))
+            return None
+
+    def values(self, field: str, parse: Callable[[T], V], raws: list[T] | None) -> tuple[V, ...]:
+        """What `parse` makes of each item of a list; bad items are left out, each with a problem."""
+        found: list[V] = []
+        for index, raw in enumerate(raws or ()):
+            value = self.value(f"{field}[{index}]", parse, raw)
+            if value is not None:
+                found.append(value)
+        return tuple(found)
+
+
+def struct(decoder: msgspec.json.Decoder[S], raw: Bytes, kind: str) -> tuple[S | None, tuple[Problem, ...]]:
+    """Decode one object; a wrong type or broken JSON becomes one problem that names object and field."""
+    try:
+        return decoder.decode(raw), ()
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        message, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").lstrip(".")
+        return None, (Problem(identify(raw, kind), field, Reason.MALFORMED, message or type(error).__name__),)
+
+
+def identify(raw: Bytes, kind: str) -> ObjectRef:
+    """Which object these bytes are, as far as they tell: the name is `?` where even that is missing."""
+    try:
+        metadata = _NAMED.decode(raw).metadata
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
+        return ObjectRef(kind, "", "?")
+    return ObjectRef(kind, metadata.namespace or "", metadata.name or "?")
+
+
+def resource_version(raw: Bytes) -> str:
+    """`metadata.resourceVersion` of an object; empty when there is none."""
+    try:
+        return _NAMED.decode(raw).metadata.resource_version
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
+        return ""
+
+
+def decode_list(raw: Bytes) -> tuple[str, str, list[msgspec.Raw]]:
+    """One page of a list: resourceVersion, continue token, items. Raises msgspec.DecodeError when it is no list."""
+    page = _LIST.decode(raw)
+    return page.metadata.resource_version, page.metadata.continue_, page.items or []
+
+
+def reference(kind: str, metadata: Metadata) -> ObjectRef:
+    """The reference of an object."""
+    return ObjectRef(kind, metadata.namespace or "", metadata.name)
+
+
+def created(metadata: Metadata, trouble: Trouble) -> float:
+    """creationTimestamp in seconds since the epoch; 0 when absent."""
+    if metadata.creation_timestamp is None:
+        return 0.0
+    return trouble.value("metadata.creationTimestamp", timestamp, metadata.creation_timestamp) or 0.0
+
+
+def labels(raw: dict[str, str] | None) -> Labels:
+    """Labels sorted by key. Equal sets share one tuple, for most pods of a cluster look alike."""
+    if not raw:
+        return ()
+    found = tuple(sorted(raw.items()))
+    shared = _LABELS.get(found)
+    if shared is None:
+        if len(_LABELS) >= _INTERNED_MOST:
+            _LABELS.clear()
+        shared = _LABELS[found] = found
+    return shared
+
+
+def selector(raw: RawSelector) -> Selector:
+    """A selector in normal form: requirements sorted, values sorted and unique. Raises ValueError."""
+    found = {Requirement(key, Operator.IN, (value,)) for key, value in (raw.match_labels or {}).items()}
+    for expression in raw.match_expressions or ():
+        try:
+            operator = Operator(expression.operator)
+        except ValueError:
+            raise ValueError(f"operator {expression.operator!r} of key {expression.key!r} is not known") from None
+        values = tuple(sorted(set(expression.values or ())))
+        needs_values = operator in (Operator.IN, Operator.NOT_IN)
+        if needs_values and not values:
+            raise ValueError(f"operator {operator.value} of key {expression.key!r} needs values")
+        if not needs_values and values:
+            raise ValueError(f"operator {operator.value} of key {expression.key!r} takes no values")
+        found.add(Requirement(expression.key, operator, values))
+    return Selector(tuple(sorted(found, key=lambda r: (r.key, r.operator.value, r.values))))

@@ -1,0 +1,88 @@
+"""Node, Pod and Namespace bytes to model values (core/v1)."""
+
+from __future__ import annotations
+
+from sys import intern
+
+import msgspec
+
+from kuberouter.decode.annotations import node_options
+from kuberouter.decode.common import Bytes, Trouble, labels, reference, struct
+from kuberouter.decode.scalars import address, port, prefix, protocol
+from kuberouter.decode.schema import PodStatus, RawContainer, RawNamespace, RawNode, RawPod
+from kuberouter.model.cluster import ContainerPort, Namespace, Node, Pod
+from kuberouter.model.core import Problem
+
+_NODE = msgspec.json.Decoder(RawNode)
+_POD = msgspec.json.Decoder(RawPod)
+_NAMESPACE = msgspec.json.Decoder(RawNamespace)
+_FINISHED = frozenset(("Succeeded", "Failed"))
+
+
+def decode_node(raw: Bytes) -> tuple[Node | None, tuple[Problem, ...]]:
+    """A Node, or None and problems. Bad addresses and CIDRs are left out by themselves. Never raises."""
+    found, problems = struct(_NODE, raw, "Node")
+    if found is None:
+        return None, problems
+    trouble = Trouble(reference("Node", found.metadata))
+    lists: dict[str, list[bytes]] = {"InternalIP": [], "ExternalIP": []}
+    for index, item in enumerate((found.status.addresses or ()) if found.status is not None else ()):
+        if item.type in lists:
+            packed = trouble.value(f"status.addresses[{index}]", address, item.address)
+            if packed is not None:
+                lists[item.type].append(packed)
+    cidrs: list[str] = []
+    if found.spec is not None:
+        cidrs = found.spec.pod_cidrs or ([found.spec.pod_cidr] if found.spec.pod_cidr else [])
+    node = Node(
+        trouble.ref,
+        tuple(lists["InternalIP"]),
+        tuple(lists["ExternalIP"]),
+        trouble.values("spec.podCIDRs", prefix, cidrs),
+        node_options(found.metadata.annotations, trouble),
+    )
+    return node, tuple(trouble.problems)
+
+
+def decode_pod(raw: Bytes) -> tuple[Pod | None, tuple[Problem, ...]]:
+    """A Pod, or None and problems. Never raises."""
+    found, problems = struct(_POD, raw, "Pod")
+    if found is None:
+        return None, problems
+    trouble = Trouble(reference("Pod", found.metadata))
+    status = found.status or PodStatus()
+    texts = [entry.ip for entry in status.pod_ips or () if entry.ip] or ([status.pod_ip] if status.pod_ip else [])
+    pod = Pod(
+        trouble.ref,
+        intern(found.spec.node_name),
+        labels(found.metadata.labels),
+        trouble.values("status.podIPs", address, texts),
+        found.spec.host_network,
+        status.phase in _FINISHED,
+        _ports(found, trouble),
+    )
+    return pod, tuple(trouble.problems)
+
+
+def _ports(found: RawPod, trouble: Trouble) -> tuple[ContainerPort, ...]:
+    # An init container that restarts always is a sidecar: it runs, and listens, beside the others.
+    sidecars = [c for c in found.spec.init_containers or () if c.restart_policy == "Always"]
+    containers: list[RawContainer] = [*(found.spec.containers or ()), *sidecars]
+    ports: list[ContainerPort] = []
+    for container in containers:
+        for raw in container.ports or ():
+            if not raw.name:
+                continue
+            proto = trouble.value(f"spec.containers.ports[{raw.name}].protocol", protocol, raw.protocol)
+            number = trouble.value(f"spec.containers.ports[{raw.name}].containerPort", port, raw.container_port)
+            if proto is not None and number is not None:
+                ports.append(ContainerPort(intern(raw.name), proto, number))
+    return tuple(ports)
+
+
+def decode_namespace(raw: Bytes) -> tuple[Namespace | None, tuple[Problem, ...]]:
+    """A Namespace, or None and problems. Never raises."""
+    found, problems = struct(_NAMESPACE, raw, "Namespace")
+    if found is None:
+        return None, problems
+    return Namespace(reference("Namespace", found.metadata), labels(found.metadata.labels)), ()

@@ -1,0 +1,105 @@
+"""Text to values: addresses, CIDRs, booleans, durations, timestamps. They raise ValueError with a sentence."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import re
+
+from kuberouter.model.core import L4Protocol, Prefix
+
+_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_SMALL = tuple(str(n) for n in range(256))
+_OCTETS = {text: number for number, text in enumerate(_SMALL)}
+PROTOCOLS = {protocol.name: protocol for protocol in L4Protocol}
+
+
+def address(text: str) -> bytes:
+    """An IPv4 or IPv6 address as 4 or 16 packed bytes; IPv4-mapped IPv6 addresses become IPv4."""
+    parts = text.split(".")
+    if len(parts) == 4:
+        try:
+            return bytes([_OCTETS[part] for part in parts])
+        except KeyError:
+            pass
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address") from None
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped.packed
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is not None:
+        raise ValueError(f"{text!r} carries a zone")
+    return parsed.packed
+
+
+def prefix(text: str) -> Prefix:
+    """A CIDR block; host bits are cleared, as the API's validation warns but allows."""
+    if "/" not in text:
+        raise ValueError(f"{text!r} is not a CIDR block: the prefix length is missing")
+    try:
+        network = ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a CIDR block") from None
+    return Prefix(network.network_address.packed, network.prefixlen)
+
+
+def show_address(packed: bytes) -> str:
+    """A packed address as text."""
+    return str(ipaddress.ip_address(packed))
+
+
+def show_prefix(block: Prefix) -> str:
+    """A prefix as text."""
+    return f"{show_address(block.address)}/{block.length}"
+
+
+def boolean(text: str) -> bool:
+    """A boolean in the spellings of Go's strconv.ParseBool."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(f"{text!r} is not a boolean")
+
+
+def duration(text: str) -> float:
+    """Seconds from a duration in Go's spelling, for example `1h2m3.5s`; a bare 0 needs no unit."""
+    sign, body = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
+    if body == "0":
+        return 0.0
+    seconds, at = 0.0, 0
+    for match in _DURATION_PART.finditer(body):
+        if match.start() != at:
+            break
+        seconds += float(match[1]) * _UNITS[match[2]]
+        at = match.end()
+    if not body or at != len(body):
+        raise ValueError(f"{text!r} is not a duration such as 300ms, 5m or 1h30m")
+    return sign * seconds
+
+
+def timestamp(text: str) -> float:
+    """Seconds since the epoch from an RFC 3339 time."""
+    try:
+        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        raise ValueError(f"{text!r} is not an RFC 3339 time") from None
+
+
+def protocol(text: str) -> L4Protocol:
+    """TCP, UDP or SCTP; empty is TCP, as everywhere in the API."""
+    try:
+        return PROTOCOLS[text or "TCP"]
+    except KeyError:
+        raise ValueError(f"{text!r} is not one of TCP, UDP, SCTP") from None
+
+
+def port(number: int) -> int:
+    """A port number from 1 to 65535."""
+    if not 1 <= number <= 65535:
+        raise ValueError(f"{number} is not a port number")
+    return number

@@ -1,0 +1,161 @@
+"""One watched kind of the apiserver as events: list in pages, then watch, resume, and list again only when told to."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping
+
+import msgspec
+
+from kuberouter.decode import DECODERS
+from kuberouter.decode.common import decode_list, identify, resource_version
+from kuberouter.decode.schema import Status, WatchEvent
+from kuberouter.model.core import ObjectRef
+from kuberouter.model.events import Accepted, Deleted, Rejected, Synced, Upserted
+from kuberouter.model.ports import Inbox, Stop
+from kuberouter.wire.kubeapi import ApiError, Forbidden, Gone, KubeApi, Unreachable
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY = 0.2
+LAST_DELAY = 30.0
+"""Seconds between tries after an error: doubled from the first to the last value, each with half of it as jitter."""
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """A kind of object and where the API serves it."""
+
+    kind: str
+    plural: str
+    group: str
+    """API group; empty is the core group."""
+    version: str = "v1"
+
+    @property
+    def path(self) -> str:
+        """URL path of the collection over all namespaces."""
+        root = f"/apis/{self.group}" if self.group else "/api"
+        return f"{root}/{self.version}/{self.plural}"
+
+    @property
+    def rule(self) -> str:
+        """The RBAC rule that watching needs, as one writes it."""
+        return f'apiGroups: ["{self.group}"], resources: ["{self.plural}"], verbs: ["get", "list", "watch"]'
+
+
+RESOURCES: Mapping[str, Resource] = {
+    resource.plural: resource
+    for resource in (
+        Resource("Service", "services", ""),
+        Resource("Pod", "pods", ""),
+        Resource("Node", "nodes", ""),
+        Resource("Namespace", "namespaces", ""),
+        Resource("EndpointSlice", "endpointslices", "discovery.k8s.io"),
+        Resource("NetworkPolicy", "networkpolicies", "networking.k8s.io"),
+    )
+}
+"""What can be watched, by the name of its source."""
+
+_EVENT = msgspec.json.Decoder(WatchEvent)
+_STATUS = msgspec.json.Decoder(Status)
+
+
+class ApiSource:
+    """Watches one resource. Keeps the references it has told of, so that a new list can tell what vanished."""
+
+    def __init__(self, api: KubeApi, resource: Resource) -> None:
+        self.name = resource.plural
+        self.trouble = ""
+        """What keeps it from its work now; empty when nothing does. Read by the health endpoint."""
+        self._api = api
+        self._resource = resource
+        self._decode = DECODERS[resource.kind]
+        self._known: set[ObjectRef] = set()
+        self._rejected: set[ObjectRef] = set()
+        self._synced = False
+        self._version = ""
+
+    def run(self, inbox: Inbox, stop: Stop) -> None:
+        """List once, watch until `stop`. Errors are retried with backoff and jitter; what was told stays told."""
+        delay = FIRST_DELAY
+        while not stop.is_set():
+            try:
+                if not self._version:
+                    self._list(inbox)
+                delay = FIRST_DELAY
+                self._note("")
+                self._watch(inbox, stop)
+                # The server ended the watch, as it does every few minutes; resume at once, but never in a tight loop.
+                stop.wait(FIRST_DELAY)
+                continue
+            except Gone:
+                log.info("%s: the resourceVersion is too old, listing again", self.name)
+                self._version = ""
+            except Forbidden as error:
+                self._note(f"{error}; the ClusterRole lacks the rule {{{self._resource.rule}}}")
+            except (ApiError, Unreachable, msgspec.DecodeError) as error:
+                self._note(str(error))
+            stop.wait(delay * random.uniform(0.5, 1.0))
+            delay = min(LAST_DELAY, delay * 2)
+
+    def _note(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            log.error("%s cannot be watched: %s", self.name, trouble)
+        elif self.trouble and not trouble:
+            log.info("%s can be watched again", self.name)
+        self.trouble = trouble
+
+    def _list(self, inbox: Inbox) -> None:
+        token, seen = "", set[ObjectRef]()
+        version = ""
+        while True:
+            version, token, items = decode_list(self._api.list_page(self._resource.path, token))
+            for raw in items:
+                seen.add(self._upsert(raw, inbox))
+            if not token:
+                break
+        for ref in self._known - seen:
+            inbox.put(Deleted(ref))
+        self._known = seen
+        self._rejected &= seen
+        self._version = version
+        if not self._synced:
+            self._synced = True
+            inbox.put(Synced(self.name))
+
+    def _watch(self, inbox: Inbox, stop: Stop) -> None:
+        for line in self._api.watch(self._resource.path, self._version):
+            if stop.is_set():
+                return
+            event = _EVENT.decode(line)
+            if event.type == "ERROR":
+                status = _STATUS.decode(event.object)
+                if status.code == 410:
+                    raise Gone(410, status.message)
+                raise ApiError(status.code, status.message or "the watch failed")
+            if event.type in ("ADDED", "MODIFIED"):
+                self._known.add(self._upsert(event.object, inbox))
+            elif event.type == "DELETED":
+                ref = identify(event.object, self._resource.kind)
+                self._known.discard(ref)
+                self._rejected.discard(ref)
+                inbox.put(Deleted(ref))
+            # A bookmark carries nothing but its version; every event moves the point from which to resume.
+            self._version = resource_version(event.object) or self._version
+
+    def _upsert(self, raw: msgspec.Raw, inbox: Inbox) -> ObjectRef:
+        obj, problems = self._decode(raw)
+        ref = obj.ref if obj is not None else identify(raw, self._resource.kind)
+        if problems:
+            self._rejected.add(ref)
+            inbox.put(Rejected(ref, problems))
+        elif ref in self._rejected:
+            self._rejected.discard(ref)
+            inbox.put(Accepted(ref))
+        if obj is not None:
+            inbox.put(Upserted(obj))
+        elif not problems:
+            # Read without fault, and none of our business any more.
+            inbox.put(Deleted(ref))
+        return ref

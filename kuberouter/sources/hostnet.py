@@ -1,0 +1,123 @@
+"""This host's links and addresses as objects, and changes by others to what is ours as drift, from netlink notices."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kuberouter.model.cluster import Interface, InterfaceAddress
+from kuberouter.model.core import ObjectRef, Row
+from kuberouter.model.events import Deleted, Drifted, Synced, Upserted
+from kuberouter.model.network import ROUTE_PROTOCOL, Address, Link, PolicyRule, Route
+from kuberouter.model.ports import Inbox, Stop
+from kuberouter.wire import rtnetlink as rt
+from kuberouter.wire.netlink import NetlinkSocket
+
+log = logging.getLogger(__name__)
+
+GROUPS = (
+    rt.RTNLGRP_LINK,
+    rt.RTNLGRP_IPV4_IFADDR,
+    rt.RTNLGRP_IPV6_IFADDR,
+    rt.RTNLGRP_IPV4_ROUTE,
+    rt.RTNLGRP_IPV6_ROUTE,
+    rt.RTNLGRP_IPV4_RULE,
+    rt.RTNLGRP_IPV6_RULE,
+)
+WAIT = 0.5
+"""Seconds after which a silent wait looks at `stop` again."""
+
+
+class HostSource:
+    """Watches links, addresses, routes and rules.
+
+    Only disappearances count as drift, and the engine's comparison with the kernel finds nothing when it was we who
+    removed the row: our own additions are never news.
+    """
+
+    def __init__(self, is_ours: Callable[[str], bool]) -> None:
+        self.name = "interfaces"
+        self.trouble = ""
+        self._is_ours = is_ours
+        self._links: dict[int, rt.LinkFacts] = {}
+        self._addresses: dict[int, dict[bytes, int]] = {}
+        self._told: dict[str, Interface] = {}
+
+    def run(self, inbox: Inbox, stop: Stop) -> None:
+        """Read everything once, then follow the notices until `stop`."""
+        with NetlinkSocket(rt.NETLINK_ROUTE, groups=GROUPS) as notices, NetlinkSocket(rt.NETLINK_ROUTE) as reader:
+            self._read(reader)
+            self._tell(inbox)
+            inbox.put(Synced(self.name))
+            while not stop.is_set():
+                found = notices.notices(WAIT)
+                if found is None:
+                    log.info("netlink notices were lost; reading everything again")
+                    self._read(reader)
+                    drifted: set[type[Row] | None] = {Link, Address, Route, PolicyRule}
+                else:
+                    drifted = {self._take(kind, body) for kind, body in found}
+                for table in drifted:
+                    if table is not None:
+                        inbox.put(Drifted(table))
+                if found != []:
+                    self._tell(inbox)
+
+    def _read(self, reader: NetlinkSocket) -> None:
+        self._links = {
+            link.ifindex: link
+            for link in map(rt.parse_link, reader.dump(rt.RTM_GETLINK, rt.IFINFO.pack(0, 0, 0, 0, 0, 0)))
+        }
+        self._addresses = {}
+        for body in reader.dump(rt.RTM_GETADDR, rt.IFADDR.pack(0, 0, 0, 0, 0)):
+            facts = rt.parse_address(body)
+            if facts is not None:
+                self._addresses.setdefault(facts.ifindex, {})[facts.address] = facts.length
+
+    def _take(self, kind: int, body: bytes) -> type[Row] | None:
+        """Take in one notice; returns the table that may have lost a row of ours."""
+        if kind in (rt.RTM_NEWLINK, rt.RTM_DELLINK):
+            return self._link(kind, rt.parse_link(body))
+        if kind in (rt.RTM_NEWADDR, rt.RTM_DELADDR):
+            return self._address(kind, rt.parse_address(body))
+        if kind == rt.RTM_DELROUTE:
+            route = rt.parse_route(body)
+            if route.protocol == ROUTE_PROTOCOL:
+                return Address if route.kind == rt.RTN_LOCAL else Route
+        if kind == rt.RTM_DELRULE:
+            return PolicyRule
+        return None
+
+    def _link(self, kind: int, link: rt.LinkFacts) -> type[Row] | None:
+        if kind == rt.RTM_DELLINK:
+            self._links.pop(link.ifindex, None)
+            self._addresses.pop(link.ifindex, None)
+            return Link if self._is_ours(link.name) else None
+        before = self._links.get(link.ifindex)
+        self._links[link.ifindex] = link
+        went_down = before is not None and before.up and not link.up
+        return Link if went_down and self._is_ours(link.name) else None
+
+    def _address(self, kind: int, facts: rt.AddressFacts | None) -> type[Row] | None:
+        if facts is None:
+            return None
+        if kind == rt.RTM_NEWADDR:
+            self._addresses.setdefault(facts.ifindex, {})[facts.address] = facts.length
+            return None
+        self._addresses.get(facts.ifindex, {}).pop(facts.address, None)
+        link = self._links.get(facts.ifindex)
+        return Address if link is not None and self._is_ours(link.name) else None
+
+    def _tell(self, inbox: Inbox) -> None:
+        now: dict[str, Interface] = {}
+        for index, link in self._links.items():
+            addresses = tuple(InterfaceAddress(a, n) for a, n in sorted(self._addresses.get(index, {}).items()))
+            # A pod's end of a veth pair has neither name nor address that anybody asks for.
+            if addresses:
+                now[link.name] = Interface(ObjectRef("Interface", "", link.name), index, link.mtu, addresses)
+        for name, interface in now.items():
+            if self._told.get(name) != interface:
+                inbox.put(Upserted(interface))
+        for name in self._told.keys() - now.keys():
+            inbox.put(Deleted(ObjectRef("Interface", "", name)))
+        self._told = now

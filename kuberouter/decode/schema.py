@@ -27,11 +27,19 @@ class Metadata(Json):
     owner_references: list[OwnerReference] | None = None
 
 
+class Identity(Json):
+    """What names an object, whatever the rest of it looks like."""
+
+    name: str = ""
+    namespace: str | None = None
+    resource_version: str = ""
+
+
 class Named(Json):
     """The least that any object has; tells which object it is that cannot be read."""
 
     kind: str = ""
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    metadata: Identity = msgspec.field(default_factory=Identity)
 
 
 class RawServicePort(Json):

@@ -1,0 +1,454 @@
+"""The lab apiserver: small but honest. Lists in pages, watches with bookmarks, 410, 403 and faults on demand.
+
+It keeps any kind of object as JSON and knows nothing of what the fields mean, except names, versions and status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qs, urlsplit
+
+Object = dict[str, Any]
+
+BOOKMARK_PERIOD = 1.0
+"""Seconds between bookmarks on an otherwise silent watch."""
+
+
+class Served(NamedTuple):
+    """A kind of object and where it is served."""
+
+    kind: str
+    plural: str
+    group: str
+    namespaced: bool = True
+
+    @property
+    def root(self) -> str:
+        """URL path of the group and version."""
+        return f"/apis/{self.group}/v1" if self.group else "/api/v1"
+
+
+SERVED = (
+    Served("Service", "services", ""),
+    Served("Pod", "pods", ""),
+    Served("Node", "nodes", "", False),
+    Served("Namespace", "namespaces", "", False),
+    Served("Event", "events", ""),
+    Served("ConfigMap", "configmaps", ""),
+    Served("EndpointSlice", "endpointslices", "discovery.k8s.io"),
+    Served("NetworkPolicy", "networkpolicies", "networking.k8s.io"),
+    Served("Lease", "leases", "coordination.k8s.io"),
+)
+BY_KIND = {served.kind: served for served in SERVED}
+
+
+class Failure(Exception):
+    """An answer other than 2xx."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason
+
+    def status(self) -> Object:
+        """The meta/v1 Status that says so."""
+        return {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "code": self.code,
+            "reason": self.reason,
+            "message": str(self),
+        }
+
+
+class Change(NamedTuple):
+    """One entry of the history that watches read."""
+
+    version: int
+    type: str
+    plural: str
+    namespace: str
+    raw: bytes
+
+
+class Store:
+    """Objects, their versions, and the history since the last compaction."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Condition()
+        self.version = 100
+        self.compacted = 0
+        self.objects: dict[str, dict[tuple[str, str], Object]] = {served.plural: {} for served in SERVED}
+        self.history: list[Change] = []
+        self.epoch = 0
+        """Raised to cut every open stream."""
+
+    def put(self, served: Served, obj: Object, *, create: bool | None = None) -> Object:
+        """Create or replace; `create` True refuses an existing, False a missing object."""
+        metadata = obj.setdefault("metadata", {})
+        namespace = metadata.get("namespace", "") if served.namespaced else ""
+        key = (namespace, metadata["name"])
+        with self.lock:
+            table = self.objects[served.plural]
+            old = table.get(key)
+            if create is True and old is not None:
+                raise Failure(409, "AlreadyExists", f'{served.plural} "{key[1]}" already exists')
+            if create is False and old is None:
+                raise Failure(404, "NotFound", f'{served.plural} "{key[1]}" not found')
+            wanted = metadata.get("resourceVersion")
+            if old is not None and wanted and wanted != old["metadata"]["resourceVersion"] and create is False:
+                raise Failure(409, "Conflict", f'{served.plural} "{key[1]}" was modified')
+            self.version += 1
+            stored = json.loads(json.dumps(obj))
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            given = stored["metadata"].get("creationTimestamp")
+            kept = old["metadata"]["creationTimestamp"] if old is not None else now
+            stored["metadata"]["creationTimestamp"] = given or kept
+            stored["metadata"]["resourceVersion"] = str(self.version)
+            stored["metadata"].setdefault("uid", f"00000000-0000-0000-0000-{self.version:012d}")
+            stored["kind"] = served.kind
+            stored["apiVersion"] = f"{served.group}/v1" if served.group else "v1"
+            table[key] = stored
+            self._record("ADDED" if old is None else "MODIFIED", served, namespace, stored)
+            return stored
+
+    def remove(self, served: Served, namespace: str, name: str) -> Object:
+        """Delete an object."""
+        with self.lock:
+            table = self.objects[served.plural]
+            obj = table.pop((namespace if served.namespaced else "", name), None)
+            if obj is None:
+                raise Failure(404, "NotFound", f'{served.plural} "{name}" not found')
+            self.version += 1
+            obj["metadata"]["resourceVersion"] = str(self.version)
+            self._record("DELETED", served, namespace, obj)
+            return obj
+
+    def _record(self, kind: str, served: Served, namespace: str, obj: Object) -> None:
+        raw = json.dumps({"type": kind, "object": obj}).encode() + b"\n"
+        self.history.append(Change(self.version, kind, served.plural, namespace, raw))
+        self.lock.notify_all()
+
+    def compact(self) -> None:
+        """Forget the history: watches from older versions get 410."""
+        with self.lock:
+            self.compacted = self.version
+            self.history.clear()
+
+    def cut(self) -> None:
+        """End every open stream in mid-air."""
+        with self.lock:
+            self.epoch += 1
+            self.lock.notify_all()
+
+
+class ApiServer:
+    """The server as an object: start, change objects, inject faults, look at what was asked."""
+
+    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
+        self.store = Store()
+        self.requests: list[tuple[str, str]] = []
+        """Method and path with query of every request, in order of arrival."""
+        self.faults: list[int] = []
+        """HTTP codes with which the next requests fail, first in first out."""
+        self.rules: dict[str, set[str]] | None = None
+        """Resources that each bearer token may read and write; None allows everybody everything."""
+        self.slowness = 0.0
+        """Seconds that every event of a watch is held back."""
+        server = self
+
+        class Handler(_Handler):
+            api = server
+
+        ThreadingHTTPServer.daemon_threads = True
+        self._http = ThreadingHTTPServer((address, port), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), name="apiserver", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        address, port = self._http.server_address[:2]
+        return f"http://{address!s}:{port}"
+
+    def close(self) -> None:
+        """Stop listening and end every stream."""
+        self.store.cut()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def apply(self, obj: Object) -> None:
+        """Create or replace an object."""
+        self.store.put(BY_KIND[obj["kind"]], obj)
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object; one that is gone is no error."""
+        try:
+            self.store.remove(BY_KIND[kind], namespace, name)
+        except Failure as failure:
+            if failure.code != 404:
+                raise
+
+    def compact(self) -> None:
+        """Forget the history."""
+        self.store.compact()
+
+    def cut_streams(self) -> None:
+        """End every watch in mid-air."""
+        self.store.cut()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    api: ApiServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
+        """Requests are kept in `ApiServer.requests`, not printed."""
+        del format, args
+
+    def do_GET(self) -> None:
+        self._serve("GET")
+
+    def do_POST(self) -> None:
+        self._serve("POST")
+
+    def do_PUT(self) -> None:
+        self._serve("PUT")
+
+    def do_PATCH(self) -> None:
+        self._serve("PATCH")
+
+    def do_DELETE(self) -> None:
+        self._serve("DELETE")
+
+    def _serve(self, method: str) -> None:
+        self.api.requests.append((method, self.path))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else b""
+        try:
+            self._dispatch(method, body)
+        except Failure as failure:
+            self._answer(failure.code, failure.status())
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    def _answer(self, code: int, obj: Object) -> None:
+        raw = json.dumps(obj).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def _dispatch(self, method: str, body: bytes) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        if self.api.faults:
+            code = self.api.faults.pop(0)
+            raise Failure(code, "InternalError", f"injected {code}")
+        if url.path in ("/api", "/apis", "/version", "/healthz", "/readyz"):
+            return self._answer(200, _discovery(url.path))
+        served, namespace, name, sub = _resolve(url.path)
+        self._authorise(method, served)
+        if method == "GET" and not name:
+            if query.get("watch") in ("true", "1"):
+                return self._watch(served, namespace, query)
+            return self._answer(200, self._list(served, namespace, query))
+        return self._answer(*self._change(method, served, namespace, name, sub, body))
+
+    def _authorise(self, method: str, served: Served) -> None:
+        if self.api.rules is None:
+            return
+        token = (self.headers.get("Authorization") or "").partition(" ")[2]
+        if token not in self.api.rules:
+            raise Failure(401, "Unauthorized", "Unauthorized")
+        if served.plural not in self.api.rules[token]:
+            verb = "list" if method == "GET" else method.lower()
+            raise Failure(
+                403,
+                "Forbidden",
+                f'{served.plural} is forbidden: User "lab" cannot {verb} resource "{served.plural}" in API group '
+                f'"{served.group}" at the cluster scope',
+            )
+
+    def _list(self, served: Served, namespace: str, query: dict[str, str]) -> Object:
+        store = self.api.store
+        with store.lock:
+            version = store.version
+            items = [o for (ns, _), o in sorted(store.objects[served.plural].items()) if namespace in ("", ns)]
+            start = 0
+            if token := query.get("continue"):
+                asked, _, offset = token.partition(":")
+                if int(asked) < store.compacted:
+                    raise Failure(410, "Expired", "The provided continue parameter is too old")
+                start, version = int(offset), int(asked)
+            limit = int(query.get("limit") or 0)
+            page = items[start : start + limit] if limit else items[start:]
+            metadata: Object = {"resourceVersion": str(version)}
+            if limit and start + limit < len(items):
+                metadata["continue"] = f"{version}:{start + limit}"
+            api = f"{served.group}/v1" if served.group else "v1"
+            return {"kind": f"{served.kind}List", "apiVersion": api, "metadata": metadata, "items": page}
+
+    def _watch(self, served: Served, namespace: str, query: dict[str, str]) -> None:
+        store = self.api.store
+        since = int(query.get("resourceVersion") or 0)
+        end = time.monotonic() + float(query.get("timeoutSeconds") or 300)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with store.lock:
+            epoch = store.epoch
+            too_old = since < store.compacted
+        if too_old:
+            self._chunk(
+                json.dumps(
+                    {"type": "ERROR", "object": Failure(410, "Expired", "too old resource version").status()}
+                ).encode()
+                + b"\n"
+            )
+            self._chunk(b"")
+            return
+        bookmarks = query.get("allowWatchBookmarks") in ("true", "1")
+        for raw in self._events(served, namespace, since, end, epoch, bookmarks):
+            self._chunk(raw)
+        if store.epoch != epoch:
+            self.close_connection = True
+            return
+        self._chunk(b"")
+
+    def _events(
+        self, served: Served, namespace: str, since: int, end: float, epoch: int, bookmarks: bool
+    ) -> Iterator[bytes]:
+        store = self.api.store
+        sent = since
+        while time.monotonic() < end:
+            with store.lock:
+                found = [c for c in store.history if c.version > sent and c.plural == served.plural]
+                current = store.version
+                if not found and store.epoch == epoch:
+                    store.lock.wait(min(BOOKMARK_PERIOD, max(0.0, end - time.monotonic())))
+                    if store.epoch == epoch and bookmarks and current > sent and current == store.version:
+                        sent = current
+                        marker = {"kind": served.kind, "metadata": {"resourceVersion": str(current)}}
+                        yield json.dumps({"type": "BOOKMARK", "object": marker}).encode() + b"\n"
+                    continue
+                if store.epoch != epoch:
+                    return
+            for change in found:
+                if namespace in ("", change.namespace):
+                    if self.api.slowness:
+                        time.sleep(self.api.slowness)
+                    yield change.raw
+                sent = change.version
+
+    def _chunk(self, raw: bytes) -> None:
+        self.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
+        self.wfile.flush()
+
+    def _change(
+        self, method: str, served: Served, namespace: str, name: str, sub: str, body: bytes
+    ) -> tuple[int, Object]:
+        store = self.api.store
+        if method == "GET":
+            return 200, self._get(served, namespace, name)
+        if method == "DELETE":
+            return 200, store.remove(served, namespace, name)
+        given: Object = json.loads(body)
+        if method == "POST":
+            if namespace:
+                given.setdefault("metadata", {}).setdefault("namespace", namespace)
+            given["metadata"].setdefault("name", given["metadata"].get("generateName", "x") + str(store.version))
+            return 201, store.put(served, given, create=True)
+        old = self._get(served, namespace, name)
+        if method == "PATCH":
+            given = _merge(old, given)
+        if sub == "status":
+            given = {**old, "status": given.get("status")}
+        return 200, store.put(served, given, create=False)
+
+    def _get(self, served: Served, namespace: str, name: str) -> Object:
+        with self.api.store.lock:
+            obj = self.api.store.objects[served.plural].get((namespace if served.namespaced else "", name))
+        if obj is None:
+            raise Failure(404, "NotFound", f'{served.plural} "{name}" not found')
+        return obj
+
+
+def _merge(old: Object, patch: Object) -> Object:
+    """JSON merge patch (RFC 7386)."""
+    merged = dict(old)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _resolve(path: str) -> tuple[Served, str, str, str]:
+    """Kind, namespace, name and subresource of a path."""
+    for served in SERVED:
+        if not path.startswith(served.root + "/"):
+            continue
+        words = path.removeprefix(served.root + "/").split("/")
+        namespace = ""
+        if words[0] == "namespaces" and len(words) >= 3 and words[2] not in ("status", "finalize"):
+            namespace, words = words[1], words[2:]
+        if words[0] == served.plural:
+            return served, namespace, words[1] if len(words) > 1 else "", words[2] if len(words) > 2 else ""
+    raise Failure(404, "NotFound", f"the server could not find the requested resource {path}")
+
+
+def _discovery(path: str) -> Object:
+    if path == "/version":
+        return {"major": "1", "minor": "35", "gitVersion": "v1.35.0-lab"}
+    if path == "/api":
+        return {"kind": "APIVersions", "versions": ["v1"]}
+    groups = sorted({served.group for served in SERVED if served.group})
+    return {
+        "kind": "APIGroupList",
+        "apiVersion": "v1",
+        "groups": [
+            {
+                "name": g,
+                "versions": [{"groupVersion": f"{g}/v1", "version": "v1"}],
+                "preferredVersion": {"groupVersion": f"{g}/v1", "version": "v1"},
+            }
+            for g in groups
+        ],
+    }
+
+
+def main() -> None:
+    """Serve until killed; prints the URL."""
+    parser = argparse.ArgumentParser(description="the lab apiserver")
+    parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    options = parser.parse_args()
+    with ApiServer(options.address, options.port) as server:
+        print(server.url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

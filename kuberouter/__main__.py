@@ -1,0 +1,5 @@
+"""`python -m kuberouter`."""
+
+from kuberouter.daemon.cli import main
+
+raise SystemExit(main())

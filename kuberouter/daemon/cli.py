@@ -1,0 +1,56 @@
+"""The command line: what is asked for, in which order it is decided, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from kuberouter import __version__
+from kuberouter.daemon import flags
+from kuberouter.daemon.config import load
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def _fail(message: str, code: int = EXIT_FAILED) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run kube-router. Returns 0 when done, 1 for a failure, 2 for a command line that cannot be read."""
+    program = os.path.basename(sys.argv[0]) if sys.argv else "kube-router"
+    program = "kube-router" if program in ("__main__.py", "-c", "-m") else program
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        parsed = flags.parse(arguments)
+    except flags.UsageError as error:
+        return _fail(f"{error}\n{flags.usage(program)}", EXIT_USAGE)
+    try:
+        verbosity = int(str(parsed.values["v"]))
+    except ValueError:
+        return _fail(f"--v: {parsed.values['v']!r} is not a number")
+    if parsed.positionals:
+        return _fail(f"kube-router takes no arguments beside flags: {' '.join(parsed.positionals)}")
+    if parsed.values["help"]:
+        print(flags.usage(program), end="")
+        return 0
+    if parsed.values["version"]:
+        print(f"kube-router {__version__}, Python {sys.version.split()[0]}")
+        return 0
+    config, errors = load(parsed)
+    if config is None:
+        return _fail("\n".join(errors))
+    if os.geteuid() != 0:
+        return _fail("kube-router changes the network of this host and has to run as root")
+    if config.proxy is config.router is config.firewall is None:
+        print("no controller is enabled: nothing to do", file=sys.stderr)
+        return 0
+    # Everything below is loaded only to run: --help and --version answer at once.
+    from kuberouter.daemon import logs
+    from kuberouter.daemon.lifecycle import start
+
+    logs.setup(verbosity)
+    return start(config)

@@ -181,3 +181,18 @@ def test_a_killed_lab_is_cleaned_up_by_the_janitor() -> None:
     janitor.clean()
     assert netns.names(prefix) == []
     assert [pid for pid in pids if janitor.running(pid)] == []
+
+
+def test_every_node_reaches_the_apiserver(lab: Lab) -> None:
+    for node in lab.nodes:
+        assert '"name": "node3"' in node.sh(f"curl -sS -m 5 {lab.api.url}/api/v1/nodes/node3 | tr -d '\\n'")
+
+
+def test_a_manifest_lab_keeps_one_file_per_object() -> None:
+    with Lab(nodes=1, subnets=1, manifests=True) as lab:
+        lab.apply("{kind: ConfigMap, apiVersion: v1, metadata: {name: x, namespace: default}}")
+        folder = lab.home / "manifests"
+        names = {"node__node1.yaml", "namespace__default.yaml", "namespace__kube-system.yaml"}
+        assert {path.name for path in folder.iterdir()} == names | {"configmap_default_x.yaml"}
+        lab.delete("ConfigMap", "default", "x")
+        assert {path.name for path in folder.iterdir()} == names

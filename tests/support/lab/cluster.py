@@ -16,12 +16,13 @@ from types import TracebackType
 
 import yaml
 
+from tests.support.apiserver import ApiServer
 from tests.support.lab import netns, objects
 from tests.support.lab.fabric import OUTSIDE, Fabric, sites
 from tests.support.lab.node import Node
-from tests.support.lab.objects import Object, endpoint_slices, identity, is_object
+from tests.support.lab.objects import Object, endpoint_slices, field, identity, is_object, items, text
 from tests.support.lab.pods import Pod
-from tests.support.lab.stores import ManifestStore, Store
+from tests.support.lab.stores import ApiStore, ManifestStore, Store
 from tests.support.probes import Prober
 
 
@@ -39,13 +40,13 @@ class Lab:
         subnets: int = 2,
         *,
         families: Sequence[int] = (4,),
-        store: Callable[[Lab], Store] | None = None,
+        manifests: bool = False,
         daemon_arguments: Sequence[str] = (),
         annotations: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """`families` are those of Nodes, Pods and CIDRs in the API; `annotations` are per node name.
 
-        `store` makes the home of the API objects once the fabric stands; without it they go to a manifest directory.
+        With `manifests` the daemons read a directory instead of the lab apiserver.
         """
         self.prefix = netns.unique_prefix()
         self.home = Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
@@ -57,7 +58,7 @@ class Lab:
         self.pods: dict[str, Pod] = {}
         self.objects: dict[tuple[str, str, str], Object] = {}
         self._annotations = dict(annotations or {})
-        self._make_store = store
+        self._manifests = manifests
         self._store: Store | None = None
         self._outside: Prober | None = None
         self._closed = False
@@ -83,7 +84,7 @@ class Lab:
             node.build()
             self.fabric.attach(node.namespace, node.site)
         self._outside = Prober(netns.path(self.fabric.outside), "outside")
-        self._store = self._make_store(self) if self._make_store else ManifestStore(self.home / "manifests")
+        self._store = ManifestStore(self.home / "manifests") if self._manifests else ApiStore(self.fabric.name)
         for node in self.nodes:
             annotations = self._annotations.get(node.name, {})
             self.apply(objects.node(node.site, self.families, annotations))
@@ -127,6 +128,12 @@ class Lab:
         return self._store
 
     @property
+    def api(self) -> ApiServer:
+        """The lab apiserver, for faults and for what was asked."""
+        assert isinstance(self._store, ApiStore), "this lab has manifests instead"
+        return self._store.server
+
+    @property
     def outside(self) -> Prober:
         """The prober of the client outside the cluster."""
         assert self._outside is not None, "the lab is not built"
@@ -157,13 +164,37 @@ class Lab:
         node.start_daemon()
 
     def apply(self, what: Object | str) -> None:
-        """Create or replace objects: one object, or a text of YAML documents."""
+        """Create or replace objects: one object, or a text of YAML documents. A Pod is attached to its nodeName."""
         documents = list(yaml.safe_load_all(what)) if isinstance(what, str) else [what]
         for document in documents:
             if not is_object(document):
                 raise ValueError(f"not an API object: {document!r}")
-            self._put(document)
+            if document["kind"] == "Pod":
+                self._run(document)
+            else:
+                self._put(document)
         self.reconcile_endpoints()
+
+    def _run(self, document: Object) -> None:
+        """Play kubelet for a Pod manifest with a nodeName: attach it and serve its ports."""
+        _, namespace, name = identity(document)
+        ports = [
+            (
+                text(port, "protocol", default="TCP").lower(),
+                int(str(field(port, "containerPort"))),
+                text(port, "name"),
+            )
+            for container in items(document, "spec", "containers")
+            for port in items(container, "ports")
+        ]
+        labels = field(document, "metadata", "labels")
+        self.pod(
+            name,
+            text(document, "spec", "nodeName"),
+            namespace=namespace or "default",
+            labels={key: str(value) for key, value in labels.items()} if isinstance(labels, dict) else {},
+            ports=ports,
+        )
 
     def _put(self, obj: Object) -> None:
         self.objects[identity(obj)] = obj

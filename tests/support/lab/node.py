@@ -113,6 +113,10 @@ class Node:
         self.stop_daemon()
         self.start_daemon()
 
+    def cni_ready(self) -> bool:
+        """Whether the daemon has filled the node's pod CIDR into the CNI configuration."""
+        return self.site.pod_cidrs[0] in self.cni_file.read_text()
+
     def ready(self) -> bool:
         """Whether the daemon says that all its controllers are ready."""
         return "readyz check passed" in self.readyz()

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+from tests.support.apiserver import ApiServer
+from tests.support.lab import netns
+from tests.support.lab.fabric import API_ADDRESS, API_PORT
 from tests.support.lab.objects import Object, identity
 
 
@@ -49,3 +52,27 @@ class ManifestStore:
 
     def close(self) -> None:
         """Nothing runs here."""
+
+
+class ApiStore:
+    """The lab apiserver, listening inside the fabric, where every node reaches it by its default route."""
+
+    def __init__(self, namespace: str) -> None:
+        # A socket stays in the namespace in which it was made; the threads that serve it don't matter.
+        with netns.inside(namespace):
+            self.server = ApiServer(API_ADDRESS, API_PORT)
+
+    def apply(self, obj: Object) -> None:
+        """Create or replace an object."""
+        self.server.apply(obj)
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object; one that is gone is no error."""
+        self.server.delete(kind, namespace, name)
+
+    def arguments(self) -> list[str]:
+        return [f"--master={self.server.url}"]
+
+    def close(self) -> None:
+        """End the server and its streams."""
+        self.server.close()

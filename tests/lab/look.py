@@ -1,0 +1,105 @@
+"""`python -m tests.lab.look`: look around in a running lab.
+
+Without words it lists the cluster; `look node1 ipvsadm -Ln` runs a command on a node, `look shop/frontend-1 ip route`
+in a pod, `look outside ...` on the outside client.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.support.lab import janitor, netns
+from tests.support.lab.objects import Json, Object, field, items, text
+from tests.support.lab.process import enter
+
+
+def homes() -> list[Path]:
+    """Directories of the labs that run now, newest last."""
+    found = Path(tempfile.gettempdir()).glob(f"{netns.PREFIX}*/lab.json")
+    alive = [note.parent for note in found if (pid := janitor.owner(note.parent.name)) and janitor.running(pid)]
+    return sorted(alive, key=lambda home: home.stat().st_mtime)
+
+
+def command(home: Path, place: str, argv: list[str]) -> list[str]:
+    """The command line that runs `argv` at a node, a pod (namespace/name) or `outside`."""
+    note = json.loads((home / "lab.json").read_text())
+    if place in note["nodes"]:
+        return enter(netns.path(note["nodes"][place]), home / place / "run", argv)
+    if place == "outside":
+        return ["ip", "netns", "exec", note["outside"], *argv]
+    if place in note["pods"]:
+        return ["ip", "netns", "exec", note["pods"][place][0], *argv]
+    known = ", ".join([*note["nodes"], "outside", *note["pods"]])
+    raise SystemExit(f"no such place: {place}; there are {known}")
+
+
+def listing(objects: list[Object]) -> str:
+    """The cluster as a few tables."""
+    rows: dict[str, list[tuple[str, ...]]] = {
+        "Node": [("NAME", "ADDRESS", "POD CIDR")],
+        "Pod": [("NAMESPACE/NAME", "READY", "ADDRESS", "NODE")],
+        "Service": [("NAMESPACE/NAME", "TYPE", "CLUSTER-IP", "PORTS")],
+        "EndpointSlice": [("NAMESPACE/NAME", "ENDPOINTS")],
+        "NetworkPolicy": [("NAMESPACE/NAME", "TYPES")],
+    }
+    for obj in objects:
+        kind = text(obj, "kind")
+        if kind in rows:
+            rows[kind].append(_row(kind, obj))
+    return "\n\n".join(f"{kind}s\n{_table(table)}" for kind, table in rows.items() if len(table) > 1)
+
+
+def _row(kind: str, obj: Object) -> tuple[str, ...]:
+    name = text(obj, "metadata", "name")
+    full = f"{text(obj, 'metadata', 'namespace')}/{name}"
+    if kind == "Node":
+        first = (items(obj, "status", "addresses") or [{}])[0]
+        return name, text(first, "address"), text(obj, "spec", "podCIDR")
+    if kind == "Pod":
+        ready = text((items(obj, "status", "conditions") or [{}])[0], "status")
+        return full, ready, text(obj, "status", "podIP"), text(obj, "spec", "nodeName")
+    if kind == "Service":
+        ports = ",".join(_port(port) for port in items(obj, "spec", "ports"))
+        return full, text(obj, "spec", "type", default="ClusterIP"), text(obj, "spec", "clusterIP"), ports
+    if kind == "EndpointSlice":
+        return full, ", ".join(_endpoint(endpoint) for endpoint in items(obj, "endpoints"))
+    return full, ",".join(str(kind) for kind in items(obj, "spec", "policyTypes"))
+
+
+def _port(port: Json) -> str:
+    node = f":{field(port, 'nodePort')}" if field(port, "nodePort") else ""
+    return f"{field(port, 'port')}{node}/{text(port, 'protocol', default='TCP')}"
+
+
+def _endpoint(endpoint: Json) -> str:
+    ready = "" if field(endpoint, "conditions", "ready") else " (not ready)"
+    return f"{(items(endpoint, 'addresses') or [''])[0]}{ready}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def main(words: list[str]) -> int:
+    """List, or run a command; its exit status."""
+    labs = homes()
+    if not labs:
+        print("no lab is running: start one with `make demo KEEP=1`", file=sys.stderr)
+        return 1
+    if not words:
+        print(listing(json.loads((labs[-1] / "objects.json").read_text())))
+        return 0
+    argv = words[1:] or ["sh"]
+    if argv[0] == "gobgp":
+        argv[1:1] = ["--target", "unix:///run/kube-router/gobgp.sock"]
+    return subprocess.run(command(labs[-1], words[0], argv), check=False, env=dict(os.environ)).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -13,8 +13,11 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from kuberouter.daemon.compose import Composition
+from kuberouter.daemon.compose import Composition, compose
+from kuberouter.daemon.config import Config
+from kuberouter.daemon.web import HealthServer
 from kuberouter.engine.loop import ControllerState
+from kuberouter.model.core import Unavailable
 from kuberouter.model.ports import Inbox, Source, Stop
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,25 @@ def supervise(source: Source, inbox: Inbox, stop: Stop) -> None:
             delay = FIRST_RESTART
         stop.wait(delay * random.uniform(0.5, 1.0))
         delay = min(LAST_RESTART, delay * 2)
+
+
+def start(config: Config) -> int:
+    """Bind the health port, put the node together, run it; returns the exit code."""
+    server: HealthServer | None = None
+    if config.health_port:
+        try:
+            server = HealthServer(config.health_address, config.health_port)
+        except OSError as error:
+            log.error("--health-port: %s:%d: %s", config.health_address, config.health_port, error.strerror)
+            return 1
+    try:
+        composition = compose(config)
+    except Unavailable as error:
+        log.error("%s", error)
+        return 1
+    if server is not None:
+        server.serve(Health(composition))
+    return run(composition)
 
 
 def run(composition: Composition) -> int:

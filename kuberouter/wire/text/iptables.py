@@ -64,34 +64,38 @@ class Script:
     """Input of `iptables-restore --noflush` for one table, in which each line remembers what it is for."""
 
     def __init__(self, table: str) -> None:
-        self._lines: list[str] = [f"*{table}"]
-        self._subjects: list[object] = [None]
+        # The tools want every chain declared before a rule that jumps to it.
+        self._declared: list[tuple[str, object]] = [(f"*{table}", None)]
+        self._added: list[tuple[str, object]] = []
 
     def add(self, line: str, subject: object) -> None:
         """Append a line on behalf of a subject."""
-        self._lines.append(line)
-        self._subjects.append(subject)
+        self._added.append((line, subject))
 
     def chain(self, name: str, rules: Iterable[str], subject: object) -> None:
-        """Make a chain hold exactly these rules, whether it exists or not. Declarations may follow rules."""
-        self.add(f":{name} - [0:0]", subject)
+        """Make a chain hold exactly these rules, whether it exists or not."""
+        self._declared.append((f":{name} - [0:0]", subject))
         for text in rules:
             self.add(f"-A {name} {tagged(text)}", subject)
 
     def __str__(self) -> str:
-        return "\n".join((*self._lines, "COMMIT", ""))
+        return "\n".join((*(line for line, _ in self._all()), "COMMIT", ""))
+
+    def _all(self) -> list[tuple[str, object]]:
+        return [*self._declared, *self._added]
 
     def culprits(self, errors: str) -> list[object]:
         """The subjects of the lines that an error output complains of, in order; none if it does not tell."""
         found: dict[object, None] = {}
+        lines = self._all()
         for number in _LINE.findall(errors):
             index = int(number) - 1
-            if 0 < index < len(self._subjects):
-                found[self._subjects[index]] = None
+            if 0 < index < len(lines):
+                found[lines[index][1]] = None
         if not found:
             # Missing chains are noticed at COMMIT only; then the chain that refers to them is to blame.
             for name in _NAME.findall(errors):
-                for line, subject in zip(self._lines, self._subjects, strict=True):
+                for line, subject in lines:
                     if line.endswith((f"-j {name}", f"-g {name}")):
                         found[subject] = None
         return [subject for subject in found if subject is not None]

@@ -32,7 +32,9 @@ def boot(lab: Lab, screen: Screen) -> Shop:
     with screen.step(f"starting gobgpd and kube-router on {len(lab.nodes)} nodes"):
         started = time.monotonic()
         lab.start()
-        lab.wait(lambda: all(node.cni_ready() for node in lab.nodes), BOOT_BOUND, "CNI configurations")
+        lab.wait(
+            lambda: lab.check_alive() and all(node.cni_ready() for node in lab.nodes), BOOT_BOUND, "CNI configurations"
+        )
     with screen.step("attaching the shop's pods with the CNI plugins"):
         lab.apply((SHOP / "10-pods.yaml").read_text())
         for pod in lab.pods.values():
@@ -91,8 +93,9 @@ def run(screen: Screen, keep: Path | None) -> int:
     start = time.monotonic()
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set() if keep else sys.exit(143))
-    lab = Lab(nodes=3, subnets=2 if netns.have("ipip") else 1)
-    with screen.step("building three nodes on a fabric of two subnets"):
+    subnets = 2 if netns.have("ipip") else 1
+    lab = Lab(nodes=3, subnets=subnets)
+    with screen.step(f"building 3 nodes, {subnets} subnet(s), a router and a client outside"):
         lab.__enter__()
     status = 1
     try:

@@ -153,14 +153,15 @@ class Lab:
             self.start_node(node)
 
     def start_node(self, node: Node) -> None:
-        """Start gobgpd and the daemon on one node."""
+        """Start gobgpd (unless the route controller is off) and the daemon on one node."""
         arguments = [*self.store.arguments(), f"--hostname-override={node.name}"]
         if 6 in self.families:
             arguments.append("--enable-ipv6=true")
         if 4 not in self.families:
             arguments.append("--enable-ipv4=false")
         node.base_arguments = arguments
-        node.start_gobgpd()
+        if "--run-router=false" not in node.daemon_arguments:
+            node.start_gobgpd()
         node.start_daemon()
 
     def apply(self, what: Object | str) -> None:
@@ -267,6 +268,14 @@ class Lab:
             time.sleep(0.02)
         return time.monotonic() - start
 
+    def check_alive(self) -> bool:
+        """True; raises RuntimeError with the last words of a daemon or gobgpd that has ended by itself."""
+        for node in self.nodes:
+            for child in node.children():
+                if (status := child.returncode()) is not None:
+                    raise RuntimeError(f"{node.name}: {child.log.stem} ended with {status}: {child.tail(3)}")
+        return True
+
     def wire_statically(self) -> None:
         """Do by hand what the daemon does for pods: CNI ranges and routes, the router's included."""
         for node in self.nodes:
@@ -283,6 +292,6 @@ class Lab:
         parts = []
         for node in self.nodes:
             look = "ip -br addr; ip route; ip rule; ip route show table 77; iptables-save | head -150; ipset list -n"
-            parts.append(f"===== {node.name}\n{node.sh(look, check=False)}")
+            parts.append(f"===== {node.name}\n{node.readyz()}\n{node.sh(look, check=False)}")
             parts += [f"----- {child.log.name} ({child.returncode()})\n{child.tail()}" for child in node.children()]
         return "\n".join(parts)

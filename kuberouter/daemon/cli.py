@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -28,29 +29,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed = flags.parse(arguments)
     except flags.UsageError as error:
         return _fail(f"{error}\n{flags.usage(program)}", EXIT_USAGE)
-    try:
-        verbosity = int(str(parsed.values["v"]))
-    except ValueError:
-        return _fail(f"--v: {parsed.values['v']!r} is not a number")
+    level = str(parsed.values["v"])
+    if not re.fullmatch(r"[-+]?[0-9]{1,9}", level):
+        return _fail(f"failed to set log level: --v: {level!r} is not a number")
     if parsed.positionals:
-        return _fail(f"kube-router takes no arguments beside flags: {' '.join(parsed.positionals)}")
+        return _fail(f"unrecognized positional argument(s): [{' '.join(parsed.positionals)}]")
     if parsed.values["help"]:
         print(flags.usage(program), end="")
         return 0
     if parsed.values["version"]:
-        print(f"kube-router {__version__}, Python {sys.version.split()[0]}")
+        print(f"kube-router version {__version__}, Python {sys.version.split()[0]}")
         return 0
+    if os.geteuid() != 0:
+        return _fail("kube-router changes the network of this host and has to run as root")
     config, errors = load(parsed)
     if config is None:
         return _fail("\n".join(errors))
-    if os.geteuid() != 0:
-        return _fail("kube-router changes the network of this host and has to run as root")
-    if config.proxy is config.router is config.firewall is None:
+    if not any((config.proxy, config.router, config.firewall)):
         print("no controller is enabled: nothing to do", file=sys.stderr)
         return 0
     # Everything below is loaded only to run: --help and --version answer at once.
     from kuberouter.daemon import logs
     from kuberouter.daemon.lifecycle import start
 
-    logs.setup(verbosity)
+    logs.setup(int(level))
     return start(config)

@@ -6,11 +6,13 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
-from kuberouter.daemon.flags import Parsed
+from kuberouter.daemon.flags import Parsed, show_duration
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.core import Family, Prefix
 from kuberouter.model.settings import FirewallSettings, NodeSettings, ProxySettings, RouterSettings
@@ -20,6 +22,8 @@ T = TypeVar("T")
 PERIODS = ("injected-routes-sync-period", "iptables-sync-period", "ipvs-sync-period", "routes-sync-period")
 RANGES = ("service-cluster-ip-range", "service-external-ip-range", "loadbalancer-ip-range")
 DEFAULT_CNI_FILE = "/etc/cni/net.d/10-kuberouter.conf"
+LONGEST_SOCKET = 107
+"""Bytes of a unix socket's path: `sun_path` of unix(7) without the closing zero."""
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -41,6 +45,7 @@ class _Reader:
 
     def __init__(self, parsed: Parsed) -> None:
         self._values = parsed.values
+        self.given = parsed.given
         self.errors: list[str] = []
 
     def flag(self, name: str, kind: type[T]) -> T:
@@ -63,7 +68,8 @@ class _Reader:
                 continue
             if block.family not in families:
                 family = "IPv4" if block.family is Family.IPV4 else "IPv6"
-                self.errors.append(f"--{name}: {text} is an {family} CIDR block while {family} is disabled")
+                hint = "" if name in self.given else f"; it is the default, set --{name}"
+                self.errors.append(f"--{name}: {text} is an {family} CIDR block while {family} is disabled{hint}")
             found.append(block)
         return tuple(found)
 
@@ -79,32 +85,69 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
     if not families:
         reader.errors.append("--enable-ipv4, --enable-ipv6: both are false; no address family is left")
     for name in PERIODS:
-        if reader.flag(name, float) <= 0:
-            reader.errors.append(f"--{name}: must be longer than zero")
+        period = reader.flag(name, float)
+        if period <= 0:
+            reader.errors.append(f"--{name}: {show_duration(period)} is not longer than zero")
     ranges = {name: reader.prefixes(name, families) for name in RANGES}
     given = reader.flag("service-cluster-ip-range", tuple)
     if not 1 <= len(given) <= 2:
         reader.errors.append(f"--service-cluster-ip-range: one CIDR block per family is wanted, {len(given)} given")
+    # Settings of a controller that is off are made as well: a mistake in them would show on the day it is turned on.
+    proxy, router, firewall = _proxy(reader, ranges), _router(reader, environment), _firewall(reader, ranges)
     config = Config(
         NodeSettings(_node_name(reader, environment), families),
-        _proxy(reader, ranges) if reader.flag("run-service-proxy", bool) else None,
-        _router(reader, environment) if reader.flag("run-router", bool) else None,
-        _firewall(reader, ranges) if reader.flag("run-firewall", bool) else None,
+        proxy if reader.flag("run-service-proxy", bool) else None,
+        router if reader.flag("run-router", bool) else None,
+        firewall if reader.flag("run-firewall", bool) else None,
         reader.flag("kubeconfig", str),
         reader.flag("master", str),
         reader.flag("manifests", str),
         reader.flag("health-addr", str).strip("[]"),
         reader.flag("health-port", int),
     )
-    if config.manifests and (config.kubeconfig or config.master):
-        reader.errors.append("--manifests: stands alone; it replaces --kubeconfig and --master")
+    _check_cluster(reader, config, environment)
+    if config.router and config.router.cni and not Path(config.router.cni_file).is_file():
+        reader.errors.append(
+            f"KUBE_ROUTER_CNI_CONF_FILE: {config.router.cni_file} does not exist; --enable-cni=false does without it"
+        )
     if config.health_address:
         reader.checked("health-addr", address, config.health_address)
     return (None, reader.errors) if reader.errors else (config, [])
 
 
+def _check_cluster(reader: _Reader, config: Config, environment: Mapping[str, str]) -> None:
+    """There is one place from which the cluster is known, as far as one can tell without asking it."""
+    if config.manifests:
+        if not Path(config.manifests).is_dir():
+            reader.errors.append(f"--manifests: {config.manifests} is not a directory")
+        for name in ("kubeconfig", "master"):
+            if reader.flag(name, str):
+                reader.errors.append(f"--{name}: {reader.flag(name, str)} and --manifests exclude each other")
+    elif not config.kubeconfig and not config.master and not environment.get("KUBERNETES_SERVICE_HOST"):
+        reader.errors.append(
+            "--kubeconfig: not given, nor --master or --manifests, and this is not a pod: "
+            "KUBERNETES_SERVICE_HOST is not set"
+        )
+    if config.kubeconfig and not Path(config.kubeconfig).is_file():
+        reader.errors.append(f"--kubeconfig: {config.kubeconfig} does not exist")
+    if config.master and not _is_url(config.master):
+        reader.errors.append(f"--master: {config.master!r} is not a URL such as https://10.0.0.1:6443")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+
+
 def _node_name(reader: _Reader, environment: Mapping[str, str]) -> str:
-    return reader.flag("hostname-override", str) or environment.get("NODE_NAME", "") or socket.gethostname()
+    # Names of Node objects are in lower case; the name of a host need not be.
+    name = reader.flag("hostname-override", str) or environment.get("NODE_NAME") or socket.gethostname().lower()
+    if not name:
+        reader.errors.append("--hostname-override: not given, nor NODE_NAME, and this host has no name")
+    return name
 
 
 def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySettings:
@@ -127,16 +170,16 @@ def _router(reader: _Reader, environment: Mapping[str, str]) -> RouterSettings:
     if overlay_type not in ("subnet", "full"):
         reader.errors.append(f"--overlay-type: {overlay_type!r} is not one of subnet, full")
     router_id = reader.flag("router-id", str)
-    if router_id not in ("", "generate") and not re.fullmatch(r"\d+\.\d+\.\d+\.\d+", router_id):
-        reader.errors.append(f"--router-id: {router_id!r} is not an IPv4 address")
-    elif router_id not in ("", "generate"):
-        reader.checked("router-id", address, router_id)
+    if router_id not in ("", "generate"):
+        reader.checked("router-id", _router_id, router_id)
     port = reader.flag("bgp-port", int)
     if not 1 <= port <= 65535:
         reader.errors.append(f"--bgp-port: {port} is not a port number")
     socket_path = reader.flag("gobgp-socket", str)
-    if not socket_path.startswith("/"):
-        reader.errors.append(f"--gobgp-socket: {socket_path!r} is not an absolute path")
+    if not socket_path.startswith("/") or len(os.fsencode(socket_path)) > LONGEST_SOCKET:
+        reader.errors.append(
+            f"--gobgp-socket: {socket_path!r} is not an absolute path of at most {LONGEST_SOCKET} bytes"
+        )
     return RouterSettings(
         sync_period=reader.flag("routes-sync-period", float),
         route_sync_period=reader.flag("injected-routes-sync-period", float),
@@ -154,6 +197,13 @@ def _router(reader: _Reader, environment: Mapping[str, str]) -> RouterSettings:
     )
 
 
+def _router_id(text: str) -> bytes:
+    packed = address(text)
+    if len(packed) != 4 or ":" in text or not any(packed):
+        raise ValueError(f"{text!r} is neither an IPv4 address other than 0.0.0.0 nor generate")
+    return packed
+
+
 def _firewall(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> FirewallSettings:
     ports = reader.checked("service-node-port-range", _port_range, reader.flag("service-node-port-range", str))
     return FirewallSettings(
@@ -166,7 +216,7 @@ def _firewall(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> Fire
 
 
 def _port_range(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)[-:](\d+)", text)
+    match = re.fullmatch(r"([0-9]{1,5})[-:]([0-9]{1,5})", text)
     if match is None:
         raise ValueError(f"{text!r} is not a range such as 30000-32767")
     first, last = int(match[1]), int(match[2])

@@ -5,13 +5,27 @@ A flag stands here once it works. Nothing else in the project defines, documents
 
 from __future__ import annotations
 
-import csv
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from kuberouter.decode.scalars import boolean, duration
 
-Value = bool | int | float | str | tuple[str, ...]
+Value = bool | int | float | str | tuple[str, ...] | tuple[int, ...]
+
+_BASES = (
+    (re.compile(r"0[xX](?:_?[0-9a-fA-F])+"), 16),
+    (re.compile(r"0[oO](?:_?[0-7])+"), 8),
+    (re.compile(r"0[bB](?:_?[01])+"), 2),
+    (re.compile(r"0(?:_?[0-7])+"), 8),
+    (re.compile(r"0|[1-9](?:_?[0-9])*"), 10),
+)
+"""How a single number may be written; numbers of a list are decimal."""
+_DECIMAL = re.compile(r"[0-9]+")
+_LONGEST_NUMBER = 64
+"""Digits. A longer number is out of range in every base, and Python refuses to convert very long ones."""
+_LONGEST_DURATION = (1 << 63) / 1e9
+_ITEM = re.compile(r'"((?:[^"]|"")*)"(?=,|$)|([^",\r\n]*)(?=,|$)')
 
 
 class Kind(NamedTuple):
@@ -24,26 +38,60 @@ class Kind(NamedTuple):
 
 def _unsigned(bits: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        try:
-            number = int(text, 0) if not (text.startswith("0") and text[1:].isdigit()) else int(text, 8)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a whole number") from None
-        if not 0 <= number < 1 << bits:
-            raise ValueError(f"{number} is not from 0 to {(1 << bits) - 1}")
-        return number
+        for pattern, base in _BASES:
+            if pattern.fullmatch(text):
+                digits = text.replace("_", "").lower()
+                return _in_range(digits[2:] if digits[:2] in ("0x", "0o", "0b") else digits, base, bits)
+        raise ValueError(f"{text!r} is not a whole number without sign")
 
     return parse
 
 
+def _in_range(digits: str, base: int, bits: int) -> int:
+    significant = digits.lstrip("0") or "0"
+    number = int(significant, base) if len(significant) <= _LONGEST_NUMBER else 1 << bits
+    if number >= 1 << bits:
+        raise ValueError(f"out of range, the largest is {(1 << bits) - 1}")
+    return number
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Comma separated decimal numbers of 64 bits."""
+    items = text.split(",")
+    for item in items:
+        if not _DECIMAL.fullmatch(item):
+            raise ValueError(f"{item!r} is not a decimal number without sign")
+    return tuple(_in_range(item, 10, 64) for item in items)
+
+
 def _items(text: str) -> tuple[str, ...]:
-    """Comma separated items, quoted as in CSV."""
-    return tuple(next(csv.reader([text]), ())) if text else ()
+    """Comma separated items, quoted as in RFC 4180."""
+    found: list[str] = []
+    at = 0
+    while text and at <= len(text):
+        item = _ITEM.match(text, at)
+        if item is None:
+            raise ValueError("an item can only be quoted as a whole, and its quote must be closed")
+        found.append(item[2] if item[1] is None else item[1].replace('""', '"'))
+        at = item.end() + 1
+    return tuple(found)
+
+
+def _duration(text: str) -> float:
+    # Digits are ASCII; the one letter that need not be is the µ of microseconds, of which there are two.
+    if not text.replace("µ", "u").replace("μ", "u").isascii():
+        raise ValueError(f"{text!r} is not a duration such as 300ms, 5m or 1h30m")
+    seconds = duration(text)
+    if abs(seconds) >= _LONGEST_DURATION:
+        raise ValueError("out of range, a duration is shorter than 292 years")
+    return seconds
 
 
 BOOL = Kind("", boolean)
 STRING = Kind("string", str)
 STRINGS = Kind("strings", _items, many=True)
-DURATION = Kind("duration", duration)
+UINTS = Kind("uints", _numbers, many=True)
+DURATION = Kind("duration", _duration)
 UINT = Kind("uint", _unsigned(64))
 UINT16 = Kind("uint16", _unsigned(16))
 UINT32 = Kind("uint32", _unsigned(32))
@@ -135,8 +183,6 @@ FLAGS: tuple[Flag, ...] = (
     Flag("v", STRING, "0", "How much to log: 0 is what an operator has to know, 2 tells every change.", "v"),
     Flag("version", BOOL, False, "Show the version.", "V"),
 )
-BY_NAME: Mapping[str, Flag] = {flag.name: flag for flag in FLAGS}
-BY_SHORT: Mapping[str, Flag] = {flag.short: flag for flag in FLAGS if flag.short}
 
 
 class UsageError(Exception):
@@ -151,100 +197,123 @@ class Parsed(NamedTuple):
     positionals: tuple[str, ...]
 
 
-def parse(arguments: Sequence[str]) -> Parsed:
+def parse(arguments: Sequence[str], table: Sequence[Flag] = FLAGS) -> Parsed:
     """Read a command line.
 
-    `--f=v`, `--f v`, `-v2`, `-v 2` and `-v=2` are the same; a boolean never takes the next word; `--` ends the flags;
-    of scalars the last use counts. Raises UsageError.
+    `--f=v`, `--f v`, `-v2`, `-v 2` and `-v=2` are the same; a boolean never takes the next word; the first use of a
+    list replaces its default and later ones append; of scalars the last use counts; there are no abbreviations; `--`
+    ends the flags. Raises UsageError at the first word that is wrong.
     """
-    values: dict[str, Value] = {flag.name: flag.default for flag in FLAGS}
-    given: set[str] = set()
-    positionals: list[str] = []
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            positionals += words
-            break
-        if not word.startswith("-") or word == "-":
-            positionals.append(word)
-            continue
-        for flag, text in _split(word, words):
-            try:
-                value = flag.kind.parse(text)
-            except ValueError as error:
-                name = f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
-                raise UsageError(f"invalid argument {text!r} for {name}: {error}") from None
-            if flag.kind.many and flag.name in given:
-                before = values[flag.name]
-                assert isinstance(before, tuple)
-                assert isinstance(value, tuple)
-                value = before + value
-            values[flag.name] = value
-            given.add(flag.name)
-    return Parsed(values, frozenset(given), tuple(positionals))
+    return _Reader(arguments, table).read()
 
 
-def _split(word: str, rest: list[str]) -> list[tuple[Flag, str]]:
-    """The flags in one word with their texts; takes the next word where a flag needs one."""
-    if word.startswith("--"):
+class _Reader:
+    def __init__(self, arguments: Sequence[str], table: Sequence[Flag]) -> None:
+        self._long = {flag.name: flag for flag in table}
+        self._short = {flag.short: flag for flag in table if flag.short}
+        self._words = list(reversed(arguments))
+        self._values: dict[str, Value] = {flag.name: flag.default for flag in table}
+        self._given: set[str] = set()
+
+    def read(self) -> Parsed:
+        positionals: list[str] = []
+        while self._words:
+            word = self._words.pop()
+            if word == "--":
+                positionals += reversed(self._words)
+                break
+            if word.startswith("--"):
+                self._read_long(word)
+            elif word.startswith("-") and word != "-":
+                self._read_letters(word)
+            else:
+                positionals.append(word)
+        return Parsed(self._values, frozenset(self._given), tuple(positionals))
+
+    def _read_long(self, word: str) -> None:
         name, equals, text = word[2:].partition("=")
-        flag = BY_NAME.get(name)
+        if not name or name.startswith("-"):
+            raise UsageError(f"bad flag syntax: {word}")
+        flag = self._long.get(name)
         if flag is None:
             raise UsageError(f"unknown flag: --{name}")
-        return [(flag, text if equals else _next(flag, f"--{name}", rest))]
-    found: list[tuple[Flag, str]] = []
-    letters = word[1:]
-    while letters:
-        letter, letters = letters[0], letters[1:]
-        flag = BY_SHORT.get(letter)
-        if flag is None:
-            raise UsageError(f"unknown shorthand flag: {letter!r} in {word}")
-        if letters.startswith("="):
-            return [*found, (flag, letters[1:])]
-        if flag.kind is not BOOL:
-            return [*found, (flag, letters or _next(flag, f"-{letter}", rest))]
-        found.append((flag, "true"))
-    return found
+        self._set(flag, text if equals else self._argument(flag, f"--{name}"))
 
+    def _read_letters(self, word: str) -> None:
+        letters = word[1:]
+        while letters:
+            letter, letters = letters[0], letters[1:]
+            flag = self._short.get(letter)
+            if flag is None:
+                raise UsageError(f"unknown shorthand flag: {letter!r} in {word}")
+            if len(letters) > 1 and letters.startswith("="):
+                text, letters = letters[1:], ""
+            elif flag.kind is BOOL:
+                text = "true"
+            else:
+                text, letters = letters or self._argument(flag, f"-{letter}"), ""
+            self._set(flag, text)
 
-def _next(flag: Flag, shown: str, rest: list[str]) -> str:
-    if flag.kind is BOOL:
-        return "true"
-    if not rest:
-        raise UsageError(f"flag needs an argument: {shown}")
-    return rest.pop(0)
+    def _argument(self, flag: Flag, shown: str) -> str:
+        if flag.kind is BOOL:
+            return "true"
+        if not self._words:
+            raise UsageError(f"flag needs an argument: {shown}")
+        return self._words.pop()
+
+    def _set(self, flag: Flag, text: str) -> None:
+        try:
+            value = flag.kind.parse(text)
+        except ValueError as error:
+            name = f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
+            raise UsageError(f"invalid argument {text!r} for {name}: {error}") from None
+        before = self._values[flag.name]
+        if flag.name in self._given and isinstance(value, tuple) and isinstance(before, tuple):
+            value = (*before, *value)
+        self._values[flag.name] = value
+        self._given.add(flag.name)
 
 
 def show_duration(seconds: float) -> str:
-    """A duration in Go's spelling: 300 is 5m0s."""
-    if seconds < 1:
-        return f"{seconds * 1000:g}ms" if seconds else "0s"
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    text = f"{rest:g}s"
+    """A duration in Go's spelling: 300 is 5m0s, 1.5 is 1.5s, 0.3 is 300ms."""
+    total = round(seconds * 1e9)
+    sign, rest = ("-", -total) if total < 0 else ("", total)
+    if rest == 0:
+        return "0s"
+    for unit, size in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000)):
+        if rest < size * 1000:
+            return f"{sign}{_decimals(rest, size)}{unit}"
+    minutes, rest = divmod(rest, 60_000_000_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{_decimals(rest, 1_000_000_000)}s"
     if hours or minutes:
         text = f"{minutes}m{text}"
-    return f"{hours}h{text}" if hours else text
+    return f"{sign}{hours}h{text}" if hours else sign + text
+
+
+def _decimals(number: int, unit: int) -> str:
+    whole, part = divmod(number, unit)
+    digits = str(part).zfill(len(str(unit)) - 1).rstrip("0")
+    return f"{whole}.{digits}" if digits else str(whole)
 
 
 def _default(flag: Flag) -> str:
     value = flag.default
     if flag.kind is DURATION and isinstance(value, float):
         return f" (default {show_duration(value)})" if value else ""
-    if not value or value == "0":
+    if not value:
         return ""
     if isinstance(value, tuple):
-        return f" (default [{','.join(value)}])"
+        return f" (default [{','.join(map(str, value))}])"
     if isinstance(value, bool):
         return " (default true)"
     return f' (default "{value}")' if flag.kind is STRING else f" (default {value})"
 
 
-def usage(program: str) -> str:
-    """The help text: every flag in alphabetical order."""
+def usage(program: str, table: Sequence[Flag] = FLAGS) -> str:
+    """The help text: every flag in alphabetical order, with its default unless that is zero, false or empty."""
     rows = []
-    for flag in sorted(FLAGS, key=lambda f: f.name):
+    for flag in sorted(table, key=lambda f: f.name):
         short = f"-{flag.short}, " if flag.short else "    "
         rows.append((f"  {short}--{flag.name} {flag.kind.label}".rstrip(), flag.help + _default(flag)))
     width = max(len(left) for left, _ in rows) + 3

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 
-LEVELS = {0: logging.INFO, 1: logging.INFO}
+EVERYTHING = 2
+"""The verbosity from which on every change is told."""
 _LETTERS = {logging.DEBUG: "I", logging.INFO: "I", logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "F"}
 
 
@@ -27,34 +28,39 @@ class Formatter(logging.Formatter):
 
 
 class Repeats(logging.Filter):
-    """Lets a line through once in `PERIOD` seconds, however often it is said."""
+    """Lets a warning or an error through once in `PERIOD` seconds, and then says how often it was held back."""
 
     PERIOD = 60.0
     MOST = 1000
+    """Different lines that are remembered; a flood of ever new ones must not fill the memory."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[str, float] = {}
+        self._last: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this line is new enough to be written."""
         if record.levelno < logging.WARNING:
             return True
         text = record.getMessage()
-        if record.created - self._last.get(text, 0.0) < self.PERIOD:
+        since, held = self._last.get(text, (-self.PERIOD, 0))
+        if record.created - since < self.PERIOD:
+            self._last[text] = since, held + 1
             return False
         if len(self._last) >= self.MOST:
             self._last.clear()
-        self._last[text] = record.created
+        self._last[text] = record.created, 0
+        if held:
+            record.msg, record.args = f"{text} (and {held} times since this was last said)", ()
         return True
 
 
 def setup(verbosity: int) -> None:
-    """Send the project's log to stderr. From verbosity 2 on it tells every change."""
+    """Send the project's log to stderr, that of libraries from warnings on. `verbosity` is that of `-v`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter())
     handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("kuberouter").setLevel(LEVELS.get(verbosity, logging.DEBUG))
+    logging.getLogger("kuberouter").setLevel(logging.DEBUG if verbosity >= EVERYTHING else logging.INFO)

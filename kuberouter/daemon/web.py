@@ -2,31 +2,75 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
+
+log = logging.getLogger(__name__)
+
+MOST_CLIENTS = 32
+"""Connections that are served at a time; further ones are closed at once."""
+_Request = socket.socket | tuple[bytes, socket.socket]
+_Address = tuple[str, int] | str
 
 
 class HealthView(Protocol):
     """What the endpoints ask; called from the server's threads."""
 
-    def alive(self) -> bool: ...
+    def alive(self) -> bool:
+        """Whether the process does its work, well or not."""
+        ...
 
-    def readiness(self) -> Sequence[tuple[str, bool, str]]: ...
+    def readiness(self) -> Sequence[tuple[str, bool, str]]:
+        """Each controller's name, whether it is ready, and what is missing if not."""
+        ...
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
     view: HealthView | None = None
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._seats = threading.BoundedSemaphore(MOST_CLIENTS)
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind; without the look-up of this host's own name that the base class makes, for a DNS server may be slow."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "kube-router", int(self.server_address[1])
+
+    def process_request(self, request: _Request, client_address: _Address) -> None:
+        """Serve a client on a thread of its own, or hang up when there are too many."""
+        if not self._seats.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: _Request, client_address: _Address) -> None:
+        """The body of a client's thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._seats.release()
+
+    def handle_error(self, request: _Request, client_address: _Address) -> None:
+        """A client that hangs up early is its own business; everything else is a bug and told."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("health request failed")
 
 
 class _DualStack(_Server):
     address_family = socket.AF_INET6
 
     def server_bind(self) -> None:
+        """Bind to IPv4 as well, where the address is that of all interfaces."""
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
@@ -44,15 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200 if alive else 500, "OK\n" if alive else "Unhealthy")
         elif url.path == "/readyz":
             states = view.readiness() if view is not None else [("process", False, "starting")]
-            ready = all(ok for _, ok, _ in states)
-            lines = [
-                f"[{'+' if ok else '-'}] {name}: {'ready' if ok else f'not ready: {why}'}" for name, ok, why in states
-            ]
-            verbose = "verbose" in parse_qs(url.query, keep_blank_values=True) or not ready
-            body = "\n".join([*(lines if verbose else ()), "ready" if ready else "not ready", ""])
-            self._answer(200 if ready else 503, body)
+            self._answer(*readyz(states, verbose="verbose" in parse_qs(url.query, keep_blank_values=True)))
         else:
             self._answer(404, "not found\n")
+
+    do_HEAD = do_POST = do_PUT = do_OPTIONS = do_GET  # noqa: N815 - probes may use any method
 
     def _answer(self, status: int, body: str) -> None:
         raw = body.encode()
@@ -60,11 +100,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
-        self.wfile.write(raw)
+        if self.command != "HEAD":
+            self.wfile.write(raw)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
         """Probes come every few seconds; they are not worth a line."""
         del format, args
+
+
+def readyz(states: Sequence[tuple[str, bool, str]], *, verbose: bool) -> tuple[int, str]:
+    """Status and body for controllers given as (name, ready, reason).
+
+    All must be ready for a 200. The controllers are listed when `verbose` is asked for or one is not ready.
+    """
+    ready = all(ok for _, ok, _ in states)
+    if ready and not verbose:
+        return 200, "OK\n"
+    lines = [f"{name}: ready" if ok else f"{name}: not ready: {reason}" for name, ok, reason in states]
+    lines.append(f"readyz check {'passed' if ready else 'failed'}")
+    return 200 if ready else 500, "\n".join(lines) + "\n"
 
 
 class HealthServer:
@@ -80,7 +134,14 @@ class HealthServer:
                 raise
             # A kernel without IPv6.
             self._http = _Server(("0.0.0.0", port), _Handler)
-        threading.Thread(target=self._http.serve_forever, name="health", daemon=True).start()
+        self._open = True
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        # Not `serve_forever`: that one wakes up twice a second to see whether it should end.
+        while self._open:
+            self._http.handle_request()
 
     @property
     def port(self) -> int:
@@ -93,5 +154,8 @@ class HealthServer:
 
     def close(self) -> None:
         """Stop listening."""
-        self._http.shutdown()
+        self._open = False
+        # A listening socket that is shut down wakes up who waits for it.
+        self._http.socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._http.server_close()

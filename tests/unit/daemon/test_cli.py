@@ -1,0 +1,91 @@
+"""Exit codes and the order in which a command line is decided. Each case runs the program as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kuberouter import __version__
+from kuberouter.daemon.flags import usage
+
+ROOT = Path(__file__).resolve().parents[3]
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*words: str, program: tuple[str, ...] = ("-m", "kuberouter")) -> Done:
+    """Run the daemon's command line with a bare environment; it must end by itself."""
+    return subprocess.run(
+        [sys.executable, *program, *words],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("program", [("-m", "kuberouter"), ("cmd/kube-router",)])
+def test_both_ways_to_start_it_are_the_same_program(program: tuple[str, ...]) -> None:
+    done = run("--version", program=program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"kube-router version {__version__}, Python 3.")
+
+
+def test_help_is_printed_whole_and_needs_neither_root_nor_a_cluster() -> None:
+    done = run("-h", "--router-id=nonsense", "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == usage("kube-router")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--nope"], 2, "unknown flag: --nope\nUsage of kube-router:\n"),
+        (["--help", "--bgp-port=x"], 2, "invalid argument 'x' for --bgp-port"),
+        (["--help", "--v=much"], 1, "failed to set log level: --v: 'much' is not a number\n"),
+        (["--help", "--run-router", "false"], 1, "unrecognized positional argument(s): [false]\n"),
+        (["-v", "x", "positional"], 1, "failed to set log level"),
+    ],
+)
+def test_a_line_that_cannot_be_read(words: list[str], code: int, said: str) -> None:
+    done = run(*words)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.startswith(said)
+
+
+def test_what_is_decided_as_root(as_root: Callable[..., Done]) -> None:
+    wrong = as_root("--overlay-type=x", "--router-id=y")
+    assert wrong.returncode == 1
+    assert [line.partition(":")[0] for line in wrong.stderr.splitlines()] == [
+        "--overlay-type",
+        "--router-id",
+        "--kubeconfig",
+        "KUBE_ROUTER_CNI_CONF_FILE",
+    ]
+    none = as_root("--manifests=/", "--run-router=false", "--run-firewall=false", "--run-service-proxy=false")
+    assert (none.returncode, none.stderr) == (0, "no controller is enabled: nothing to do\n")
+
+
+def test_running_needs_root_and_that_is_said_first() -> None:
+    # The modules are loaded before root is given up: the checkout may be readable for root only.
+    nobody = (
+        "import os, sys; from kuberouter.daemon.cli import main; sys.argv[0] = 'kube-router';"
+        "os.geteuid() or os.seteuid(65534); raise SystemExit(main())"
+    )
+    done = run("--overlay-type=x", program=("-c", nobody))
+    assert done.returncode == 1
+    assert done.stderr == "kube-router changes the network of this host and has to run as root\n"
+
+
+@pytest.fixture
+def as_root() -> Callable[..., Done]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    return run

@@ -1,0 +1,165 @@
+"""From a command line and an environment to settings, and every mistake on the way, all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kuberouter.daemon.config import Config, load
+from kuberouter.daemon.flags import parse
+from kuberouter.decode.scalars import prefix
+from kuberouter.model.core import Family
+
+POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "NODE_NAME": "node-1"}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    file = tmp_path / "10-kuberouter.conflist"
+    file.write_text("{}")
+    return {**POD, "KUBE_ROUTER_CNI_CONF_FILE": str(file)}
+
+
+def good(words: str, environment: dict[str, str]) -> Config:
+    config, errors = load(parse(words.split()), environment)
+    assert errors == []
+    assert config is not None
+    return config
+
+
+def test_defaults(environment: dict[str, str]) -> None:
+    config = good("", environment)
+    assert config.node.name == "node-1"
+    assert config.node.families == (Family.IPV4,)
+    assert config.proxy is not None
+    assert config.proxy.sync_period == 300.0
+    assert config.proxy.guard
+    assert config.proxy.router_runs
+    assert config.router is not None
+    assert config.router.asn == 64512
+    assert config.router.route_sync_period == 60.0
+    assert config.router.cni_file == environment["KUBE_ROUTER_CNI_CONF_FILE"]
+    assert config.firewall is not None
+    assert config.firewall.cluster_ranges == (prefix("10.96.0.0/12"),)
+    assert config.firewall.node_ports == (30000, 32767)
+    assert config.health_port == 20244
+
+
+def test_a_controller_that_is_off_has_no_settings(environment: dict[str, str]) -> None:
+    config = good("--run-router=false --run-firewall=false", environment)
+    assert config.router is None
+    assert config.firewall is None
+    assert config.proxy is not None
+    assert not config.proxy.router_runs
+
+
+def test_the_override_beats_the_environment_in_naming_the_node(environment: dict[str, str]) -> None:
+    assert good("--hostname-override=other", environment).node.name == "other"
+
+
+def test_values_reach_their_settings(environment: dict[str, str]) -> None:
+    words = (
+        "--enable-ipv6 --service-cluster-ip-range=10.100.0.0/16,fd00:1::/108 --cluster-asn=4200000000 --bgp-port=0xb3 "
+        "--overlay-type=full --router-id=generate --loadbalancer-ip-range=10.2.0.0/16 --enable-ibgp=false "
+        "--loadbalancer-ip-range=fd00:2::/64 --service-external-ip-range=10.3.0.0/16 --health-addr=[::1] "
+        "--service-node-port-range=20000:30000 --iptables-sync-period=1m --ipvs-sync-period=2m --masquerade-all "
+        "--ipvs-permit-all=false"
+    )
+    config = good(words, environment)
+    assert config.node.families == (Family.IPV4, Family.IPV6)
+    assert config.router is not None
+    assert (config.router.asn, config.router.bgp_port) == (4200000000, 179)
+    assert config.router.overlay_full
+    assert config.router.router_id == "generate"
+    assert not config.router.ibgp
+    assert config.firewall is not None
+    assert config.firewall.load_balancer_ranges == (prefix("10.2.0.0/16"), prefix("fd00:2::/64"))
+    assert config.firewall.external_ranges == (prefix("10.3.0.0/16"),)
+    assert config.firewall.node_ports == (20000, 30000)
+    assert config.firewall.sync_period == 60.0
+    assert config.proxy is not None
+    assert config.proxy.sync_period == 120.0
+    assert config.proxy.masquerade_all
+    assert not config.proxy.guard
+    assert config.health_address == "::1"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--enable-ipv4=false", "--service-cluster-ip-range"),
+        ("--enable-ipv4=false", "it is the default, set --service-cluster-ip-range"),
+        (
+            "--enable-ipv4=false --service-cluster-ip-range=fd00::/108 --enable-ipv6=false",
+            "--enable-ipv4, --enable-ipv6",
+        ),
+        ("--service-cluster-ip-range=", "--service-cluster-ip-range"),
+        ("--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16,10.2.0.0/16", "3 given"),
+        ("--service-cluster-ip-range=10.0.0.0", "'10.0.0.0'"),
+        ("--service-cluster-ip-range=10.0.0.0/33", "'10.0.0.0/33'"),
+        ("--service-external-ip-range=fd00::/64", "--service-external-ip-range: fd00::/64 is an IPv6"),
+        ("--loadbalancer-ip-range=x/8 --run-firewall=false", "--loadbalancer-ip-range: 'x/8'"),
+        ("--service-node-port-range=30000", "--service-node-port-range: '30000'"),
+        ("--service-node-port-range=3-2", "'3-2'"),
+        ("--service-node-port-range=3-3", "'3-3'"),
+        ("--service-node-port-range=0-9", "'0-9'"),
+        ("--service-node-port-range=1-65536 --run-firewall=false", "'1-65536'"),
+        ("--iptables-sync-period=0", "--iptables-sync-period: 0s"),
+        ("--ipvs-sync-period=-1m", "--ipvs-sync-period: -1m0s"),
+        ("--routes-sync-period=0s", "--routes-sync-period"),
+        ("--injected-routes-sync-period=0", "--injected-routes-sync-period"),
+        ("--cluster-asn=65000000", "--cluster-asn: 65000000"),
+        ("--cluster-asn=1 --run-router=false", "--cluster-asn: 1"),
+        ("--bgp-port=0", "--bgp-port: 0"),
+        ("--bgp-port=65536", "--bgp-port: 65536"),
+        ("--overlay-type=half", "--overlay-type: 'half'"),
+        ("--router-id=1.2.3", "--router-id: '1.2.3'"),
+        ("--router-id=0.0.0.0", "--router-id: '0.0.0.0'"),
+        ("--router-id=::1", "--router-id: '::1'"),
+        ("--router-id=Generate", "--router-id: 'Generate'"),
+        ("--gobgp-socket=run/x.sock", "--gobgp-socket: 'run/x.sock'"),
+        ("--gobgp-socket=/" + "x" * 107, "--gobgp-socket"),
+        ("--health-addr=nowhere", "--health-addr: 'nowhere'"),
+        ("--kubeconfig=/does/not/exist", "--kubeconfig: /does/not/exist"),
+        ("--master=10.0.0.1:6443", "--master: '10.0.0.1:6443'"),
+        ("--master=http://h:x", "--master: 'http://h:x'"),
+        ("--manifests=/does/not/exist", "--manifests: /does/not/exist"),
+        ("--manifests=/ --master=http://h", "--master: http://h and --manifests"),
+    ],
+)
+def test_a_mistake_names_its_flag(words: str, said: str, environment: dict[str, str]) -> None:
+    config, errors = load(parse(words.split()), environment)
+    assert config is None
+    assert any(said in error for error in errors), errors
+
+
+def test_all_mistakes_are_told_together(environment: dict[str, str]) -> None:
+    words = ["--overlay-type=x", "--router-id=y", "--routes-sync-period=0", "--loadbalancer-ip-range=z", "--bgp-port=0"]
+    _, errors = load(parse(words), environment)
+    assert [error.partition(":")[0] for error in errors] == [
+        "--routes-sync-period",
+        "--loadbalancer-ip-range",
+        "--overlay-type",
+        "--router-id",
+        "--bgp-port",
+    ]
+
+
+def test_somewhere_a_cluster_must_be() -> None:
+    _, errors = load(parse(["--run-router=false"]), {"NODE_NAME": "n"})
+    assert len(errors) == 1
+    assert "KUBERNETES_SERVICE_HOST" in errors[0]
+    config, errors = load(parse(["--run-router=false", "--manifests=/"]), {"NODE_NAME": "n"})
+    assert errors == []
+    assert config is not None
+
+
+def test_the_cni_file_must_exist_where_it_is_to_be_kept(tmp_path: Path) -> None:
+    environment = {**POD, "KUBE_ROUTER_CNI_CONF_FILE": str(tmp_path / "missing.conf")}
+    _, errors = load(parse([]), environment)
+    assert errors == [
+        f"KUBE_ROUTER_CNI_CONF_FILE: {tmp_path}/missing.conf does not exist; --enable-cni=false does without it"
+    ]
+    good("--enable-cni=false", environment)
+    good("--run-router=false", environment)

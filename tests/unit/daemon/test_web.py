@@ -1,0 +1,118 @@
+"""The health endpoints over real HTTP on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pytest
+
+from kuberouter.daemon.web import MOST_CLIENTS, HealthServer
+
+
+class View(NamedTuple):
+    """A state of health."""
+
+    lives: bool = True
+    states: tuple[tuple[str, bool, str], ...] = ()
+
+    def alive(self) -> bool:
+        return self.lives
+
+    def readiness(self) -> Sequence[tuple[str, bool, str]]:
+        return self.states
+
+
+READY = View(states=(("router", True, ""), ("firewall", True, "")))
+PARTLY = View(states=(("router", True, ""), ("service-proxy", False, "kernel module ip_vs is missing")))
+
+
+@pytest.fixture
+def server() -> Iterator[HealthServer]:
+    server = HealthServer("127.0.0.1", 0)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def ask(server: HealthServer, path: str, method: str = "GET") -> tuple[int, str]:
+    """Status and body."""
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_from_the_start_it_is_alive_and_not_ready(server: HealthServer) -> None:
+    assert ask(server, "/healthz") == (200, "OK\n")
+    assert ask(server, "/livez") == (200, "OK\n")
+    assert ask(server, "/readyz") == (500, "process: not ready: starting\nreadyz check failed\n")
+
+
+def test_ready(server: HealthServer) -> None:
+    server.serve(READY)
+    assert ask(server, "/readyz") == (200, "OK\n")
+    assert ask(server, "/readyz?verbose") == (200, "router: ready\nfirewall: ready\nreadyz check passed\n")
+
+
+def test_what_is_missing_is_told_and_does_not_end_life(server: HealthServer) -> None:
+    server.serve(PARTLY)
+    body = "router: ready\nservice-proxy: not ready: kernel module ip_vs is missing\nreadyz check failed\n"
+    assert ask(server, "/readyz?verbose") == (500, body)
+    assert ask(server, "/readyz") == (500, body)
+    assert ask(server, "/healthz") == (200, "OK\n")
+
+
+def test_a_stuck_process_is_unhealthy(server: HealthServer) -> None:
+    server.serve(View(lives=False))
+    assert ask(server, "/healthz") == (500, "Unhealthy")
+    assert ask(server, "/livez") == (500, "Unhealthy")
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "OPTIONS"])
+def test_any_method_will_do(server: HealthServer, method: str) -> None:
+    assert ask(server, "/healthz", method) == (200, "" if method == "HEAD" else "OK\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz/", "/metrics", "//healthz/x"])
+def test_nothing_else_is_served(server: HealthServer, path: str) -> None:
+    assert ask(server, path)[0] == 404
+
+
+def test_a_client_that_says_nothing_or_nonsense_disturbs_nobody(server: HealthServer) -> None:
+    with contextlib.ExitStack() as clients:
+        for _ in range(5):
+            clients.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+            client.sendall(b"\x00\xff nonsense\r\n\r\n")
+            assert b"400" in client.recv(200)
+        assert ask(server, "/healthz") == (200, "OK\n")
+
+
+def test_too_many_clients_are_turned_away_and_seats_are_given_back(server: HealthServer) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            for _ in range(MOST_CLIENTS + 1)
+        ]
+        ended, _, _ = select.select(clients, [], [], 4.0)
+        assert [client.recv(1) for client in ended] == [b""]
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n") if client not in ended else None
+        answers = [client.recv(12) for client in clients if client not in ended]
+        assert answers == [b"HTTP/1.0 200"] * MOST_CLIENTS
+    assert ask(server, "/healthz") == (200, "OK\n")
+
+
+def test_a_port_in_use_is_an_error(server: HealthServer) -> None:
+    with pytest.raises(OSError, match="in use"):
+        HealthServer("127.0.0.1", server.port)

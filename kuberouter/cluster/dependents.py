@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from kuberouter.cluster.view import ClusterView
-from kuberouter.model.cluster import ClusterObject
+from kuberouter.model.cluster import ClusterObject, EndpointSlice
 from kuberouter.model.core import ObjectRef, Owner, Value
 from kuberouter.model.node import NodeFacts
 
@@ -38,3 +38,25 @@ def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
     yield from (Owner("policy", ref) for ref in touched.policies)
     yield from (Owner("membership", ref) for ref in touched.members)
     yield from (Owner("isolation", ref) for ref in touched.isolated)
+
+
+def services(change: Change, view: ClusterView) -> Iterable[Owner]:
+    """Service proxy: a Service touches its slices; a slice only itself, unless it was the first or last ready one."""
+    ref = change.ref
+    if ref.kind == "NodeFacts":
+        yield Owner("proxy", ObjectRef("Node", "", ref.name))
+    elif ref.kind == "Service":
+        yield from _service(ref, view)
+        for other in view.frontends.contenders:
+            yield from _service(other, view)
+    elif ref.kind == "EndpointSlice":
+        for each in (change.old, change.new):
+            if isinstance(each, EndpointSlice):
+                yield Owner("destinations", each.service, each.ref.name)
+        for service in view.frontends.flipped:
+            yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
+
+
+def _service(service: ObjectRef, view: ClusterView) -> Iterable[Owner]:
+    yield Owner("services", service)
+    yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))

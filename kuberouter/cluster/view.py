@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from kuberouter.cluster.frontends import FrontendIndex
 from kuberouter.cluster.indexes import MatchIndex
 from kuberouter.model.cluster import (
     ClusterObject,
@@ -41,6 +42,8 @@ class ClusterView:
         self._objects: dict[type[ClusterObject], dict[ObjectRef, ClusterObject]] = {kind: {} for kind in KINDS}
         self._slices: dict[ObjectRef, dict[ObjectRef, EndpointSlice]] = {}
         self._node: NodeFacts | None = None
+        self.frontends = FrontendIndex(node)
+        """Which Service owns an address with a port, and which groups of endpoints have ready ones."""
         self.matches = MatchIndex(node)
         """Which policies select which pods of the node of this name, and which pods are in which sets."""
 

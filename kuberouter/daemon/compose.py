@@ -7,15 +7,25 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from kuberouter.cluster.dependents import Dependents, policies
+from kuberouter.cluster.dependents import Dependents, policies, services
 from kuberouter.cluster.facts import ours
 from kuberouter.cluster.store import Cluster
+from kuberouter.compilers.names import (
+    DUMMY_LINK,
+    LOCAL_ADDRESS_SET,
+    SERVICE_ADDRESS_SET,
+    SERVICES_CHAIN,
+    SNAT_CHAIN,
+)
 from kuberouter.compilers.policies import COMPILERS as POLICY_COMPILERS
+from kuberouter.compilers.services import COMPILERS as SERVICE_COMPILERS
 from kuberouter.daemon.config import Config
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Xtables, detect_variant
+from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
+from kuberouter.drivers.network import AddressDriver, LinkDriver
 from kuberouter.engine.dataplane import Dataplane, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
@@ -23,9 +33,11 @@ from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import NODE_KNOWN, Planner, Registered
 from kuberouter.model.core import Row
 from kuberouter.model.host import Sysctl
+from kuberouter.model.ipvs import Destination, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
+from kuberouter.model.network import Address, Link
 from kuberouter.model.ports import Source
-from kuberouter.model.settings import FirewallSettings
+from kuberouter.model.settings import FirewallSettings, ProxySettings
 from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
@@ -50,6 +62,9 @@ class Part:
         self.chain_prefixes: tuple[str, ...] = ()
         self.sets: tuple[str, ...] = ()
         """Names or prefixes of its sets, without `inet6:`."""
+        self.links: tuple[str, ...] = ()
+        """Names of the links that it makes."""
+        self.link_prefixes: tuple[str, ...] = ()
         self.audits: list[tuple[float, tuple[type[Row], ...]]] = []
 
 
@@ -76,6 +91,8 @@ class Composition:
 def compose(config: Config) -> Composition:
     """Build everything from the settings. Raises Unavailable when not even a start is possible."""
     parts: list[Part] = []
+    if config.proxy is not None:
+        parts.append(_proxy(config.proxy))
     if config.firewall is not None:
         parts.append(_firewall(config.firewall))
     inbox = Inbox()
@@ -109,11 +126,15 @@ def _tables(config: Config, parts: list[Part]) -> list[Table[Any]]:
     prefixes = tuple(prefix for part in parts for prefix in part.chain_prefixes)
     sets = tuple(name for part in parts for name in part.sets)
 
+    links = tuple(name for part in parts for name in part.links)
+    link_prefixes = tuple(prefix for part in parts for prefix in part.link_prefixes)
+
     def owns_set(name: str) -> bool:
         return name.removeprefix("inet6:").startswith(sets)
 
     shared: dict[type[Row], DriverMaker] = {
         Sysctl: SysctlDriver,
+        Link: lambda: LinkDriver(links, link_prefixes),
         IpSet: lambda: SetDriver(owns_set),
         Member: lambda: MemberDriver(owns_set),
         Chain: lambda: ChainDriver(xtables.get(), families, prefixes),
@@ -164,6 +185,25 @@ class _Lazy:
 
 def _register(part: Part, compilers: Collection[tuple[str, Any]], settings: object) -> None:
     part.compilers = [Registered(name, part.name, compile_, settings, part.needs) for name, compile_ in compilers]
+
+
+def _proxy(settings: ProxySettings) -> Part:
+    part = Part("service-proxy")
+    part.watched = ("nodes", "services", "endpointslices")
+    part.needs = frozenset((*part.watched, "interfaces"))
+    part.dependents = [services]
+    _register(part, SERVICE_COMPILERS, settings)
+    part.drivers = {
+        **dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook, Link), _shared),
+        VirtualService: VirtualServiceDriver,
+        Destination: DestinationDriver,
+        Address: lambda: AddressDriver((DUMMY_LINK,)),
+    }
+    part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN)
+    part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET)
+    part.links = (DUMMY_LINK,)
+    part.audits = [(settings.sync_period, tuple(part.drivers))]
+    return part
 
 
 def _firewall(settings: FirewallSettings) -> Part:

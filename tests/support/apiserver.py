@@ -106,7 +106,7 @@ class Store:
             if old is not None and wanted and wanted != old["metadata"]["resourceVersion"] and create is False:
                 raise Failure(409, "Conflict", f'{served.plural} "{key[1]}" was modified')
             self.version += 1
-            stored = json.loads(json.dumps(obj))
+            stored: Object = json.loads(json.dumps(obj))
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             given = stored["metadata"].get("creationTimestamp")
             kept = old["metadata"]["creationTimestamp"] if old is not None else now

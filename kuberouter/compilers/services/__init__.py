@@ -1,0 +1,21 @@
+"""Services to IPVS. Three compilers, each for the smallest thing that changes:
+
+- `services`: a Service's addresses and ports: virtual services, service addresses, guard set members;
+- `destinations`: the endpoints of one slice of a Service;
+- `proxy`: the node's part: dummy link, sets, guard chain, SNAT, kernel settings.
+"""
+
+from __future__ import annotations
+
+from kuberouter.compilers.services.frontends import compile_service
+from kuberouter.compilers.services.ipvs import compile_destinations
+from kuberouter.compilers.services.node import compile_proxy
+
+__all__ = ["COMPILERS", "compile_destinations", "compile_proxy", "compile_service"]
+
+COMPILERS = (
+    ("proxy", compile_proxy),
+    ("services", compile_service),
+    ("destinations", compile_destinations),
+)
+"""Names and functions in the order in which they should run."""

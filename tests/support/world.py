@@ -1,0 +1,95 @@
+"""A node in memory: bytes in, rows of every table out, through the real decode, cluster, compilers and engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from kuberouter.cluster.dependents import Dependents, services
+from kuberouter.cluster.store import Cluster
+from kuberouter.compilers.services import COMPILERS
+from kuberouter.decode import DECODERS
+from kuberouter.drivers.memory import MemoryDriver
+from kuberouter.engine.dataplane import Dataplane, Table
+from kuberouter.engine.journal import Journal
+from kuberouter.engine.planner import Planner, Registered
+from kuberouter.model.core import Family, Row
+from kuberouter.model.events import Deleted, Event, Rejected, Upserted
+from kuberouter.model.host import Sysctl
+from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
+from kuberouter.model.network import Address, Link
+from kuberouter.model.settings import NodeSettings, ProxySettings
+
+ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook, Link, VirtualService, Destination, Address)
+NODE = "node-1"
+
+
+def node_bytes(name: str = NODE, address: str = "192.0.2.1", cidr: str = "10.244.1.0/24") -> bytes:
+    """A Node with one address and one pod CIDR."""
+    return json.dumps(
+        {
+            "kind": "Node",
+            "metadata": {"name": name},
+            "spec": {"podCIDRs": [cidr]},
+            "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+        }
+    ).encode()
+
+
+class World:
+    """Planner and dataplane over memory drivers."""
+
+    def __init__(
+        self,
+        dependents: Sequence[Dependents],
+        compilers: Sequence[tuple[str, Any]],
+        settings: object,
+        rows: Sequence[type[Row]] = ROWS,
+        families: tuple[Family, ...] = (Family.IPV4,),
+    ) -> None:
+        self.journal = Journal()
+        registered = [Registered(name, "test", compile_, settings) for name, compile_ in compilers]
+        self.planner = Planner(
+            Cluster(NodeSettings(NODE, families), dependents), registered, [*rows, Rule], self.journal
+        )
+        self.drivers: dict[type[Row], MemoryDriver[Any]] = {row: MemoryDriver() for row in rows}
+        self.dataplane = Dataplane([Table(row, driver) for row, driver in self.drivers.items()], self.planner.ledgers)
+        self._events: list[Event] = []
+
+    def feed(self, raw: bytes) -> None:
+        """Decode one object and keep the event for the next `sync`."""
+        kind = next(k for k in DECODERS if f'"kind": "{k}"'.encode() in raw)
+        obj, problems = DECODERS[kind](raw)
+        if problems:
+            self._events.append(Rejected(problems[0].owner, problems))
+        if obj is not None:
+            self._events.append(Upserted(obj))
+
+    def put(self, event: Upserted | Deleted) -> None:
+        """Keep an event for the next `sync`."""
+        self._events.append(event)
+
+    def sync(self) -> int:
+        """Work off everything; returns the number of rows written."""
+        changes = self.planner.step(self._events, limit=10_000_000)
+        self._events.clear()
+        return self.dataplane.converge(changes, synced=self.planner.synced, now=0.0).writes
+
+    def table(self, row: type[Row]) -> dict[Any, Any]:
+        """What the memory kernel holds of one table."""
+        return self.drivers[row].rows
+
+
+class ProxyWorld(World):
+    """The service proxy's half of a node."""
+
+    def __init__(self, settings: ProxySettings | None = None, families: tuple[Family, ...] = (Family.IPV4,)) -> None:
+        super().__init__([services], COMPILERS, settings or ProxySettings(), families=families)
+        self.feed(node_bytes())
+        self.sync()
+
+    def destinations(self) -> int:
+        """Number of IPVS destinations."""
+        return len(self.table(Destination))

@@ -1,0 +1,176 @@
+"""Run a command in a guest with Debian's kernel over this host's file system, live output, hard bound, honest result.
+
+The guest's console is the only way out while it runs, and its exit status is lost on it: so the command writes its
+output and its status to files under the checkout. No status file is a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.vm.kernel import cache, kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRATCH = ROOT / "build" / "vm"
+MODULES = (
+    "ip_vs",
+    "ip_vs_rr",
+    "ip_vs_sh",
+    "dummy",
+    "ipip",
+    "ip6_tunnel",
+    "br_netfilter",
+    "ip_set_hash_ip",
+    "ip_set_hash_net",
+    "ip_set_hash_ipport",
+    "ip_set_hash_netport",
+    "xt_set",
+    "xt_ipvs",
+    "xt_comment",
+    "nf_conntrack_netlink",
+    "sctp",
+    "veth",
+    "bridge",
+)
+PROBE_BOUND = 15.0
+"""Seconds in which a guest under KVM has to come up; stock kernels hang on some hosts that offer /dev/kvm."""
+NO_STATUS = 70
+"""Exit status when the guest left none: it hung, crashed or was stopped by the bound."""
+
+_SCRIPT = """#!/bin/sh
+export PATH={path} HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 KUBE_ROUTER_GUEST=1 {environment}
+mount -t tmpfs tmpfs /run 2>/dev/null; mkdir -p /run/netns /run/lock
+mkdir -p /tmp/etc && cp -a /etc/. /tmp/etc/ 2>/dev/null && mount --bind /tmp/etc /etc
+for module in {modules}; do modprobe -q $module; done
+ip link set lo up
+cd {root}
+{command} >{output} 2>&1
+echo $? >{status}.draft
+mv {status}.draft {status}
+sync
+"""
+
+
+def acceleration() -> str:
+    """`kvm` where a guest really boots with it, else `tcg` (emulation); the answer is kept in the cache.
+
+    The environment's VM_ACCEL decides instead if it is set.
+    """
+    wanted = os.environ.get("VM_ACCEL", "")
+    if wanted in ("kvm", "tcg"):
+        return wanted
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    remembered = cache() / "acceleration"
+    if remembered.exists():
+        return remembered.read_text().strip()
+    status = _boot(["true"], PROBE_BOUND, "kvm", show=False)
+    answer = "kvm" if status == 0 else "tcg"
+    remembered.write_text(answer)
+    return answer
+
+
+def run_in_guest(argv: Sequence[str], timeout: float = 540.0, environment: dict[str, str] | None = None) -> int:
+    """Run a command in a guest, in the checkout, as root; its output appears as it comes. Returns its exit status.
+
+    The guest is ended after `timeout` seconds; NO_STATUS then.
+    """
+    return _boot(list(argv), timeout, acceleration(), show=True, environment=environment)
+
+
+def _boot(argv: list[str], timeout: float, accel: str, *, show: bool, environment: dict[str, str] | None = None) -> int:
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    image = kernel()
+    with tempfile.TemporaryDirectory(prefix="run-", dir=SCRATCH) as folder:
+        script, output, status = (Path(folder) / name for name in ("script.sh", "output", "status"))
+        output.touch()
+        script.write_text(
+            _SCRIPT.format(
+                path=os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+                environment=" ".join(f"{k}={shlex.quote(v)}" for k, v in (environment or {}).items()),
+                modules=" ".join(MODULES),
+                root=ROOT,
+                command=shlex.join(argv),
+                output=output,
+                status=status,
+            )
+        )
+        script.chmod(0o755)
+        console = Path(folder) / "console"
+        words = [
+            str(Path(sys.executable).parent / "vng"),
+            "--verbose",
+            *(() if accel == "kvm" else ("--disable-kvm",)),
+            "-r",
+            str(image),
+            "--user",
+            "root",
+            "--memory",
+            "3G",
+            "--cpus",
+            "2",
+            "--rw",
+            "--force-9p",
+            "--",
+            str(script),
+        ]
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+        with console.open("wb") as sink:
+            guest = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "PATH": path},
+            )
+            try:
+                _follow(guest, output, status, timeout, show=show)
+            finally:
+                _end(guest)
+        if status.exists():
+            return int(status.read_text().strip() or NO_STATUS)
+        if show:
+            tail = console.read_bytes()[-6000:].decode(errors="replace")
+            print(f"the guest left no status within {timeout:.0f} s; the end of its console:\n{tail}", flush=True)
+        return NO_STATUS
+
+
+def _follow(guest: subprocess.Popen[bytes], output: Path, status: Path, timeout: float, *, show: bool) -> None:
+    """Pass on what the command writes until it ends, the guest dies, or time is up."""
+    end = time.monotonic() + timeout
+    with output.open("rb") as source:
+        while time.monotonic() < end:
+            text = source.read()
+            if text and show:
+                sys.stdout.write(text.decode(errors="replace"))
+                sys.stdout.flush()
+            if status.exists() or guest.poll() is not None:
+                break
+            time.sleep(0.2)
+        rest = source.read()
+        if rest and show:
+            sys.stdout.write(rest.decode(errors="replace"))
+            sys.stdout.flush()
+
+
+def _end(guest: subprocess.Popen[bytes]) -> None:
+    """Let the guest shut down, then end its process group."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        guest.wait(10.0)
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(guest.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guest.wait(5.0)
+            return

@@ -1,0 +1,44 @@
+# Every target installs what it needs first (.ci/setup); lanes that need root use sudo where you are not root.
+#   make demo [KEEP=1]       a cluster in a box, a shop in it, and a live table of checks
+#   make test                every lane below; each closes with 'N passed, N failed'
+#   make lint unit kernel conformance vm
+#   make bench [BENCH=name]  figures against their targets
+
+PYTHON := $(CURDIR)/.venv/bin/python
+# What root writes must not get in the user's way later.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo env CI=$(CI) PYTHONDONTWRITEBYTECODE=1)
+LANES := lint unit kernel conformance vm
+
+.PHONY: setup test $(LANES) demo bench lock clean
+
+test: setup
+	@rm -rf build/lanes; status=0; \
+	for lane in $(LANES); do $(MAKE) --no-print-directory $$lane || status=1; done; \
+	printf '\n== test\n'; for lane in $(LANES); do cat build/lanes/$$lane; done; exit $$status
+
+setup:
+	@.ci/setup
+	@mkdir -p build
+
+lint unit: setup
+	@$(PYTHON) -m tests.support.lanes $@
+
+kernel conformance vm: setup
+	@$(AS_ROOT) $(PYTHON) -m tests.support.lanes $@
+
+demo: setup
+	@$(AS_ROOT) env KEEP=$(KEEP) $(PYTHON) -m tests.lab.demo
+
+bench: setup
+	@$(AS_ROOT) $(PYTHON) -m tests.bench $(BENCH)
+
+# Pins every dependency with its hashes, after a change of pyproject.toml.
+lock: setup
+	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet pip-tools
+	@.venv/lock/bin/pip-compile --quiet --extra test --generate-hashes --allow-unsafe --strip-extras --no-annotate \
+		--no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock \
+		pyproject.toml
+
+# Removes what labs of killed processes left behind.
+clean: setup
+	@$(AS_ROOT) $(PYTHON) -m tests.lab.clean --all

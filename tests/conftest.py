@@ -1,0 +1,35 @@
+"""What every test run shares: how hypothesis works, and the closing line that counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.support.lanes import Counts
+
+# A directory per user: what root's lanes write must not get in the way of the others.
+STORAGE = Path(__file__).resolve().parents[1] / "build" / f"hypothesis-{os.getuid()}"
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(STORAGE))
+settings.register_profile("lanes", deadline=None, database=None, print_blob=True)
+settings.load_profile("lanes")
+
+_FINISHED = pytest.StashKey[bool]()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remember that there is something to count."""
+    session.config.stash[_FINISHED] = not session.config.option.collectonly
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close with the one line that lanes are read by. An error beside a test counts as a failure."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if not config.stash.get(_FINISHED, False) or reporter is None:
+        return
+    count = {key: len(reports) for key, reports in reporter.stats.items()}
+    passed = count.get("passed", 0) + count.get("xfailed", 0)
+    failed = count.get("failed", 0) + count.get("error", 0) + count.get("xpassed", 0)
+    print(Counts(passed, failed, count.get("skipped", 0)), flush=True)

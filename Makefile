@@ -6,7 +6,7 @@
 
 PYTHON := $(CURDIR)/.venv/bin/python
 # What root writes must not get in the user's way later.
-AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo env CI=$(CI) PYTHONDONTWRITEBYTECODE=1)
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL env PYTHONDONTWRITEBYTECODE=1)
 LANES := lint unit kernel conformance vm
 
 .PHONY: setup test $(LANES) demo bench lock clean
@@ -27,7 +27,7 @@ kernel conformance vm: setup
 	@$(AS_ROOT) $(PYTHON) -m tests.support.lanes $@
 
 demo: setup
-	@$(AS_ROOT) env KEEP=$(KEEP) $(PYTHON) -m tests.lab.demo
+	@KEEP=$(KEEP) $(AS_ROOT) $(PYTHON) -m tests.lab.demo
 
 bench: setup
 	@$(AS_ROOT) $(PYTHON) -m tests.bench $(BENCH)

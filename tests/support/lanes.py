@@ -79,7 +79,9 @@ def settle(counts: Counts | None, status: int, *, expected: bool) -> Counts:
 
 def run(command: Command, more: Sequence[str] = ()) -> Counts:
     """Run a command and show its output as it comes, all but the closing line."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PATH": f"{_TOOLS}{os.pathsep}{os.environ.get('PATH', '')}"}
+    # The network tools are not in the PATH of everybody who can become root.
+    path = os.pathsep.join((str(_TOOLS), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PATH": path}
     child = subprocess.Popen(
         [*command.words, *more],
         cwd=ROOT,

@@ -1,0 +1,318 @@
+"""gobgpd as nine tables that share one client: speaker, sets and their entries, policy, peers, paths.
+
+gobgpd is a daemon of its own that holds nothing but what it is told; a fresh one reads as empty tables. What is ours in
+it is recognised by the names of sets and policies; peers and paths are ours altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from kuberouter.model.bgp import (
+    DefinedSet,
+    DefinedSetKey,
+    NeighborSetEntry,
+    NeighborSetEntryKey,
+    Path,
+    Peer,
+    Policy,
+    PolicyAssignment,
+    PrefixSetEntry,
+    PrefixSetEntryKey,
+    RouteDirection,
+    SetKind,
+    Speaker,
+    Statement,
+)
+from kuberouter.model.core import Batch, Outcome, Row, Unavailable
+from kuberouter.wire.gobgp.client import Api, Gobgp, Refused, SetEntry
+
+R = TypeVar("R", bound=Row)
+E = TypeVar("E", PrefixSetEntry, NeighborSetEntry)
+
+
+def _each(rows: Iterable[R], call: Callable[[R], None], failed: dict[Hashable, str]) -> None:
+    """Call per row; note who is refused."""
+    for row in rows:
+        try:
+            call(row)
+        except Refused as error:
+            failed[row.key] = str(error)
+
+
+class _Table(Generic[R]):
+    """What the tables behind the speaker share: a daemon without identity is empty, one made anew has to be read."""
+
+    def __init__(self, gobgp: Gobgp) -> None:
+        self._gobgp = gobgp
+        self._seen = -1
+
+    @property
+    def _api(self) -> Api:
+        return self._gobgp.api
+
+    def read(self) -> Iterable[R]:
+        """All rows of a daemon that has an identity."""
+        self._seen = self._gobgp.starts
+        if self._api.speaker() is None:
+            # It becomes one of ours when it is started next, and is known to be empty then.
+            self._seen += 1
+            return []
+        return list(self._rows())
+
+    def _rows(self) -> Iterable[R]:
+        raise NotImplementedError
+
+    def _fresh(self) -> None:
+        """Raise Unavailable, hence have the table read again, if the daemon has forgotten what was read."""
+        if self._gobgp.starts > self._seen:
+            raise Unavailable("gobgpd was given another identity and has to be told everything again")
+
+
+class SpeakerDriver:
+    """The daemon's identity. It has one or none, so any is ours."""
+
+    def __init__(self, gobgp: Gobgp) -> None:
+        self._gobgp = gobgp
+
+    def owns(self, row: Speaker) -> bool:
+        """Always: gobgpd runs for us alone."""
+        del row
+        return True
+
+    def read(self) -> Iterable[Speaker]:
+        """GetBgp; nothing from a fresh daemon."""
+        found = self._gobgp.api.speaker()
+        return [] if found is None else [found]
+
+    def write(self, batch: Batch[Speaker]) -> Outcome:
+        """Start a fresh daemon. Another identity is a stop and a start: sessions, paths and policy are lost with it."""
+        failed: dict[Hashable, str] = {}
+        _each(batch.add, self._start, failed)
+        _each((new for _, new in batch.change), self._restart, failed)
+        _each(batch.remove, lambda _: self._gobgp.api.stop(), failed)
+        return Outcome(failed)
+
+    def _start(self, row: Speaker) -> None:
+        self._gobgp.api.start(row)
+        self._gobgp.started()
+
+    def _restart(self, row: Speaker) -> None:
+        if self._gobgp.api.speaker() is not None:
+            self._gobgp.api.stop()
+        # Noted before the start may fail: whatever was read is void either way.
+        self._gobgp.started()
+        self._gobgp.api.start(row)
+        self._gobgp.started()
+
+
+class DefinedSetDriver(_Table[DefinedSet]):
+    """Sets by name."""
+
+    def __init__(self, gobgp: Gobgp, names: Collection[str]) -> None:
+        super().__init__(gobgp)
+        self._names = frozenset(names)
+
+    def owns(self, row: DefinedSet) -> bool:
+        """By name; the names are fixed."""
+        return row.key.name in self._names
+
+    def _rows(self) -> Iterable[DefinedSet]:
+        return [DefinedSet(key) for key, _ in self._api.sets()]
+
+    def write(self, batch: Batch[DefinedSet]) -> Outcome:
+        """Make empty sets, remove sets."""
+        self._fresh()
+        failed: dict[Hashable, str] = {}
+        _each(batch.add, lambda row: self._api.add_set(row.key, ()), failed)
+        _each(batch.remove, lambda row: self._api.remove_set(row.key), failed)
+        return Outcome(failed)
+
+
+class _EntryTable(_Table[E]):
+    """Entries of the sets of one kind. gobgpd appends without looking, so only what is missing may be added."""
+
+    kind: SetKind
+
+    def __init__(self, gobgp: Gobgp, names: Collection[str]) -> None:
+        super().__init__(gobgp)
+        self._names = frozenset(names)
+
+    def owns(self, row: E) -> bool:
+        """By the name of the set."""
+        return row.key.set in self._names
+
+    def write(self, batch: Batch[E]) -> Outcome:
+        """One call per set; if it is refused, one per entry, to learn which are at fault."""
+        self._fresh()
+        failed: dict[Hashable, str] = {}
+        self._write(batch.remove, self._api.remove_entries, failed)
+        self._write(batch.add, self._api.add_set, failed)
+        return Outcome(failed)
+
+    def _write(
+        self,
+        rows: Iterable[E],
+        call: Callable[[DefinedSetKey, Sequence[SetEntry]], None],
+        failed: dict[Hashable, str],
+    ) -> None:
+        by_set: dict[str, list[E]] = {}
+        for row in rows:
+            by_set.setdefault(row.key.set, []).append(row)
+        for name, entries in by_set.items():
+            key = DefinedSetKey(self.kind, name)
+            try:
+                call(key, [row.key for row in entries])
+            except Refused:
+                # Entries before the one at fault may have been taken: they must not be appended twice.
+                present = {entry for found, held in self._api.sets() if found == key for entry in held}
+                adding = call == self._api.add_set
+                rest = [row for row in entries if (row.key in present) is not adding]
+                _each(rest, lambda row, key=key: call(key, [row.key]), failed)  # type: ignore[misc]  # a bound default
+
+
+class PrefixEntryDriver(_EntryTable[PrefixSetEntry]):
+    """Entries of prefix sets."""
+
+    kind = SetKind.PREFIX
+
+    def _rows(self) -> Iterable[PrefixSetEntry]:
+        found = (entry for _, entries in self._api.sets() for entry in entries)
+        return [PrefixSetEntry(entry) for entry in found if isinstance(entry, PrefixSetEntryKey)]
+
+
+class NeighborEntryDriver(_EntryTable[NeighborSetEntry]):
+    """Entries of neighbor sets."""
+
+    kind = SetKind.NEIGHBOR
+
+    def _rows(self) -> Iterable[NeighborSetEntry]:
+        found = (entry for _, entries in self._api.sets() for entry in entries)
+        return [NeighborSetEntry(entry) for entry in found if isinstance(entry, NeighborSetEntryKey)]
+
+
+IN_PLACE = "exists with other content and cannot be changed in place; restart gobgpd"
+
+
+class StatementDriver(_Table[Statement]):
+    """Statements over our sets."""
+
+    def __init__(self, gobgp: Gobgp, sets: Collection[str]) -> None:
+        super().__init__(gobgp)
+        self._sets = tuple(sets)
+
+    def owns(self, row: Statement) -> bool:
+        """By name: it begins with the name of one of our sets."""
+        return row.key.name.startswith(self._sets)
+
+    def _rows(self) -> Iterable[Statement]:
+        return self._api.statements()
+
+    def write(self, batch: Batch[Statement]) -> Outcome:
+        """Make and remove statements."""
+        self._fresh()
+        failed: dict[Hashable, str] = {new.key: IN_PLACE for _, new in batch.change}
+        _each(batch.add, self._api.add_statement, failed)
+        _each(batch.remove, self._api.remove_statement, failed)
+        return Outcome(failed)
+
+
+class PolicyDriver(_Table[Policy]):
+    """Policies by prefix of their name."""
+
+    def __init__(self, gobgp: Gobgp, prefix: str) -> None:
+        super().__init__(gobgp)
+        self._prefix = prefix
+
+    def owns(self, row: Policy) -> bool:
+        """By the prefix of the name."""
+        return row.key.name.startswith(self._prefix)
+
+    def _rows(self) -> Iterable[Policy]:
+        return self._api.policies()
+
+    def write(self, batch: Batch[Policy]) -> Outcome:
+        """Make and remove policies."""
+        self._fresh()
+        failed: dict[Hashable, str] = {new.key: IN_PLACE for _, new in batch.change}
+        _each(batch.add, self._api.add_policy, failed)
+        _each(batch.remove, self._api.remove_policy, failed)
+        return Outcome(failed)
+
+
+class AssignmentDriver(_Table[PolicyAssignment]):
+    """The two global assignments."""
+
+    def owns(self, row: PolicyAssignment) -> bool:
+        """Unless it is what every daemon begins with: no policy and everything accepted."""
+        return bool(row.policies) or not row.accept
+
+    def _rows(self) -> Iterable[PolicyAssignment]:
+        return self._api.assignments()
+
+    def write(self, batch: Batch[PolicyAssignment]) -> Outcome:
+        """Switch a direction at once, then have the routes of existing sessions judged again."""
+        self._fresh()
+        failed: dict[Hashable, str] = {}
+        _each((*batch.add, *(new for _, new in batch.change)), self._assign, failed)
+        _each(batch.remove, lambda row: self._api.assign(PolicyAssignment(row.key, (), True)), failed)
+        return Outcome(failed)
+
+    def _assign(self, row: PolicyAssignment) -> None:
+        self._api.assign(row)
+        if self._api.sessions().configured:
+            self._api.soft_reset(row.key.direction)
+
+
+class PeerDriver(_Table[Peer]):
+    """Peers. gobgpd runs for us alone, so all of them are ours."""
+
+    def owns(self, row: Peer) -> bool:
+        """Always."""
+        del row
+        return True
+
+    def _rows(self) -> Iterable[Peer]:
+        return self._api.peers()
+
+    def write(self, batch: Batch[Peer]) -> Outcome:
+        """Add, change and remove peers. None is added while the daemon would still export whatever it has."""
+        self._fresh()
+        failed: dict[Hashable, str] = {}
+        _each(batch.remove, self._api.remove_peer, failed)
+        if batch.add and self._open():
+            failed.update((row.key, "the export policy is not in place") for row in batch.add)
+        else:
+            _each(batch.add, self._api.add_peer, failed)
+        _each((new for _, new in batch.change), self._api.update_peer, failed)
+        return Outcome(failed)
+
+    def _open(self) -> bool:
+        exports = [row for row in self._api.assignments() if row.key.direction is RouteDirection.EXPORT]
+        return not exports or exports[0].accept
+
+
+class PathDriver(_Table[Path]):
+    """Paths that originate here, all of them ours."""
+
+    def owns(self, row: Path) -> bool:
+        """Always: what peers sent is not among the rows."""
+        del row
+        return True
+
+    def _rows(self) -> Iterable[Path]:
+        return self._api.paths()
+
+    def write(self, batch: Batch[Path]) -> Outcome:
+        """One stream for all; if it is refused, one per path, to learn which are at fault."""
+        self._fresh()
+        failed: dict[Hashable, str] = {}
+        # A path for the same prefix takes the place of the former one.
+        announce = (*batch.add, *(new for _, new in batch.change))
+        try:
+            self._api.originate(announce, batch.remove)
+        except Refused:
+            _each(batch.remove, lambda row: self._api.originate((), (row,)), failed)
+            _each(announce, lambda row: self._api.originate((row,), ()), failed)
+        return Outcome(failed)

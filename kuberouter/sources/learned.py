@@ -1,0 +1,171 @@
+"""What gobgpd learns from peers, as LearnedRoute objects; and its return after an absence, as drift of all BGP tables.
+
+While gobgpd is away everything learned stays as it was: the kernel goes on forwarding. What it has not learned again
+once its sessions are back, or a bound after it came back, is then told to be gone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from kuberouter.model.bgp import TABLES
+from kuberouter.model.cluster import LearnedRoute
+from kuberouter.model.core import ObjectRef, Prefix, Unavailable
+from kuberouter.model.events import Deleted, Drifted, Synced, Upserted
+from kuberouter.model.ports import Inbox, Stop
+from kuberouter.wire.gobgp.client import BestPath, Gobgp, Refused, Watch
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY = 0.2
+LAST_DELAY = 2.0
+"""Seconds between attempts to reach gobgpd: short, for it starts in no time and is missed at once."""
+TICK = 0.5
+"""Seconds after which a silent wait looks at `stop` and at the sessions again."""
+QUIET = 2.0
+"""Seconds without news, all sessions established, after which the table is taken to be whole."""
+ALONE = 5.0
+"""The same where no peer is configured."""
+
+News = Sequence[BestPath] | Exception
+
+
+class LearnedSource:
+    """Follows the best paths of a gobgpd that speaks, and waits for one that does not."""
+
+    def __init__(
+        self,
+        gobgp: Gobgp,
+        *,
+        bound: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`bound` is how many seconds stale routes may outlive the return of gobgpd while sessions are missing."""
+        self.name = "learned"
+        self.trouble = ""
+        """What keeps it from its work now; empty when nothing does."""
+        self._gobgp = gobgp
+        self._bound = bound
+        self._clock = clock
+        self._told: dict[Prefix, bytes] = {}
+        self._confirmed: set[Prefix] | None = None
+        """Prefixes heard of since the connection; None once what was stale is swept."""
+        self._synced = False
+        self._opened = 0.0
+        self._last_news = 0.0
+
+    def run(self, inbox: Inbox, stop: Stop) -> None:
+        """Connect, follow until the stream breaks, again, until `stop`."""
+        delay = FIRST_DELAY
+        while not stop.is_set():
+            try:
+                if self._gobgp.api.speaker() is None:
+                    self._lacks(inbox, "gobgpd runs but has not been given an identity yet")
+                    # The engine is about to start it; this costs a call on a local socket each time.
+                    stop.wait(FIRST_DELAY)
+                    continue
+                self._follow(inbox, stop)
+                delay = FIRST_DELAY
+            except (Unavailable, Refused) as error:
+                self._lacks(inbox, str(error))
+                stop.wait(delay * random.uniform(0.5, 1.0))
+                delay = min(LAST_DELAY, delay * 2)
+
+    def _lacks(self, inbox: Inbox, trouble: str) -> None:
+        if trouble == self.trouble:
+            return
+        log.warning("%s", trouble)
+        self.trouble = trouble
+        # Read again at once: a daemon that is away says so, a fresh one reads as empty and is told everything.
+        _drifted(inbox)
+
+    def _follow(self, inbox: Inbox, stop: Stop) -> None:
+        """One connection, from the first dump to the break of the stream or the end of the process."""
+        starts = self._gobgp.starts
+        watch = self._gobgp.api.watch()
+        news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(watch, news), name="learned stream", daemon=True).start()
+        if self.trouble:
+            log.info("gobgpd answers")
+            self.trouble = ""
+        _drifted(inbox)
+        self._opened = self._last_news = self._clock()
+        self._confirmed = set()
+        try:
+            while not stop.is_set():
+                try:
+                    found = news.get(timeout=TICK)
+                except queue.Empty:
+                    found = ()
+                if isinstance(found, Exception):
+                    raise found
+                for path in found:
+                    self._take(path, inbox)
+                self._settle(inbox)
+                if self._gobgp.starts != starts:
+                    log.info("gobgpd was given an identity; telling it everything")
+                    _drifted(inbox)
+                    return
+        finally:
+            watch.cancel()
+
+    def _take(self, path: BestPath, inbox: Inbox) -> None:
+        self._last_news = self._clock()
+        if path.own or not path.next_hop:
+            if self._told.pop(path.prefix, None) is not None:
+                inbox.put(Deleted(_ref(path.prefix)))
+            return
+        if self._confirmed is not None:
+            self._confirmed.add(path.prefix)
+        if self._told.get(path.prefix) != path.next_hop:
+            self._told[path.prefix] = path.next_hop
+            inbox.put(Upserted(LearnedRoute(_ref(path.prefix), path.prefix, (path.next_hop,))))
+
+    def _settle(self, inbox: Inbox) -> None:
+        """Once after each connection: when the table is whole, sweep what is stale."""
+        if self._confirmed is None:
+            return
+        now = self._clock()
+        if now - self._opened < self._bound:
+            quiet = now - self._last_news
+            if quiet < QUIET:
+                return
+            sessions = self._gobgp.api.sessions()
+            if sessions.established < sessions.configured:
+                # A session that has just come up still has its routes to send.
+                self._last_news = now - QUIET + TICK
+                return
+            if not sessions.configured and quiet < ALONE:
+                return
+        for prefix in self._told.keys() - self._confirmed:
+            del self._told[prefix]
+            inbox.put(Deleted(_ref(prefix)))
+        self._confirmed = None
+        if not self._synced:
+            self._synced = True
+            inbox.put(Synced(self.name))
+
+
+def _listen(watch: Watch, news: queue.SimpleQueue[News]) -> None:
+    try:
+        for found in watch:
+            news.put(found)
+    except Exception as error:
+        news.put(error)
+    else:
+        news.put(Unavailable("gobgpd ended the stream of routes"))
+
+
+def _drifted(inbox: Inbox) -> None:
+    for table in TABLES:
+        inbox.put(Drifted(table))
+
+
+def _ref(prefix: Prefix) -> ObjectRef:
+    return ObjectRef("LearnedRoute", "", f"{ipaddress.ip_address(prefix.address)}/{prefix.length}")

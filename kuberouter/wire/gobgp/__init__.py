@@ -1,0 +1,1 @@
+"""GoBGP over gRPC: one small interface, one encoder per version of its API."""

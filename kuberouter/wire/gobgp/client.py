@@ -1,0 +1,237 @@
+"""A gobgpd over gRPC on its unix socket: the calls that we need, whatever version of its API it speaks.
+
+Every call has a deadline. A daemon that does not answer raises Unavailable; one that answers no raises Refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import grpc
+
+from kuberouter.model.bgp import (
+    DefinedSetKey,
+    NeighborSetEntryKey,
+    Path,
+    Peer,
+    Policy,
+    PolicyAssignment,
+    PrefixSetEntryKey,
+    RouteDirection,
+    Speaker,
+    Statement,
+)
+from kuberouter.model.core import Prefix, Unavailable, Value
+
+DEADLINE = 5.0
+"""Seconds that a call may take."""
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),  # an initial dump of the whole table is one message
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class Refused(Exception):
+    """gobgpd said no; the text is its own."""
+
+
+class BestPath(Value, frozen=True, gc=False):
+    """A change of a best path. `next_hop` is empty when the prefix has none any more; `own` ones originate here."""
+
+    prefix: Prefix
+    next_hop: bytes
+    own: bool
+
+
+class Sessions(Value, frozen=True, gc=False):
+    """How many peers are configured, and how many of them have a session."""
+
+    configured: int
+    established: int
+
+
+class Watch(Protocol):
+    """A stream of best paths, the present ones first."""
+
+    def __iter__(self) -> Iterator[Sequence[BestPath]]: ...
+
+    def cancel(self) -> None: ...
+
+
+SetEntry = PrefixSetEntryKey | NeighborSetEntryKey
+
+
+class Api(Protocol):
+    """What we ask of a gobgpd, in rows. All raise Unavailable and Refused."""
+
+    def speaker(self) -> Speaker | None:
+        """Its identity; None before `start`."""
+
+    def start(self, speaker: Speaker) -> None:
+        """Give it an identity. It forgets all policy."""
+
+    def stop(self) -> None:
+        """End all sessions and forget everything."""
+
+    def sets(self) -> Iterable[tuple[DefinedSetKey, Sequence[SetEntry]]]:
+        """All defined sets with their entries."""
+
+    def add_set(self, key: DefinedSetKey, entries: Sequence[SetEntry]) -> None:
+        """Add entries to a set, which is made if it does not exist."""
+
+    def remove_entries(self, key: DefinedSetKey, entries: Sequence[SetEntry]) -> None:
+        """Take entries out of a set, which stays."""
+
+    def remove_set(self, key: DefinedSetKey) -> None:
+        """Remove a set that no statement refers to."""
+
+    def statements(self) -> Iterable[Statement]:
+        """All statements that consist of two sets and a verdict."""
+
+    def add_statement(self, row: Statement) -> None:
+        """Make a statement under a new name."""
+
+    def remove_statement(self, row: Statement) -> None:
+        """Remove a statement that no policy refers to."""
+
+    def policies(self) -> Iterable[Policy]:
+        """All policies."""
+
+    def add_policy(self, row: Policy) -> None:
+        """Make a policy of statements that exist, under a new name."""
+
+    def remove_policy(self, row: Policy) -> None:
+        """Remove a policy that is not assigned; its statements stay."""
+
+    def assignments(self) -> Iterable[PolicyAssignment]:
+        """The global assignment of each direction."""
+
+    def assign(self, row: PolicyAssignment) -> None:
+        """Replace the global assignment of a direction at once."""
+
+    def soft_reset(self, direction: RouteDirection) -> None:
+        """Have the routes of all sessions judged again."""
+
+    def peers(self) -> Iterable[Peer]:
+        """All configured peers."""
+
+    def sessions(self) -> Sessions:
+        """How many of them have a session."""
+
+    def add_peer(self, row: Peer) -> None:
+        """Configure a peer."""
+
+    def update_peer(self, row: Peer) -> None:
+        """Change a peer."""
+
+    def remove_peer(self, row: Peer) -> None:
+        """Remove a peer."""
+
+    def paths(self) -> Iterable[Path]:
+        """The paths that originate here."""
+
+    def originate(self, announce: Sequence[Path], withdraw: Sequence[Path]) -> None:
+        """Withdraw and announce many paths in one stream."""
+
+    def watch(self) -> Watch:
+        """Follow the best paths of all prefixes, beginning with those of now."""
+
+
+class Connection:
+    """A gRPC channel that speaks in Unavailable and Refused. Messages are generated classes, unknown to the checker."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+
+    def close(self) -> None:
+        """Close the channel; calls under way end with Unavailable."""
+        self._channel.close()
+
+    def error(self, error: Any) -> Exception:
+        """The exception that a failed call means."""
+        code, details = error.code(), error.details()
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+            return Unavailable(f"gobgpd does not answer on {self.target}")
+        return Refused(details or code.name)
+
+    def call(self, method: str, request: Any, reply: Any) -> Any:
+        """One request, one reply."""
+        invoke = self._channel.unary_unary(method, _encode, _decoder(reply))
+        try:
+            return invoke(request, timeout=DEADLINE)
+        except grpc.RpcError as error:
+            raise self.error(error) from None
+
+    def list(self, method: str, request: Any, reply: Any) -> Sequence[Any]:
+        """One request, all replies."""
+        invoke = self._channel.unary_stream(method, _encode, _decoder(reply))
+        try:
+            return tuple(invoke(request, timeout=DEADLINE))
+        except grpc.RpcError as error:
+            raise self.error(error) from None
+
+    def send(self, method: str, requests: Iterable[Any], reply: Any) -> Any:
+        """Many requests, one reply."""
+        invoke = self._channel.stream_unary(method, _encode, _decoder(reply))
+        try:
+            return invoke(iter(requests), timeout=DEADLINE)
+        except grpc.RpcError as error:
+            raise self.error(error) from None
+
+    def follow(self, method: str, request: Any, reply: Any) -> Follow:
+        """One request, replies without end."""
+        return Follow(self, self._channel.unary_stream(method, _encode, _decoder(reply))(request))
+
+
+class Follow:
+    """Replies without end, until cancelled from another thread or broken; both raise Unavailable."""
+
+    def __init__(self, connection: Connection, call: Any) -> None:
+        self._connection = connection
+        self._call = call
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._call
+        except grpc.RpcError as error:
+            raise self._connection.error(error) from None
+
+    def cancel(self) -> None:
+        """End the stream; safe from any thread."""
+        self._call.cancel()
+
+
+def _encode(message: Any) -> bytes:
+    return bytes(message.SerializeToString())
+
+
+def _decoder(reply: Any) -> Callable[[bytes], Any]:
+    decode: Callable[[bytes], Any] = reply.FromString
+    return decode
+
+
+class Gobgp:
+    """A gobgpd that several drivers and a source share; safe from any thread."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self._lock = threading.Lock()
+        self._starts = 0
+
+    @property
+    def starts(self) -> int:
+        """How often we gave it an identity: whatever was read before the last time is void."""
+        with self._lock:
+            return self._starts
+
+    def started(self) -> None:
+        """Note that it was given an identity."""
+        with self._lock:
+            self._starts += 1

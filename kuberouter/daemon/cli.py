@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -53,4 +54,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     from kuberouter.daemon.lifecycle import start
 
     logs.setup(int(level))
+    logging.getLogger(__name__).info("kube-router version %s runs for node %s", __version__, config.node.name)
     return start(config)

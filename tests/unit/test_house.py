@@ -1,0 +1,43 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from kuberouter.daemon.flags import usage
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lines(*folders: str) -> Iterator[tuple[str, str]]:
+    """Every line of the Python files below some folders, with the file's path."""
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if "stubs" not in path.parts:
+                yield from ((str(path.relative_to(ROOT)), line) for line in path.read_text().splitlines())
+
+
+def test_unit_and_property_tests_neither_pretend_nor_wait() -> None:
+    forbidden = re.compile("|".join(("unittest" + r"\.mock", "monkey" + "patch", r"\bsleep" + r"\(")))
+    assert [found for found in lines("tests/unit", "tests/property") if forbidden.search(found[1])] == []
+
+
+def test_keys_of_annotations_are_written_in_one_file() -> None:
+    quoted = re.compile(r"""["']kube-router\.io/""")
+    assert {path for path, line in lines("kuberouter") if quoted.search(line)} <= {"kuberouter/decode/annotations.py"}
+
+
+def test_nothing_is_left_to_do_without_an_issue() -> None:
+    marker = re.compile(r"#.*\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3)) + r")\b")
+    assert [found for found in lines("kuberouter", "tests") if marker.search(found[1])] == []
+
+
+def test_no_package_shadows_the_standard_library() -> None:
+    assert not (ROOT / "cmd" / "__init__.py").exists()
+
+
+def test_the_user_guide_shows_the_help_as_it_is() -> None:
+    guide = (ROOT / "docs" / "user-guide.md").read_text()
+    assert f"```sh\n{usage('kube-router')}```\n" in guide, "put what `kube-router --help` prints into the guide"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -149,6 +150,15 @@ class Store:
             self.lock.notify_all()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that is killed in mid-air is part of the game; everything else is told."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # handed through as it came
+
+
 class ApiServer:
     """The server as an object: start, change objects, inject faults, look at what was asked."""
 
@@ -167,8 +177,7 @@ class ApiServer:
         class Handler(_Handler):
             api = server
 
-        ThreadingHTTPServer.daemon_threads = True
-        self._http = ThreadingHTTPServer((address, port), Handler)
+        self._http = _Server((address, port), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), name="apiserver", daemon=True)
         self._thread.start()
 

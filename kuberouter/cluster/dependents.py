@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from kuberouter.cluster.routes import node_addresses
 from kuberouter.cluster.view import ClusterView
-from kuberouter.model.cluster import ClusterObject, EndpointSlice
+from kuberouter.model.cluster import ClusterObject, EndpointSlice, Node
 from kuberouter.model.core import ObjectRef, Owner, Value
 from kuberouter.model.node import NodeFacts
 
@@ -60,3 +61,21 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
 def _service(service: ObjectRef, view: ClusterView) -> Iterable[Owner]:
     yield Owner("services", service)
     yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
+
+
+def routing(change: Change, view: ClusterView) -> Iterable[Owner]:
+    """Route controller: a node touches its peer, its set members and the routes through addresses it won or lost."""
+    ref = change.ref
+    if ref.kind == "NodeFacts":
+        subject = ObjectRef("Node", "", ref.name)
+        yield from (Owner(name, subject) for name in ("plumbing", "cni", "speaker", "exports", "advertise"))
+    elif ref.kind == "Node":
+        yield Owner("nodesets", ref)
+        yield Owner("peer", ref)
+        before, after = (set(node_addresses(n)) if isinstance(n, Node) else set() for n in (change.old, change.new))
+        for address in before ^ after:
+            # A tunnel's name depends on which other addresses look like it.
+            for each in {address, *view.routes.alike(address)}:
+                yield from (Owner("route", route) for route in view.routes.routes_via(each))
+    elif ref.kind == "LearnedRoute":
+        yield Owner("route", ref)

@@ -62,6 +62,7 @@ class Cluster(ClusterView):
         if isinstance(new, EndpointSlice):
             self._slices.setdefault(new.service, {})[new.ref] = new
         self.matches.update(old, new)
+        self.routes.update(old, new)
         self.frontends.update(old, new)
 
     def _update_facts(self, ref: ObjectRef) -> set[Owner]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from kuberouter.cluster.frontends import FrontendIndex
 from kuberouter.cluster.indexes import MatchIndex
+from kuberouter.cluster.routes import RouteIndex
 from kuberouter.model.cluster import (
     ClusterObject,
     EndpointSlice,
@@ -46,6 +47,8 @@ class ClusterView:
         """Which Service owns an address with a port, and which groups of endpoints have ready ones."""
         self.matches = MatchIndex(node)
         """Which policies select which pods of the node of this name, and which pods are in which sets."""
+        self.routes = RouteIndex()
+        """Which nodes have which addresses, and which learned routes lead through them."""
 
     @property
     def node(self) -> NodeFacts | None:

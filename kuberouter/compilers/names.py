@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from ipaddress import ip_address
+
 from kuberouter.model.core import Family
 
 DUMMY_LINK = "kube-dummy-if"
@@ -17,3 +20,51 @@ SNAT_CHAIN = "KUBE-ROUTER-SNAT"
 def set_name(name: str, family: Family) -> str:
     """The name of a set in a family: sets of IPv6 carry a prefix, for set names are shared by both families."""
     return f"inet6:{name}" if family is Family.IPV6 else name
+
+
+# --- routing
+
+BRIDGE_LINK = "kube-bridge"
+"""The pods' bridge."""
+TUNNEL_PREFIX = "tun-"
+TUNNEL_TABLE = 77
+"""Routing table with the routes to other nodes through tunnels, for packets of pods."""
+
+POD_SUBNET_SET = "kube-router-pod-subnets"
+NODE_ADDRESS_SET = "kube-router-node-ips"
+
+POLICY_PREFIX = "kube_router_"
+"""BGP policies are `kube_router_export<N>` and `kube_router_import<N>`."""
+POD_CIDR_PREFIXES = {Family.IPV4: "podcidrdefinedset", Family.IPV6: "podcidrdefinedsetv6"}
+SERVICE_PREFIXES = {Family.IPV4: "servicevipsdefinedset", Family.IPV6: "servicevipsdefinedsetv6"}
+DEFAULT_ROUTE_PREFIXES = {Family.IPV4: "defaultroutedefinedset", Family.IPV6: "defaultroutedefinedsetv6"}
+NODE_PEERS = {Family.IPV4: "iBGPpeerset", Family.IPV6: "iBGPpeersetv6"}
+ALL_PEERS = {Family.IPV4: "allpeerset", Family.IPV6: "allpeersetv6"}
+BGP_SETS = tuple(
+    name
+    for by_family in (POD_CIDR_PREFIXES, SERVICE_PREFIXES, DEFAULT_ROUTE_PREFIXES, NODE_PEERS, ALL_PEERS)
+    for name in by_family.values()
+)
+
+
+def tunnel_name(address: bytes, *, plain: bool = True) -> str:
+    """The link name of the tunnel to a node: 11 hexadecimal digits of SHA-256 over the address without separators.
+
+    Different addresses can look alike without separators (10.0.1.11 and 10.0.11.1): all but one of those are named by
+    the address as it is written (`plain` False). Vector: 10.0.0.1 is tun-e443169117a.
+    """
+    text = str(ip_address(address))
+    if plain:
+        text = text.replace(".", "").replace(":", "")
+    return TUNNEL_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:11]
+
+
+def generated_router_id(address: bytes) -> bytes:
+    """A router id made of an address of either family: FNV-1a, 32 bits, over the address's 16-byte form.
+
+    Vectors: 10.0.0.1 gives 0.15.248.254, 2001:db8::1 gives 110.91.4.244.
+    """
+    value = 0x811C9DC5
+    for byte in address if len(address) == 16 else bytes(10) + b"\xff\xff" + address:
+        value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return value.to_bytes(4, "big")

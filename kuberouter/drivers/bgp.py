@@ -65,9 +65,11 @@ class _Table(Generic[R]):
         raise NotImplementedError
 
     def _fresh(self) -> None:
-        """Raise Unavailable, hence have the table read again, if the daemon has forgotten what was read."""
+        """Raise Unavailable, hence have the table read again, unless the daemon still is the one that was read."""
         if self._gobgp.starts > self._seen:
             raise Unavailable("gobgpd was given another identity and has to be told everything again")
+        if self._gobgp.starts < self._seen:
+            raise Unavailable("gobgpd has not been given an identity")
 
 
 class SpeakerDriver:
@@ -169,7 +171,19 @@ class _EntryTable(_Table[E]):
                 present = {entry for found, held in self._api.sets() if found == key for entry in held}
                 adding = call == self._api.add_set
                 rest = [row for row in entries if (row.key in present) is not adding]
-                _each(rest, lambda row, key=key: call(key, [row.key]), failed)  # type: ignore[misc]  # a bound default
+                self._one_by_one(rest, call, failed)
+
+    def _one_by_one(
+        self,
+        rows: Iterable[E],
+        call: Callable[[DefinedSetKey, Sequence[SetEntry]], None],
+        failed: dict[Hashable, str],
+    ) -> None:
+        for row in rows:
+            try:
+                call(DefinedSetKey(self.kind, row.key.set), [row.key])
+            except Refused as error:
+                failed[row.key] = str(error)
 
 
 class PrefixEntryDriver(_EntryTable[PrefixSetEntry]):

@@ -86,7 +86,11 @@ class Dataplane:
 
     def resync(self, tables: Collection[type[Row]]) -> None:
         """Have these tables read in the next pass."""
-        self._unread.update(row for row in tables if row in self.tables)
+        for row in tables:
+            if row in self.tables:
+                self._unread.add(row)
+                # Whoever asks has a reason to think that it answers again.
+                self.tables[row].retry_at = 0.0
 
     def converge(
         self, changes: Changes, *, synced: Collection[str], now: float, settled: bool = True, dry_run: bool = False

@@ -7,6 +7,17 @@ from __future__ import annotations
 
 import enum
 
+from kuberouter.model.bgp import (
+    DefinedSet,
+    NeighborSetEntry,
+    Path,
+    Peer,
+    Policy,
+    PolicyAssignment,
+    PrefixSetEntry,
+    Speaker,
+    Statement,
+)
 from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
@@ -23,7 +34,7 @@ class Action(enum.Enum):
 
 Step = tuple[type[Row], Action]
 
-WITHDRAWN_FIRST: tuple[type[Row], ...] = ()
+WITHDRAWN_FIRST: tuple[type[Row], ...] = (Path,)
 """Rows that attract traffic from elsewhere go before what serves that traffic."""
 
 ADD_ORDER: tuple[type[Row], ...] = (
@@ -38,6 +49,15 @@ ADD_ORDER: tuple[type[Row], ...] = (
     Address,
     Route,
     PolicyRule,
+    Speaker,
+    DefinedSet,
+    PrefixSetEntry,  # sets are full before a path or a peer is judged by them: GoBGP does not judge again
+    NeighborSetEntry,
+    Statement,
+    Policy,
+    PolicyAssignment,  # without one GoBGP accepts and exports everything
+    Peer,
+    Path,  # what serves the traffic that it attracts stands by now
     CniSettings,  # the kubelet starts pods once the file is there, so the datapath comes first
 )
 
@@ -54,5 +74,13 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
     Destination: (VirtualService,),
     Address: (VirtualService, Link),
     Route: (Link,),
+    DefinedSet: (Speaker,),
+    PrefixSetEntry: (DefinedSet,),
+    NeighborSetEntry: (DefinedSet,),
+    Statement: (DefinedSet,),
+    Policy: (Statement,),
+    PolicyAssignment: (Policy, PrefixSetEntry, NeighborSetEntry),
+    Peer: (PolicyAssignment,),
+    Path: (PolicyAssignment,),
 }
 """Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""

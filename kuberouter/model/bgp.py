@@ -1,7 +1,7 @@
 """BGP rows: what gobgpd is told. Addresses are packed bytes.
 
-What GoBGP cannot change in place (statements, policies) has a name that follows from its content: a change is a new row,
-a switched assignment, and a removal.
+What GoBGP cannot change in place (statements, policies) has a name that follows from its content: a change is a new
+row, a switched assignment, and a removal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class SpeakerKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 
 
 class Speaker(Value, frozen=True, gc=False):
-    """Our BGP identity. `router_id` is packed IPv4; no `addresses` listens on all. Another one restarts every session."""
+    """Our BGP identity; a change of it restarts every session. `router_id` is packed IPv4, no `addresses` is all."""
 
     key: SpeakerKey
     asn: int

@@ -80,7 +80,7 @@ class LearnedSource:
     def _lacks(self, inbox: Inbox, trouble: str) -> None:
         if trouble == self.trouble:
             return
-        log.warning("%s", trouble)
+        log.info("%s", trouble)
         self.trouble = trouble
         # Read again at once: a daemon that is away says so, a fresh one reads as empty and is told everything.
         _drifted(inbox)

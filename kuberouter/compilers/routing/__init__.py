@@ -1,0 +1,40 @@
+"""Node and learned routes to BGP, kernel routes and plumbing. One compiler for each smallest thing that changes:
+
+- `plumbing`, `cni`, `speaker`, `exports`, `advertise`: this node;
+- `nodesets`, `peer`: each node of the cluster;
+- `route`: each learned route, with the tunnel that it may need.
+"""
+
+from __future__ import annotations
+
+from kuberouter.compilers.routing.advertise import compile_advertise
+from kuberouter.compilers.routing.cni import compile_cni
+from kuberouter.compilers.routing.exports import compile_exports
+from kuberouter.compilers.routing.peers import compile_peer
+from kuberouter.compilers.routing.plumbing import compile_nodesets, compile_plumbing
+from kuberouter.compilers.routing.routes import compile_route
+from kuberouter.compilers.routing.speaker import compile_speaker
+
+__all__ = [
+    "COMPILERS",
+    "compile_advertise",
+    "compile_cni",
+    "compile_exports",
+    "compile_nodesets",
+    "compile_peer",
+    "compile_plumbing",
+    "compile_route",
+    "compile_speaker",
+]
+
+COMPILERS = (
+    ("plumbing", compile_plumbing),
+    ("nodesets", compile_nodesets),
+    ("cni", compile_cni),
+    ("speaker", compile_speaker),
+    ("exports", compile_exports),
+    ("advertise", compile_advertise),
+    ("peer", compile_peer),
+    ("route", compile_route),
+)
+"""Names and functions in the order in which they should run."""

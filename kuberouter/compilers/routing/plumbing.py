@@ -1,0 +1,85 @@
+"""What packets of pods need on this node: the bridge, forwarding, the way out, the rule that leads into tunnels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kuberouter.cluster.routes import node_addresses
+from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.names import BRIDGE_LINK, NODE_ADDRESS_SET, POD_SUBNET_SET, TUNNEL_TABLE, set_name
+from kuberouter.compilers.routing.mtu import pod_mtu
+from kuberouter.model.core import Family, Fragment, Owner, Row, family_of
+from kuberouter.model.host import Sysctl, SysctlKey
+from kuberouter.model.netfilter import (
+    Hook,
+    HookKey,
+    HookRank,
+    IpSet,
+    IpSetKey,
+    Member,
+    MemberKey,
+    Position,
+    SetType,
+    Table,
+)
+from kuberouter.model.network import Link, LinkKey, LinkKind, PolicyRule, PolicyRuleKey
+from kuberouter.model.node import NodeFacts
+from kuberouter.model.settings import RouterSettings
+
+SYSCTLS = {
+    Family.IPV4: ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"),
+    Family.IPV6: ("net/ipv6/conf/all/forwarding", "net/bridge/bridge-nf-call-ip6tables"),
+}
+"""Settings that must be 1, by family. Bridged packets of pods pass iptables too, or policy could not see them."""
+
+
+def compile_plumbing(key: Owner, view: ClusterView, *, node: NodeFacts, settings: RouterSettings) -> Fragment:
+    """The bridge, and per family in use: settings, sets, accepting and masquerading hooks, rules into table 77."""
+    del key, view
+    rows: list[Row] = [Link(LinkKey(BRIDGE_LINK), LinkKind.BRIDGE, pod_mtu(node, settings))]
+    for family in node.families:
+        rows += (Sysctl(SysctlKey(path), "1") for path in SYSCTLS[family])
+        rows += _forwarding(family, node)
+        pods, nodes = set_name(POD_SUBNET_SET, family), set_name(NODE_ADDRESS_SET, family)
+        rows.append(IpSet(IpSetKey(pods), SetType.HASH_NET, family))
+        rows.append(IpSet(IpSetKey(nodes), SetType.HASH_IP, family))
+        if settings.pod_egress:
+            rows.append(_egress(family, pods, nodes))
+    if settings.overlay:
+        rows += (PolicyRule(PolicyRuleKey(p.family, p, TUNNEL_TABLE)) for p in node.pod_cidrs)
+    return Fragment(tuple(rows))
+
+
+def _forwarding(family: Family, node: NodeFacts) -> Iterator[Row]:
+    """Packets from and to pods, and replies on their way out, go on even where the host's default is to drop."""
+    words = [f"-i {BRIDGE_LINK}", f"-o {BRIDGE_LINK}"]
+    if node.uplink:
+        words.append(f"-o {node.uplink}")
+    for match in words:
+        yield Hook(HookKey(family, Table.FILTER, "FORWARD", f"{match} -j ACCEPT"), HookRank.FORWARD)
+
+
+def _egress(family: Family, pods: str, nodes: str) -> Hook:
+    """Packets of pods that leave the cluster carry the node's address; ports at random, so that two do not collide."""
+    match = f"-m set --match-set {pods} src -m set ! --match-set {pods} dst -m set ! --match-set {nodes} dst"
+    key = HookKey(family, Table.NAT, "POSTROUTING", f"{match} -j MASQUERADE --random-fully")
+    return Hook(key, HookRank.EGRESS, Position.LAST)
+
+
+def compile_nodesets(key: Owner, view: ClusterView, *, node: NodeFacts, settings: RouterSettings) -> Fragment:
+    """The entries of one node, this one or another: its pod CIDRs and its addresses."""
+    del settings
+    other = view.node_object(key.subject.name)
+    if other is None:
+        return Fragment()
+    families = node.families
+    rows: list[Row] = []
+    for prefix in other.pod_cidrs:
+        if prefix.family in families:
+            name = set_name(POD_SUBNET_SET, prefix.family)
+            rows.append(Member(MemberKey(name, prefix.address, prefix.length)))
+    for address in node_addresses(other):
+        if family_of(address) in families:
+            name = set_name(NODE_ADDRESS_SET, family_of(address))
+            rows.append(Member(MemberKey(name, address, len(address) * 8)))
+    return Fragment(tuple(rows))

@@ -7,37 +7,46 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from kuberouter.cluster.dependents import Dependents, policies, services
+from kuberouter.cluster.dependents import Dependents, policies, routing, services
 from kuberouter.cluster.facts import ours
 from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.names import (
+    BGP_SETS,
+    BRIDGE_LINK,
     DUMMY_LINK,
     LOCAL_ADDRESS_SET,
+    NODE_ADDRESS_SET,
+    POD_SUBNET_SET,
+    POLICY_PREFIX,
     SERVICE_ADDRESS_SET,
     SERVICES_CHAIN,
     SNAT_CHAIN,
+    TUNNEL_PREFIX,
+    TUNNEL_TABLE,
 )
 from kuberouter.compilers.policies import COMPILERS as POLICY_COMPILERS
+from kuberouter.compilers.routing import COMPILERS as ROUTING_COMPILERS
 from kuberouter.compilers.services import COMPILERS as SERVICE_COMPILERS
 from kuberouter.daemon.config import Config
 from kuberouter.daemon.sinks import LogSink
-from kuberouter.drivers.host import SysctlDriver
+from kuberouter.drivers.host import CniDriver, SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Xtables, detect_variant
 from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
-from kuberouter.drivers.network import AddressDriver, LinkDriver
+from kuberouter.drivers.network import AddressDriver, LinkDriver, PolicyRuleDriver, RouteDriver
 from kuberouter.engine.dataplane import Dataplane, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import NODE_KNOWN, Planner, Registered
+from kuberouter.model import bgp
 from kuberouter.model.core import Row
-from kuberouter.model.host import Sysctl
+from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
-from kuberouter.model.network import Address, Link
+from kuberouter.model.network import TABLE_MAIN, Address, Link, PolicyRule, Route
 from kuberouter.model.ports import Source
-from kuberouter.model.settings import FirewallSettings, ProxySettings
+from kuberouter.model.settings import FirewallSettings, ProxySettings, RouterSettings
 from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
@@ -59,6 +68,8 @@ class Part:
         self.dependents: list[Dependents] = []
         self.drivers: dict[type[Row], DriverMaker] = {}
         self.needs: frozenset[str] = frozenset()
+        self.removals_await: dict[type[Row], str] = {}
+        """A source that, besides `needs`, must be in sync before rows of a table are removed."""
         self.chain_prefixes: tuple[str, ...] = ()
         self.sets: tuple[str, ...] = ()
         """Names or prefixes of its sets, without `inet6:`."""
@@ -93,6 +104,8 @@ def compose(config: Config) -> Composition:
     parts: list[Part] = []
     if config.proxy is not None:
         parts.append(_proxy(config.proxy))
+    if config.router is not None:
+        parts.append(_router(config.router))
     if config.firewall is not None:
         parts.append(_firewall(config.firewall))
     inbox = Inbox()
@@ -144,7 +157,8 @@ def _tables(config: Config, parts: list[Part]) -> list[Table[Any]]:
     for row in dict.fromkeys(row for part in parts for row in part.drivers):
         users = [part for part in parts if row in part.drivers]
         make = shared.get(row) or users[0].drivers[row]
-        needs = frozenset((NODE_KNOWN, *(need for part in users for need in part.needs)))
+        awaited = [part.removals_await[row] for part in users if row in part.removals_await]
+        needs = frozenset((NODE_KNOWN, *awaited, *(need for part in users for need in part.needs)))
         found.append(Table(row, _Lazy(make), removal_needs=needs))
     return found
 
@@ -203,6 +217,48 @@ def _proxy(settings: ProxySettings) -> Part:
     part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET)
     part.links = (DUMMY_LINK,)
     part.audits = [(settings.sync_period, tuple(part.drivers))]
+    return part
+
+
+def _router(settings: RouterSettings) -> Part:
+    # gRPC is heavy, and only this controller speaks it.
+    from kuberouter.drivers import bgp as drivers
+    from kuberouter.sources.learned import LearnedSource
+    from kuberouter.wire.gobgp.client import Connection, Gobgp
+    from kuberouter.wire.gobgp.v3 import V3
+
+    gobgp = Gobgp(V3(Connection(f"unix://{settings.gobgp_socket}")))
+    part = Part("router")
+    part.watched = ("nodes",)
+    # What is learned is no condition for a start: gobgpd learns nothing before it is told who it is.
+    part.needs = frozenset((*part.watched, "interfaces"))
+    part.dependents = [routing]
+    part.sources = [LearnedSource(gobgp)]
+    _register(part, ROUTING_COMPILERS, settings)
+    tables = (TABLE_MAIN, TUNNEL_TABLE)
+    part.drivers = {
+        **dict.fromkeys((Sysctl, IpSet, Member, Hook, Link), _shared),
+        Route: lambda: RouteDriver(tables),
+        PolicyRule: lambda: PolicyRuleDriver((TUNNEL_TABLE,)),
+        bgp.Speaker: lambda: drivers.SpeakerDriver(gobgp),
+        bgp.DefinedSet: lambda: drivers.DefinedSetDriver(gobgp, BGP_SETS),
+        bgp.PrefixSetEntry: lambda: drivers.PrefixEntryDriver(gobgp, BGP_SETS),
+        bgp.NeighborSetEntry: lambda: drivers.NeighborEntryDriver(gobgp, BGP_SETS),
+        bgp.Statement: lambda: drivers.StatementDriver(gobgp, BGP_SETS),
+        bgp.Policy: lambda: drivers.PolicyDriver(gobgp, POLICY_PREFIX),
+        bgp.PolicyAssignment: lambda: drivers.AssignmentDriver(gobgp),
+        bgp.Peer: lambda: drivers.PeerDriver(gobgp),
+        bgp.Path: lambda: drivers.PathDriver(gobgp),
+    }
+    if settings.cni:
+        part.drivers[CniSettings] = lambda: CniDriver((settings.cni_file,))
+    part.removals_await = dict.fromkeys((Link, Route), "learned")
+    part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET)
+    part.links = (BRIDGE_LINK,)
+    part.link_prefixes = (TUNNEL_PREFIX,)
+    kernel = (Link, Route, PolicyRule)
+    others = tuple(row for row in part.drivers if row not in kernel)
+    part.audits = [(settings.route_sync_period, kernel), (settings.sync_period, others)]
     return part
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kuberouter.cluster.dependents import Dependents, services
@@ -11,7 +11,7 @@ from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.services import COMPILERS
 from kuberouter.decode import DECODERS
 from kuberouter.drivers.memory import MemoryDriver
-from kuberouter.engine.dataplane import Dataplane, Table
+from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.planner import Planner, Registered
 from kuberouter.model.core import Family, Row
@@ -39,7 +39,7 @@ def node_bytes(name: str = NODE, address: str = "192.0.2.1", cidr: str = "10.244
 
 
 class World:
-    """Planner and dataplane over memory drivers."""
+    """Planner and dataplane over memory drivers, or over those given."""
 
     def __init__(
         self,
@@ -48,14 +48,18 @@ class World:
         settings: object,
         rows: Sequence[type[Row]] = ROWS,
         families: tuple[Family, ...] = (Family.IPV4,),
+        *,
+        drivers: Mapping[type[Row], Any] | None = None,
     ) -> None:
         self.journal = Journal()
         registered = [Registered(name, "test", compile_, settings) for name, compile_ in compilers]
         self.planner = Planner(
             Cluster(NodeSettings(NODE, families), dependents), registered, [*rows, Rule], self.journal
         )
-        self.drivers: dict[type[Row], MemoryDriver[Any]] = {row: MemoryDriver() for row in rows}
+        self.drivers: Mapping[type[Row], Any] = drivers or {row: MemoryDriver() for row in rows}
         self.dataplane = Dataplane([Table(row, driver) for row, driver in self.drivers.items()], self.planner.ledgers)
+        self.report = Report()
+        """What the last `sync` wrote."""
         self._events: list[Event] = []
 
     def feed(self, raw: bytes) -> None:
@@ -75,20 +79,31 @@ class World:
         """Work off everything; returns the number of rows written."""
         changes = self.planner.step(self._events, limit=10_000_000)
         self._events.clear()
-        return self.dataplane.converge(changes, synced=self.planner.synced, now=0.0).writes
+        self.report = self.dataplane.converge(changes, synced=self.planner.synced, now=0.0)
+        return self.report.writes
 
     def table(self, row: type[Row]) -> dict[Any, Any]:
         """What the memory kernel holds of one table."""
-        return self.drivers[row].rows
+        rows: dict[Any, Any] = self.drivers[row].rows
+        return rows
 
 
 class ProxyWorld(World):
     """The service proxy's half of a node."""
 
-    def __init__(self, settings: ProxySettings | None = None, families: tuple[Family, ...] = (Family.IPV4,)) -> None:
-        super().__init__([services], COMPILERS, settings or ProxySettings(), families=families)
-        self.feed(node_bytes())
-        self.sync()
+    def __init__(
+        self,
+        settings: ProxySettings | None = None,
+        families: tuple[Family, ...] = (Family.IPV4,),
+        *,
+        node: bytes = b"",
+        drivers: Mapping[type[Row], Any] | None = None,
+        start: bool = True,
+    ) -> None:
+        super().__init__([services], COMPILERS, settings or ProxySettings(), families=families, drivers=drivers)
+        self.feed(node or node_bytes())
+        if start:
+            self.sync()
 
     def destinations(self) -> int:
         """Number of IPVS destinations."""

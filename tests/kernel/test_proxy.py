@@ -1,0 +1,441 @@
+"""The service proxy in the kernel: real connections through service addresses and node ports, in both families.
+
+One node with two pods; on the same wire another node with one pod, and a client. The far pod's way back to the client
+does not lead through the node, so that it answers only if the node put its own address on the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kuberouter.compilers.names import DUMMY_LINK, LOCAL_ADDRESS_SET, SERVICE_ADDRESS_SET, SERVICES_CHAIN, SNAT_CHAIN
+from kuberouter.drivers.host import SysctlDriver
+from kuberouter.drivers.ipsets import MemberDriver, SetDriver
+from kuberouter.drivers.iptables import ChainDriver, HookDriver, Xtables, detect_variant
+from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
+from kuberouter.drivers.network import AddressDriver, LinkDriver
+from kuberouter.model.core import Family, ObjectRef, Row
+from kuberouter.model.events import Deleted
+from kuberouter.model.host import Sysctl
+from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
+from kuberouter.model.network import Address, Link
+from tests.kernel.conftest import need
+from tests.kernel.drive import sh
+from tests.support.lab import netns
+from tests.support.probes import Job, Outcome, Prober, Result
+from tests.support.world import NODE, ProxyWorld
+
+pytestmark = [pytest.mark.root, pytest.mark.ipvs, pytest.mark.dummy]
+
+FAMILIES = (Family.IPV4, Family.IPV6)
+NODE_ADDRESS = ("192.0.2.1", "2001:db8::1")
+CLIENT = ("192.0.2.100", "2001:db8::100")
+SECOND_CLIENT = "192.0.2.101"
+PODS = {
+    "pod1": ("10.244.1.2", "fd44:1::2", NODE),
+    "pod2": ("10.244.1.3", "fd44:1::3", NODE),
+    "far": ("10.244.2.2", "fd44:2::2", "other"),
+}
+PROTOCOLS = ("tcp", "udp", "sctp")
+ROLES = ("wire", "other", "node", "client", "far", "pod1", "pod2")
+TARGET = 8080
+HOST_PORT = 2222
+"""Where the node itself listens, on every address."""
+BOUND = 3.0
+PROMPT = 1.5
+"""Seconds within which a refusal has to come; one kernel bug makes IPv6 wait for a second SYN."""
+
+
+class Net:
+    """The namespaces and their wires."""
+
+    def __init__(self) -> None:
+        self.prefix = netns.unique_prefix()
+        self.names = [f"{self.prefix}-{name}" for name in ROLES]
+        self.wire, self.other, self.node, self.client, self.far, *self.pods = self.names
+        self.probers: dict[str, Prober] = {}
+
+    def build(self) -> None:
+        for name in self.names:
+            netns.add(name)
+        netns.configure(self.wire, "link add br0 type bridge", "link set br0 up")
+        netns.sysctls(self.wire, {"bridge/bridge-nf-call-iptables": "0", "bridge/bridge-nf-call-ip6tables": "0"})
+        for name in (self.node, self.other, self.client):
+            link = name.removeprefix(self.prefix + "-")
+            netns.configure(
+                self.wire, f"link add {link} type veth peer name eth0 netns {name}", f"link set {link} master br0 up"
+            )
+        self._address(self.node, *NODE_ADDRESS)
+        netns.configure(
+            self.node,
+            "link add kube-bridge type bridge",
+            "addr add 10.244.1.1/24 dev kube-bridge",
+            "addr add fd44:1::1/64 dev kube-bridge nodad",
+            "link set kube-bridge up",
+            "route add 10.244.2.0/24 via 192.0.2.2",
+            "route add fd44:2::/64 via 2001:db8::2",
+        )
+        for number, name in enumerate(self.pods):
+            four, six, _ = PODS[f"pod{number + 1}"]
+            netns.configure(
+                self.node,
+                f"link add veth{number} type veth peer name eth0 netns {name}",
+                f"link set veth{number} master kube-bridge up",
+            )
+            self._address(name, four, six)
+            netns.configure(name, "route add default via 10.244.1.1", "route add default via fd44:1::1")
+        self._address(self.other, "192.0.2.2", "2001:db8::2")
+        netns.configure(
+            self.other,
+            f"link add far type veth peer name eth0 netns {self.far}",
+            "addr add 10.244.2.1/24 dev far",
+            "addr add fd44:2::1/64 dev far nodad",
+            "link set far up",
+            "route add 10.244.1.0/24 via 192.0.2.1",
+            "route add fd44:1::/64 via 2001:db8::1",
+        )
+        netns.sysctls(self.other, {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"})
+        self._address(self.far, *PODS["far"][:2])
+        netns.configure(self.far, "route add default via 10.244.2.1", "route add default via fd44:2::1")
+        self._address(self.client, *CLIENT)
+        netns.configure(
+            self.client,
+            f"addr add {SECOND_CLIENT}/24 dev eth0",
+            "route add 10.96.0.0/16 via 192.0.2.1",
+            "route add fd96::/64 via 2001:db8::1",
+        )
+        for role, name in zip(ROLES[2:], self.names[2:], strict=True):
+            self.probers[role] = Prober(netns.path(name), role)
+        protocols = [p for p in PROTOCOLS if p != "sctp" or netns.have("sctp")]
+        for role in PODS:
+            self.probers[role].serve([(protocol, TARGET) for protocol in protocols])
+        self.probers["node"].serve([("tcp", HOST_PORT), ("udp", HOST_PORT)])
+
+    @staticmethod
+    def _address(name: str, four: str, six: str) -> None:
+        netns.configure(name, f"addr add {four}/24 dev eth0", f"addr add {six}/64 dev eth0 nodad", "link set eth0 up")
+
+    def remove(self) -> None:
+        for prober in self.probers.values():
+            prober.close()
+        for name in reversed(self.names):
+            netns.remove(name)
+
+
+def real_drivers() -> dict[type[Row], Any]:
+    """The drivers of every table that the proxy writes, in the namespace of the calling thread."""
+
+    def ours(name: str) -> bool:
+        return name.removeprefix("inet6:").startswith((SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET))
+
+    xtables = Xtables(detect_variant())
+    return {
+        Sysctl: SysctlDriver(),
+        IpSet: SetDriver(ours),
+        Member: MemberDriver(ours),
+        Chain: ChainDriver(xtables, FAMILIES, (SERVICES_CHAIN, SNAT_CHAIN)),
+        Hook: HookDriver(xtables, FAMILIES),
+        Link: LinkDriver((DUMMY_LINK,)),
+        VirtualService: VirtualServiceDriver(),
+        Destination: DestinationDriver(),
+        Address: AddressDriver((DUMMY_LINK,)),
+    }
+
+
+NODE_OBJECT = json.dumps(
+    {
+        "kind": "Node",
+        "metadata": {"name": NODE},
+        "spec": {"podCIDRs": ["10.244.1.0/24", "fd44:1::/64"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address} for address in NODE_ADDRESS]},
+    }
+).encode()
+
+
+def vips(number: int) -> tuple[str, str]:
+    """Service addresses of the number-th Service."""
+    return f"10.96.0.{number}", f"fd96::{number:x}"
+
+
+class Proxy:
+    """The service proxy on the node, and the objects that it was told of."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.objects: dict[ObjectRef, bytes] = {}
+        self.world = ProxyWorld(families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers())
+
+    def apply(self, *objects: dict[str, Any]) -> int:
+        """Tell it of objects; returns the number of rows written."""
+        for value in objects:
+            name, raw = value["metadata"]["name"], json.dumps(value).encode()
+            self.objects[ObjectRef(value["kind"], "shop", name)] = raw
+            self.world.feed(raw)
+        return self.world.sync()
+
+    def delete(self, *refs: ObjectRef) -> None:
+        for ref in refs:
+            del self.objects[ref]
+            self.world.put(Deleted(ref))
+        self.world.sync()
+
+    def restart(self) -> int:
+        """A new process that finds what the old one left; the number of rows that it writes, settings apart.
+
+        Settings have no owner that could be recognised: every process asserts them.
+        """
+        self.world = ProxyWorld(families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers(), start=False)
+        for raw in self.objects.values():
+            self.world.feed(raw)
+        self.world.sync()
+        return sum(len(batch) for row, batch in self.world.report.batches if row is not Sysctl)
+
+    def audit(self) -> int:
+        """Read everything again; returns the number of rows mended."""
+        self.world.dataplane.resync(list(self.world.drivers))
+        return self.world.sync()
+
+    def service(self, name: str, number: int, *pods: str, node_port: int = 0, **spec: Any) -> None:
+        """A Service of every protocol on port 80 with these pods behind it."""
+        ports = [{"name": p, "protocol": p.upper(), "port": 80} for p in PROTOCOLS]
+        if node_port:
+            ports = [{**port, "nodePort": node_port} for port in ports]
+            spec = {"type": "NodePort", **spec}
+        given = {"clusterIP": vips(number)[0], "clusterIPs": list(vips(number)), "ports": ports, **spec}
+        metadata = {"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        self.apply({"kind": "Service", "metadata": metadata, "spec": given}, *self.slices(name, *pods))
+
+    @staticmethod
+    def slices(name: str, *pods: str) -> list[dict[str, Any]]:
+        """Both slices of a Service."""
+        return [
+            {
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": f"{name}-{family}",
+                    "namespace": "shop",
+                    "labels": {"kubernetes.io/service-name": name},
+                },
+                "addressType": family,
+                "ports": [{"name": p, "protocol": p.upper(), "port": TARGET} for p in PROTOCOLS],
+                "endpoints": [
+                    {"addresses": [PODS[pod][index]], "nodeName": PODS[pod][2], "conditions": {"ready": True}}
+                    for pod in pods
+                ],
+            }
+            for index, family in enumerate(("IPv4", "IPv6"))
+        ]
+
+    def tries(self, source: str, protocol: str, address: str, port: int = 80, count: int = 4) -> list[Result]:
+        """Several connections from somewhere."""
+        return self.net.probers[source].probe([Job(protocol, address, port)] * count, BOUND)
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    need("ip_vs")
+    need("dummy")
+    net = Net()
+    try:
+        net.build()
+        with netns.inside(net.node):
+            proxy = Proxy(net)
+            proxy.service("web", 10, "pod2", "far", node_port=30080)
+            assert not failures(proxy)
+            yield proxy
+    finally:
+        net.remove()
+
+
+def failures(proxy: Proxy) -> dict[Any, str]:
+    """Rows and tables that the kernel did not take."""
+    found: dict[Any, str] = {}
+    for row, table in proxy.world.dataplane.tables.items():
+        found |= table.mirror.failures
+        if table.error:
+            found[row] = table.error
+    return found
+
+
+def seen(results: list[Result]) -> dict[str, str]:
+    """Peer address by the server that saw it; every try must have been answered."""
+    assert {result.outcome for result in results} == {Outcome.ALLOWED}, results
+    return {result.server: result.peer for result in results}
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS[:2], pytest.param("sctp", marks=pytest.mark.sctp)])
+def test_a_service_address_answers_pods_the_node_and_the_outside(proxy: Proxy, protocol: str, index: int) -> None:
+    if protocol == "sctp":
+        need("sctp")
+    vip, node = vips(10)[index], NODE_ADDRESS[index]
+    pod, client = PODS["pod1"][index], CLIENT[index]
+    assert seen(proxy.tries("pod1", protocol, vip)) == {"pod2": pod, "far": pod}
+    assert seen(proxy.tries("node", protocol, vip)) == {"pod2": node, "far": node}
+    assert seen(proxy.tries("client", protocol, vip)) == {"pod2": client, "far": node}
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS[:2], pytest.param("sctp", marks=pytest.mark.sctp)])
+def test_a_node_port_answers_the_outside(proxy: Proxy, protocol: str, index: int) -> None:
+    if protocol == "sctp":
+        need("sctp")
+    results = proxy.tries("client", protocol, NODE_ADDRESS[index], 30080)
+    assert seen(results) == {"pod2": CLIENT[index], "far": NODE_ADDRESS[index]}
+
+
+@pytest.mark.parametrize("source", ["client", "pod1", "node"])
+def test_the_guard_refuses_ports_that_nobody_serves_at_once(proxy: Proxy, source: str) -> None:
+    for vip in vips(10):
+        for protocol in ("tcp", "udp"):
+            for port in (HOST_PORT, 9):
+                (result,) = proxy.tries(source, protocol, vip, port, count=1)
+                assert result.outcome is Outcome.REFUSED, (vip, protocol, port, result)
+                assert result.seconds < PROMPT
+    answers = proxy.tries("client", "tcp", NODE_ADDRESS[0], HOST_PORT, count=1)
+    assert seen(answers) == {"node": CLIENT[0]}, "the node's own ports stay open beside its node ports"
+    (ping,) = proxy.tries("client", "icmp", vips(10)[0], 0, count=1)
+    assert ping.allowed
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_service_without_endpoints_refuses_until_it_has_one(proxy: Proxy, protocol: str) -> None:
+    proxy.service("empty", 11)
+    for vip in vips(11):
+        for source in ("client", "pod1"):
+            (result,) = proxy.tries(source, protocol, vip, count=1)
+            assert result.outcome is Outcome.REFUSED, (source, vip, result)
+            assert result.seconds < PROMPT
+    proxy.apply(*proxy.slices("empty", "pod2"))
+    for vip in vips(11):
+        assert set(seen(proxy.tries("client", protocol, vip))) == {"pod2"}
+
+
+def test_a_removed_endpoint_gets_no_more_connections(proxy: Proxy) -> None:
+    proxy.service("moving", 12, "pod1", "pod2", "far")
+    for vip in vips(12):
+        assert set(seen(proxy.tries("client", "tcp", vip, count=6))) == {"pod1", "pod2", "far"}
+    assert proxy.apply(*proxy.slices("moving", "pod1", "far")) == 2 * len(PROTOCOLS)
+    for vip in vips(12):
+        assert set(seen(proxy.tries("client", "tcp", vip, count=6))) == {"pod1", "far"}
+    proxy.apply(*proxy.slices("moving", "far"))
+    for vip in vips(12):
+        assert set(seen(proxy.tries("pod1", "udp", vip, count=6))) == {"far"}
+
+
+def test_a_udp_flow_leaves_a_removed_endpoint(proxy: Proxy) -> None:
+    proxy.service("flow", 13, "pod1", "pod2")
+    with in_client(proxy, socket.SOCK_DGRAM) as flow:
+        flow.connect((vips(13)[0], 80))
+        first = ask(flow)
+        assert first in ("pod1", "pod2")
+        assert ask(flow) == first
+        (left,) = {"pod1", "pod2"} - {first}
+        proxy.apply(*proxy.slices("flow", left))
+        answers = [ask(flow) for _ in range(3)]
+    assert answers[1:] == [left, left], "with conntrack one packet is lost, no more"
+    assert first not in answers
+
+
+@contextlib.contextmanager
+def in_client(proxy: Proxy, kind: socket.SocketKind, address: str = "") -> Iterator[socket.socket]:
+    """An IPv4 socket of the client, bound to one of its addresses."""
+    with netns.inside(proxy.net.client):
+        made = socket.socket(socket.AF_INET, kind)
+    with made:
+        made.settimeout(BOUND)
+        if address:
+            made.bind((address, 0))
+        yield made
+
+
+def ask(flow: socket.socket) -> str:
+    """One datagram there and its answer: the name of the server; empty for none."""
+    flow.send(b"probe")
+    if not select.select([flow], [], [], 1.0)[0]:
+        return ""
+    return flow.recv(256).decode().split(" ")[0]
+
+
+def server_of(proxy: Proxy, address: str, vip: str) -> str:
+    """Who answers a TCP connection from one of the client's addresses."""
+    with in_client(proxy, socket.SOCK_STREAM, address) as connection:
+        connection.connect((vip, 80))
+        return connection.recv(256).decode().split(" ")[0]
+
+
+def test_session_affinity_is_by_client_address(proxy: Proxy) -> None:
+    affinity = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}}}
+    proxy.service("sticky", 14, "pod1", "pod2", **affinity)
+    for vip in vips(14):
+        assert len(seen(proxy.tries("client", "tcp", vip, count=6))) == 1
+    vip = vips(14)[0]
+    mine, theirs = (Counter(server_of(proxy, address, vip) for _ in range(3)) for address in (CLIENT[0], SECOND_CLIENT))
+    assert (len(mine), len(theirs)) == (1, 1)
+    assert set(mine) != set(theirs), "round robin gives a second client the other pod: they are not one bucket"
+
+
+def test_a_service_that_loses_its_address_comes_back_when_the_winner_goes(proxy: Proxy) -> None:
+    proxy.service("young", 15, "pod1")
+    old = {"name": "old", "namespace": "shop", "creationTimestamp": "2020-01-01T00:00:00Z"}
+    proxy.service("old", 16, "pod2")
+    spec = {"clusterIP": vips(15)[0], "ports": [{"name": "tcp", "protocol": "TCP", "port": 80}]}
+    proxy.apply({"kind": "Service", "metadata": old, "spec": spec})
+    assert set(seen(proxy.tries("client", "tcp", vips(15)[0]))) == {"pod2"}
+    assert set(seen(proxy.tries("client", "udp", vips(15)[0]))) == {"pod1"}
+    proxy.delete(ObjectRef("Service", "shop", "old"))
+    assert set(seen(proxy.tries("client", "tcp", vips(15)[0]))) == {"pod1"}
+
+
+def test_a_restart_finds_its_own_removes_orphans_and_spares_foreign_services(proxy: Proxy) -> None:
+    proxy.service("orphan", 17, "pod1")
+    foreign = ("198.51.100.9:99", "203.0.113.7:98")
+    sh("ipvsadm", "-A", "-t", foreign[0], "-s", "wrr")
+    sh("ipvsadm", "-a", "-t", foreign[0], "-r", foreign[1], "-m", "-w", "7")
+    try:
+        assert proxy.restart() == 0
+        with in_client(proxy, socket.SOCK_DGRAM) as flow:
+            flow.connect((vips(10)[0], 80))
+            before = ask(flow)
+            for kind, name in (
+                ("Service", "orphan"),
+                ("EndpointSlice", "orphan-IPv4"),
+                ("EndpointSlice", "orphan-IPv6"),
+            ):
+                del proxy.objects[ObjectRef(kind, "shop", name)]
+            assert proxy.restart() > 0
+            assert ask(flow) == before, "a restart moves nobody"
+        listed = sh("ipvsadm", "-Sn")
+        assert vips(17)[0] not in listed
+        assert vips(17)[1] not in listed
+        assert f"-A -t {foreign[0]} -s wrr" in listed
+        assert f"-a -t {foreign[0]} -r {foreign[1]} -m -w 7" in listed
+        assert vips(17)[0] not in sh("ip", "addr", "show", "dev", DUMMY_LINK)
+        assert set(seen(proxy.tries("client", "tcp", vips(10)[0]))) == {"pod2", "far"}
+    finally:
+        sh("ipvsadm", "-D", "-t", foreign[0])
+
+
+def test_an_audit_mends_what_others_broke(proxy: Proxy) -> None:
+    vip, six = vips(10)
+    assert proxy.audit() == 0
+    sh("ipvsadm", "-D", "-t", f"{vip}:80")
+    sh("ipvsadm", "-d", "-u", f"[{six}]:80", "-r", f"[{PODS['far'][1]}]:{TARGET}")
+    sh("ip", "addr", "del", f"{six}/128", "dev", DUMMY_LINK)
+    sh("iptables", "-F", SNAT_CHAIN, "-t", "nat")
+    sh("ipset", "del", "kube-router-svip-prt", f"{vip},tcp:80")
+    Path("/proc/sys/net/ipv4/vs/conntrack").write_text("0")
+    assert proxy.audit() > 0
+    assert proxy.audit() == 0
+    assert seen(proxy.tries("client", "tcp", vip)) == {"pod2": CLIENT[0], "far": NODE_ADDRESS[0]}
+    assert seen(proxy.tries("client", "udp", six)) == {"pod2": CLIENT[1], "far": NODE_ADDRESS[1]}

@@ -1,0 +1,220 @@
+"""Each BGP table against a real gobgpd: what is written reads back beside what others put there, refusals are small."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Hashable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kuberouter.compilers.names import BGP_SETS
+from kuberouter.model import bgp
+from kuberouter.model.core import Batch, Family, Prefix, Row, Unavailable
+from kuberouter.wire.gobgp.client import Connection, Gobgp, Refused
+from kuberouter.wire.gobgp.v3 import V3, probe
+from tests.kernel.drive import converge, owned
+from tests.support.bgp import Station, Wire, bgp_drivers, prefix, wait
+
+pytestmark = pytest.mark.root
+
+A = "192.0.2.1"
+SPEAKER = bgp.Speaker(bgp.SpeakerKey(), 64512, ip_address(A).packed, 179, (ip_address(A).packed,))
+PODS, NODES = "podcidrdefinedset", "iBGPpeerset"
+PODS6, NODES6 = PODS + "v6", NODES + "v6"
+
+
+def entry(name: str, text: str) -> bgp.PrefixSetEntry:
+    block = prefix(text)
+    return bgp.PrefixSetEntry(bgp.PrefixSetEntryKey(name, block, block.length, block.length))
+
+
+def neighbor(name: str, text: str) -> bgp.NeighborSetEntry:
+    return bgp.NeighborSetEntry(bgp.NeighborSetEntryKey(name, prefix(text)))
+
+
+def peer(text: str, *families: Family) -> bgp.Peer:
+    return bgp.Peer(bgp.PeerKey(ip_address(text).packed), 64512, ip_address(A).packed, 179, families)
+
+
+def path(text: str, next_hop: str) -> bgp.Path:
+    return bgp.Path(bgp.PathKey(prefix(text)), ip_address(next_hop).packed)
+
+
+STATEMENT = bgp.Statement(bgp.StatementKey(PODS + NODES), PODS, NODES, True)
+POLICY = bgp.Policy(bgp.PolicyKey("kube_router_export1"), (STATEMENT.key.name,))
+CLOSED = bgp.PolicyAssignment(bgp.PolicyAssignmentKey(bgp.RouteDirection.EXPORT), (POLICY.key.name,), False)
+WORLD: tuple[tuple[type[Row], tuple[Any, ...]], ...] = (
+    (bgp.Speaker, (SPEAKER,)),
+    (
+        bgp.DefinedSet,
+        (
+            *(bgp.DefinedSet(bgp.DefinedSetKey(bgp.SetKind.PREFIX, name)) for name in (PODS, PODS6)),
+            *(bgp.DefinedSet(bgp.DefinedSetKey(bgp.SetKind.NEIGHBOR, name)) for name in (NODES, NODES6)),
+        ),
+    ),
+    (bgp.PrefixSetEntry, (entry(PODS, "10.244.1.0/24"), entry(PODS, "10.245.0.0/16"), entry(PODS6, "fd44::/64"))),
+    (bgp.NeighborSetEntry, (neighbor(NODES, "192.0.2.2/32"), neighbor(NODES6, "2001:db8::2/128"))),
+    (bgp.Statement, (STATEMENT,)),
+    (bgp.Policy, (POLICY,)),
+    (bgp.PolicyAssignment, (CLOSED,)),
+    (bgp.Peer, (peer("192.0.2.2", Family.IPV4), peer("192.0.2.3", Family.IPV4, Family.IPV6))),
+    (bgp.Path, (path("10.244.1.0/24", A), path("fd44::/64", "2001:db8::1"))),
+)
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> Iterator[Station]:
+    with Wire(tmp_path) as wire:
+        yield wire.station("a", A)
+
+
+@pytest.fixture
+def gobgp(station: Station) -> Gobgp:
+    connection = Connection(f"unix://{station.socket}")
+    wait(lambda: answers(connection), 5, "gobgpd")
+    return Gobgp(V3(connection))
+
+
+def answers(connection: Connection) -> bool:
+    try:
+        return probe(connection)
+    except Unavailable:
+        return False
+
+
+def test_every_table_reads_as_written_and_empties_in_reverse(gobgp: Gobgp) -> None:
+    drivers = bgp_drivers(gobgp)
+    assert all(not owned(driver) for driver in drivers.values())
+    for row, rows in WORLD:
+        assert converge(drivers[row], rows) == {}
+        assert owned(drivers[row]) == {r.key: r for r in rows}
+        assert not drivers[row].write(Batch()).failed
+    # A second look finds nothing to do.
+    for row, rows in WORLD:
+        assert owned(drivers[row]) == {r.key: r for r in rows}
+    for row, _ in reversed(WORLD[1:]):
+        assert converge(drivers[row], ()) == {}
+        assert owned(drivers[row]) == {}
+
+
+def test_changes_in_place_and_foreign_neighbours_survive(gobgp: Gobgp, station: Station) -> None:
+    drivers = bgp_drivers(gobgp)
+    for row, rows in WORLD:
+        converge(drivers[row], rows)
+    cli(station, "policy prefix add theirs 198.51.100.0/24 24..32")
+    cli(station, "policy neighbor add their-peers 198.51.100.1/32")
+    cli(station, "policy statement theirs add condition prefix theirs")
+    cli(station, "policy add their-policy theirs")
+    changed = {
+        bgp.Path: (path("10.244.1.0/24", "192.0.2.9"),),
+        bgp.Peer: (peer("192.0.2.2", Family.IPV4, Family.IPV6),),
+        bgp.PrefixSetEntry: (entry(PODS, "10.245.0.0/16"), entry(PODS, "10.246.0.0/16")),
+        bgp.PolicyAssignment: (bgp.PolicyAssignment(CLOSED.key, (), False),),
+        bgp.Policy: (),
+        bgp.Statement: (),
+        bgp.NeighborSetEntry: (neighbor(NODES, "192.0.2.7/32"),),
+    }
+    for row, rows in changed.items():
+        assert converge(drivers[row], rows) == {}
+        assert owned(drivers[row]) == {r.key: r for r in rows}
+    assert {key.name for key, _ in gobgp.api.sets()} >= {"theirs", "their-peers", *BGP_SETS[:2]}
+    assert {row.key.name for row in gobgp.api.statements()} == {"theirs"}
+    assert {row.key.name for row in gobgp.api.policies()} == {"their-policy"}
+
+
+def test_one_bad_row_is_named_and_the_others_are_written(gobgp: Gobgp) -> None:
+    drivers = bgp_drivers(gobgp)
+    for row, rows in WORLD[:2]:
+        converge(drivers[row], rows)
+    first, second = entry(PODS, "10.244.1.0/24"), entry(PODS, "10.244.2.0/24")
+    other_family = entry(PODS, "fd44::/64")
+    assert converge(drivers[bgp.PrefixSetEntry], (first,)) == {}
+    failed = converge(drivers[bgp.PrefixSetEntry], (first, second, other_family))
+    assert set(failed) == {other_family.key}
+    assert owned(drivers[bgp.PrefixSetEntry]) == {row.key: row for row in (first, second)}
+    orphan = bgp.Statement(bgp.StatementKey("podcidrdefinedsetnowhere"), PODS, "nowhere", True)
+    keys: set[Hashable] = set(converge(drivers[bgp.Statement], (orphan, STATEMENT)))
+    assert keys == {orphan.key}
+
+
+def test_no_peer_is_added_while_everything_would_be_exported(gobgp: Gobgp) -> None:
+    drivers = bgp_drivers(gobgp)
+    converge(drivers[bgp.Speaker], (SPEAKER,))
+    row = peer("192.0.2.2", Family.IPV4)
+    assert converge(drivers[bgp.Peer], (row,)) == {row.key: "the export policy is not in place"}
+    for table, rows in WORLD[1:7]:
+        converge(drivers[table], rows)
+    assert converge(drivers[bgp.Peer], (row,)) == {}
+
+
+def test_tables_read_before_another_start_have_to_be_read_again(gobgp: Gobgp) -> None:
+    drivers = bgp_drivers(gobgp)
+    assert owned(drivers[bgp.Path]) == {}
+    with pytest.raises(Unavailable, match="not been given an identity"):
+        drivers[bgp.Path].write(Batch(add=(path("10.244.1.0/24", A),)))
+    for row, rows in WORLD:
+        converge(drivers[row], rows)
+    other = bgp.Speaker(SPEAKER.key, 64513, SPEAKER.router_id, 179, SPEAKER.addresses)
+    assert converge(drivers[bgp.Speaker], (other,)) == {}
+    assert owned(drivers[bgp.Speaker]) == {other.key: other}
+    with pytest.raises(Unavailable, match="another identity"):
+        drivers[bgp.Peer].write(Batch(add=(peer("192.0.2.5", Family.IPV4),)))
+    assert owned(drivers[bgp.Peer]) == {}
+
+
+def test_an_address_that_cannot_be_listened_on_is_the_speakers_failure(gobgp: Gobgp) -> None:
+    nowhere = bgp.Speaker(SPEAKER.key, 64512, SPEAKER.router_id, 179, (ip_address("203.0.113.1").packed,))
+    failed = converge(bgp_drivers(gobgp)[bgp.Speaker], (nowhere,))
+    assert "cannot assign requested address" in failed[SPEAKER.key]
+    assert converge(bgp_drivers(gobgp)[bgp.Speaker], (SPEAKER,)) == {}
+
+
+def test_many_paths_go_in_one_stream(gobgp: Gobgp) -> None:
+    drivers = bgp_drivers(gobgp)
+    converge(drivers[bgp.Speaker], (SPEAKER,))
+    rows = [
+        bgp.Path(bgp.PathKey(Prefix(bytes((10, 100 + n // 256, n % 256, 0)), 24)), SPEAKER.router_id)
+        for n in range(1201)
+    ]
+    assert converge(drivers[bgp.Path], rows) == {}
+    assert owned(drivers[bgp.Path]) == {row.key: row for row in rows}
+    assert converge(drivers[bgp.Path], rows[:1]) == {}
+    assert owned(drivers[bgp.Path]) == {rows[0].key: rows[0]}
+
+
+def test_the_sidecar_listens_on_its_socket_only_and_survives_a_stale_one(station: Station, gobgp: Gobgp) -> None:
+    gobgp.api.start(SPEAKER)
+    assert listeners(station) == {f"{A}:179"}
+    assert station.socket.stat().st_mode & 0o077 == 0
+    station.kill()
+    assert station.socket.is_socket()
+    station.start("--gobgp-admin-port=50051")
+    wait(lambda: answers(Connection(f"unix://{station.socket}")), 5, "gobgpd")
+    assert listeners(station) == {"127.0.0.1:50051"}
+
+
+def test_the_sidecar_removes_nothing_but_sockets(station: Station, gobgp: Gobgp) -> None:
+    with pytest.raises(Refused):
+        list(gobgp.api.paths())
+    station.kill()
+    station.socket.unlink()
+    station.socket.write_text("somebody's file")
+    station.start()
+    assert station.gobgpd is not None
+    child = station.gobgpd
+    wait(lambda: child.returncode() is not None, 5, "refusal")
+    assert station.socket.read_text() == "somebody's file"
+
+
+def listeners(station: Station) -> set[str]:
+    words = ["ip", "netns", "exec", station.namespace, "ss", "-Hltn"]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {line.split()[3] for line in lines}
+
+
+def cli(station: Station, words: str) -> None:
+    target = f"unix://{station.socket}"
+    subprocess.run(["gobgp", "--target", target, *words.split()], check=True, capture_output=True)

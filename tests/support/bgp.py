@@ -1,0 +1,219 @@
+"""Nodes with a real gobgpd each, in network namespaces on one wire, and the route controller's half of the engine.
+
+Kernel tables are in memory; everything that concerns BGP is real.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from kuberouter.cluster.dependents import routing
+from kuberouter.cluster.store import Cluster
+from kuberouter.compilers.names import BGP_SETS, POLICY_PREFIX
+from kuberouter.compilers.routing import COMPILERS
+from kuberouter.drivers import bgp as drivers
+from kuberouter.drivers.memory import MemoryDriver
+from kuberouter.engine.dataplane import Dataplane, Report, Table
+from kuberouter.engine.inbox import Inbox
+from kuberouter.engine.journal import Journal
+from kuberouter.engine.loop import Controller, Engine
+from kuberouter.engine.planner import Planner, Registered
+from kuberouter.model import bgp
+from kuberouter.model.cluster import Node
+from kuberouter.model.core import ObjectRef, Prefix, Row, Unavailable
+from kuberouter.model.events import Deleted, Upserted
+from kuberouter.model.host import CniSettings, Sysctl
+from kuberouter.model.netfilter import Hook, IpSet, Member
+from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route, RouteKey
+from kuberouter.model.settings import NodeSettings, RouterSettings
+from kuberouter.sources.learned import LearnedSource
+from kuberouter.wire.gobgp.client import Connection, Gobgp
+from kuberouter.wire.gobgp.v3 import V3
+from tests.support.lab import netns
+from tests.support.lab.process import Child
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNEL_ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, Link, Route, PolicyRule, CniSettings)
+
+
+def prefix(text: str) -> Prefix:
+    """A prefix from its text."""
+    network = ip_network(text)
+    return Prefix(network.network_address.packed, network.prefixlen)
+
+
+def node(name: str, addresses: Iterable[str], pod_cidrs: Iterable[str]) -> Node:
+    """A Node object."""
+    return Node(
+        ObjectRef("Node", "", name),
+        internal_addresses=tuple(ip_address(a).packed for a in addresses),
+        spec_pod_cidrs=tuple(prefix(c) for c in pod_cidrs),
+    )
+
+
+def bgp_drivers(gobgp: Gobgp) -> dict[type[Row], Any]:
+    """The drivers of all BGP tables."""
+    return {
+        bgp.Speaker: drivers.SpeakerDriver(gobgp),
+        bgp.DefinedSet: drivers.DefinedSetDriver(gobgp, BGP_SETS),
+        bgp.PrefixSetEntry: drivers.PrefixEntryDriver(gobgp, BGP_SETS),
+        bgp.NeighborSetEntry: drivers.NeighborEntryDriver(gobgp, BGP_SETS),
+        bgp.Statement: drivers.StatementDriver(gobgp, BGP_SETS),
+        bgp.Policy: drivers.PolicyDriver(gobgp, POLICY_PREFIX),
+        bgp.PolicyAssignment: drivers.AssignmentDriver(gobgp),
+        bgp.Peer: drivers.PeerDriver(gobgp),
+        bgp.Path: drivers.PathDriver(gobgp),
+    }
+
+
+class Daemon:
+    """The route controller of one node, without its kernel half, on threads of its own."""
+
+    def __init__(self, name: str, socket: Path, settings: RouterSettings) -> None:
+        self.gobgp = Gobgp(V3(Connection(f"unix://{socket}")))
+        self.inbox = Inbox()
+        self.source = LearnedSource(self.gobgp, bound=15.0)
+        self.drivers = {**bgp_drivers(self.gobgp), **{row: MemoryDriver[Any]() for row in KERNEL_ROWS}}
+        self._readers = bgp_drivers(self.gobgp)
+        self.reports: list[Report] = []
+        registered = [Registered(n, "router", compile_, settings) for n, compile_ in COMPILERS]
+        self.planner = Planner(Cluster(NodeSettings(name), [routing]), registered, list(self.drivers), Journal())
+        awaited: dict[type[Row], tuple[str, ...]] = {Route: ("learned",), Link: ("learned",)}
+        tables = [Table(row, d, removal_needs=awaited.get(row, ())) for row, d in self.drivers.items()]
+        self.engine = Engine(
+            self.inbox,
+            self.planner,
+            Dataplane(tables, self.planner.ledgers),
+            [Controller("router", frozenset(), tuple(self.drivers))],
+            clock=time.monotonic,
+            observe=lambda report: self.reports.append(report) if report.batches else None,
+        )
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self.source.run, args=(self.inbox, self._stop), daemon=True),
+            threading.Thread(target=self.engine.run, args=(self._stop,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, *nodes: Node) -> None:
+        """Tell of Node objects."""
+        for each in nodes:
+            self.inbox.put(Upserted(each))
+
+    def delete(self, name: str) -> None:
+        """Tell that a Node object is gone."""
+        self.inbox.put(Deleted(ObjectRef("Node", "", name)))
+
+    def route(self, destination: str) -> Route | None:
+        """The route to a prefix in the memory kernel's main table."""
+        found: Route | None = self.drivers[Route].rows.get(RouteKey(TABLE_MAIN, prefix(destination)))
+        return found
+
+    def told(self) -> bool:
+        """Whether gobgpd holds exactly what is desired, in every table."""
+        try:
+            return all(
+                {row.key: row for row in driver.read() if driver.owns(row)} == self.planner.ledgers[table].desired
+                for table, driver in self._readers.items()
+            )
+        except Unavailable:
+            return False
+
+    def stop(self) -> None:
+        """Stop the threads; gobgpd goes on."""
+        self._stop.set()
+        self.inbox.wake()
+        for thread in self._threads:
+            thread.join(10)
+
+
+class Station:
+    """A namespace with a gobgpd in it."""
+
+    def __init__(self, name: str, wire: str, address: str, home: Path) -> None:
+        self.name = name
+        self.address = address
+        self.home = home
+        self.socket = home / "run" / "gobgp.sock"
+        self.namespace = f"{wire}-{name}"
+        self.gobgpd: Child | None = None
+        self._wire = wire
+
+    def build(self) -> None:
+        """Make the namespace and plug it in."""
+        name, wire = self.name, self._wire
+        netns.add(self.namespace)
+        netns.configure(wire, f"link add to-{name} type veth peer name eth0 netns {self.namespace}")
+        netns.configure(wire, f"link set to-{name} master br0", f"link set to-{name} up")
+        netns.configure(self.namespace, f"addr add {self.address}/24 dev eth0", "link set eth0 up")
+
+    def start(self, *arguments: str) -> None:
+        """Start gobgpd by its real command line."""
+        sidecar = [sys.executable, str(ROOT / "cmd" / "gobgpd-sidecar"), f"--gobgp-socket={self.socket}", *arguments]
+        words = ["ip", "netns", "exec", self.namespace, *sidecar]
+        self.gobgpd = Child(words, self.home / "gobgpd.log", {"PATH": os.environ["PATH"]})
+
+    def kill(self) -> None:
+        """End gobgpd as a crash does."""
+        if self.gobgpd is not None:
+            self.gobgpd.stop(signal.SIGKILL)
+            self.gobgpd = None
+
+
+class Wire:
+    """Stations on one wire, with daemons; a context manager that takes all of it down."""
+
+    def __init__(self, home: Path) -> None:
+        self.name = netns.unique_prefix()
+        self.home = home
+        self.stations: list[Station] = []
+        self.daemons: list[Daemon] = []
+
+    def __enter__(self) -> Wire:
+        netns.add(self.name)
+        netns.configure(self.name, "link add br0 type bridge", "link set br0 up")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        for daemon in self.daemons:
+            daemon.stop()
+        for station in self.stations:
+            station.kill()
+            netns.remove(station.namespace)
+        netns.remove(self.name)
+
+    def station(self, name: str, address: str) -> Station:
+        """A new station with a running gobgpd."""
+        home = self.home / name
+        home.mkdir(parents=True)
+        station = Station(name, self.name, address, home)
+        self.stations.append(station)
+        station.build()
+        station.start()
+        return station
+
+    def daemon(self, station: Station, settings: RouterSettings | None = None) -> Daemon:
+        """The route controller of a station."""
+        daemon = Daemon(station.name, station.socket, settings or RouterSettings())
+        self.daemons.append(daemon)
+        return daemon
+
+
+def wait(condition: Callable[[], bool], bound: float, what: str) -> float:
+    """Wait until a condition holds; seconds that it took. Raises TimeoutError."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > bound:
+            raise TimeoutError(f"no {what} within {bound:g} s")
+        time.sleep(0.1)
+    return time.monotonic() - started

@@ -1,0 +1,110 @@
+"""Settings of the host and the CNI file, on real files: ours is set, the rest stays, nothing is half written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kuberouter.drivers.host import CniDriver, SysctlDriver
+from kuberouter.model.core import Batch, Prefix
+from kuberouter.model.host import CniSettings, CniSettingsKey, Sysctl, SysctlKey
+from tests.kernel.drive import converge, owned
+
+pytestmark = pytest.mark.root
+
+RANGE, OTHER = Prefix(bytes((10, 244, 1, 0)), 24), Prefix(bytes((10, 244, 2, 0)), 24)
+
+
+def sysctl(path: str, value: str) -> Sysctl:
+    return Sysctl(SysctlKey(path), value)
+
+
+def cni_row(path: Path, *ranges: Prefix, mtu: int = 1480) -> CniSettings:
+    return CniSettings(CniSettingsKey(str(path)), ranges, mtu)
+
+
+def test_settings_are_written_and_read_back(namespace: str) -> None:
+    del namespace
+    driver = SysctlDriver()
+    rows = [sysctl("net/ipv4/ip_forward", "1"), sysctl("net/ipv6/conf/all/forwarding", "1")]
+    assert converge(driver, rows) == {}
+    assert owned(driver) == {row.key: row for row in rows}
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+    assert converge(driver, rows) == {}
+    assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
+
+
+def test_a_removed_setting_stays_as_it_is(namespace: str) -> None:
+    del namespace
+    driver = SysctlDriver()
+    converge(driver, [sysctl("net/ipv4/ip_forward", "1")])
+    assert converge(driver, ()) == {}
+    assert owned(driver) == {}
+    assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
+
+
+def test_a_missing_setting_fails_alone_and_names_its_module(tmp_path: Path) -> None:
+    # A kernel without the module has no such directory; here it is a tree of files that lacks it.
+    (tmp_path / "net" / "ipv4").mkdir(parents=True)
+    (tmp_path / "net" / "ipv4" / "ip_forward").write_text("0\n")
+    good = sysctl("net/ipv4/ip_forward", "1")
+    bridge, unknown = sysctl("net/bridge/bridge-nf-call-iptables", "1"), sysctl("net/ipv4/no_such", "1")
+    failed = converge(SysctlDriver(tmp_path), [good, bridge, unknown])
+    assert failed == {
+        bridge.key: "kernel module br_netfilter is missing",
+        unknown.key: "the kernel has no such setting",
+    }
+    assert (tmp_path / "net" / "ipv4" / "ip_forward").read_text() == "1"
+
+
+def test_our_fields_are_merged_and_the_file_replaced_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "10-kuberouter.conflist"
+    theirs = {"name": "x", "plugins": [{"type": "bridge", "promiscMode": True}, {"type": "tuning"}]}
+    path.write_text(json.dumps(theirs))
+    inode = path.stat().st_ino
+    driver = CniDriver([str(path)])
+    row = cni_row(path, RANGE)
+    assert converge(driver, [row]) == {}
+    assert owned(driver) == {row.key: row}
+    after = json.loads(path.read_text())
+    assert after["plugins"][0]["promiscMode"] is True
+    assert after["plugins"][1] == {"type": "tuning"}
+    # A rename, so that nobody ever reads half a file; and no draft is left.
+    assert path.stat().st_ino != inode
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_ranges_are_replaced_and_what_is_equal_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "net.d" / "10-kuberouter.conf"
+    driver = CniDriver([str(path)])
+    # The file is missing, its directory too: both are made from the template.
+    assert converge(driver, [cni_row(path, RANGE)]) == {}
+    assert converge(driver, [cni_row(path, OTHER)]) == {}
+    assert json.loads(path.read_text())["ipam"]["ranges"] == [[{"subnet": "10.244.2.0/24"}]]
+    before = path.stat()
+    assert not driver.write(Batch(add=(cni_row(path, OTHER),))).failed
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"plugins": [{"type": "ptp"}]}'])
+def test_a_file_that_is_not_understood_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "10-kuberouter.conflist"
+    path.write_text(text)
+    row = cni_row(path, RANGE)
+    failed = converge(CniDriver([str(path)]), [row])
+    assert str(path) in failed[row.key]
+    assert "is left as it is" in failed[row.key]
+    assert path.read_text() == text
+
+
+def test_a_file_of_somebody_else_is_not_ours(tmp_path: Path) -> None:
+    theirs = tmp_path / "05-theirs.conf"
+    theirs.write_text("{}")
+    ours = tmp_path / "10-kuberouter.conf"
+    converge(CniDriver([str(ours)]), [cni_row(ours, RANGE)])
+    assert theirs.read_text() == "{}"
+    assert not CniDriver([str(ours)]).owns(cni_row(theirs, RANGE))

@@ -1,0 +1,156 @@
+"""Nodes and learned routes to rows: any road to a state ends in the same rows, and an event touches little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kuberouter.cluster.dependents import routing
+from kuberouter.compilers.routing import COMPILERS
+from kuberouter.model import bgp
+from kuberouter.model.cluster import Interface, InterfaceAddress, LearnedRoute, Node
+from kuberouter.model.core import Family, ObjectRef, Prefix, Row
+from kuberouter.model.events import Deleted, Upserted
+from kuberouter.model.host import CniSettings, Sysctl
+from kuberouter.model.netfilter import Hook, IpSet, Member
+from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route
+from kuberouter.model.settings import RouterSettings
+from tests.support.world import NODE, World
+
+ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, Link, Route, PolicyRule, *bgp.TABLES, CniSettings)
+FAMILIES = (Family.IPV4, Family.IPV6)
+NAMES = (NODE, "node-2", "node-3")
+ADDRESSES = [
+    ip_address(text).packed
+    for text in (
+        "192.0.2.1",
+        "192.0.2.2",
+        "10.0.1.11",
+        "10.0.11.1",  # without dots the same as the one before
+        "2001:db8::2",
+    )
+]
+CIDRS = [Prefix(bytes((10, 244, n, 0)), 24) for n in (1, 2, 3)] + [Prefix(ip_address("fd44:2::").packed, 64)]
+SETTINGS = (
+    RouterSettings(),
+    RouterSettings(overlay_full=True),
+    RouterSettings(overlay=False, pod_egress=False, cni=False),
+    RouterSettings(ibgp=False, auto_mtu=False),
+)
+
+nodes = st.builds(
+    lambda name, addresses, cidrs: Node(
+        ObjectRef("Node", "", name),
+        # This node always has an address: without one its facts stay what they were, and history would count.
+        internal_addresses=(ADDRESSES[0],) if name == NODE else tuple(addresses),
+        spec_pod_cidrs=tuple(cidrs),
+    ),
+    st.sampled_from(NAMES),
+    st.lists(st.sampled_from(ADDRESSES[1:]), max_size=2, unique=True),
+    st.lists(st.sampled_from(CIDRS), max_size=2, unique=True),
+)
+routes = st.builds(
+    lambda prefix, hops: LearnedRoute(ObjectRef("LearnedRoute", "", repr(prefix)), prefix, tuple(hops)),
+    st.sampled_from(CIDRS),
+    st.lists(st.sampled_from(ADDRESSES[1:]), min_size=1, max_size=2, unique=True),
+)
+interfaces = st.builds(
+    lambda mtu, length: Interface(
+        ObjectRef("Interface", "", "eth0"), 2, mtu, (InterfaceAddress(ADDRESSES[0], length),)
+    ),
+    st.sampled_from((1500, 9000)),
+    st.sampled_from((24, 32)),
+)
+removals = st.builds(
+    Deleted,
+    st.one_of(
+        st.sampled_from([ObjectRef("Node", "", name) for name in NAMES[1:]]),
+        st.sampled_from([ObjectRef("LearnedRoute", "", repr(prefix)) for prefix in CIDRS]),
+    ),
+)
+events = st.lists(
+    st.one_of(st.builds(Upserted, nodes), st.builds(Upserted, routes), st.builds(Upserted, interfaces), removals),
+    max_size=25,
+)
+ME = Upserted(Node(ObjectRef("Node", "", NODE), internal_addresses=(ADDRESSES[0],), spec_pod_cidrs=(CIDRS[0],)))
+
+
+def world(router: RouterSettings) -> World:
+    return World([routing], COMPILERS, router, ROWS, FAMILIES)
+
+
+def contents(world: World) -> dict[type[Row], dict[Any, Any]]:
+    return {row: world.table(row) for row in ROWS}
+
+
+def fresh(final: Sequence[Upserted], router: RouterSettings) -> dict[type[Row], dict[Any, Any]]:
+    other = world(router)
+    for event in final:
+        other.put(event)
+    other.sync()
+    return contents(other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(events, st.lists(st.booleans(), min_size=25, max_size=25), st.sampled_from(SETTINGS))
+def test_any_road_ends_in_the_same_rows(
+    history: list[Upserted | Deleted], flushes: list[bool], router: RouterSettings
+) -> None:
+    walked = world(router)
+    state: dict[ObjectRef, Upserted] = {}
+    for event, flush in zip([ME, *history], [True, *flushes], strict=False):
+        walked.put(event)
+        if isinstance(event, Upserted):
+            state[event.obj.ref] = event
+        else:
+            state.pop(event.ref, None)
+        if flush:
+            walked.sync()
+    walked.sync()
+    assert contents(walked) == fresh(list(state.values()), router)
+    assert contents(walked) == fresh(list(reversed(state.values())), router)
+
+
+@settings(max_examples=60, deadline=None)
+@given(events, st.sampled_from(SETTINGS))
+def test_rows_hang_together(history: list[Upserted | Deleted], router: RouterSettings) -> None:
+    walked = world(router)
+    for event in (ME, *history):
+        walked.put(event)
+    walked.sync()
+    tables = contents(walked)
+    links = {key.name: link for key, link in tables[Link].items()}
+    for route in tables[Route].values():
+        assert bool(route.gateways) is not bool(route.device)
+        assert not route.device or route.device in links
+        if route.device and route.key.table != TABLE_MAIN:
+            assert links[route.device].remote == route.key.prefix.address
+    # A tunnel stands only while a route needs it.
+    used = {route.device for route in tables[Route].values() if route.key.table == TABLE_MAIN}
+    assert {name for name in links if name.startswith("tun-")} == used - {""}
+    sets = {key.name for key in tables[IpSet]}
+    assert {key.set for key in tables[Member]} <= sets
+    defined = {key.name for key in tables[bgp.DefinedSet]}
+    assert {key.set for row in (bgp.PrefixSetEntry, bgp.NeighborSetEntry) for key in tables[row]} <= defined
+    assert router.ibgp or not tables[bgp.Peer]
+
+
+def test_a_node_touches_its_own_rows_only() -> None:
+    big = world(RouterSettings())
+    big.put(ME)
+    for number in range(2, 200):
+        ref = ObjectRef("Node", "", f"node-{number}")
+        big.put(Upserted(Node(ref, (bytes((198, 51, 100, number)),), (), (Prefix(bytes((10, 245, number, 0)), 24),))))
+        prefix = Prefix(bytes((10, 245, number, 0)), 24)
+        learned = LearnedRoute(ObjectRef("LearnedRoute", "", repr(prefix)), prefix, (bytes((198, 51, 100, number)),))
+        big.put(Upserted(learned))
+    big.sync()
+    before = sum(len(table) for table in contents(big).values())
+    big.put(Deleted(ObjectRef("Node", "", "node-9")))
+    # Peer, two set entries, two set members; tunnel and its two routes, as whose end only nodes count.
+    assert big.sync() == 8
+    assert sum(len(table) for table in contents(big).values()) == before - 8

@@ -49,8 +49,9 @@ nodes = st.builds(
         internal_addresses=(ADDRESSES[0],) if name == NODE else tuple(addresses),
         spec_pod_cidrs=tuple(cidrs),
     ),
-    st.sampled_from(NAMES),
-    st.lists(st.sampled_from(ADDRESSES[1:]), max_size=2, unique=True),
+    # A change of this node compiles everything again and hides what an event forgot to touch, so it is rare.
+    st.sampled_from((*NAMES[1:] * 4, NODE)),
+    st.lists(st.sampled_from((*ADDRESSES[1:], *ADDRESSES[2:4])), max_size=2, unique=True),
     st.lists(st.sampled_from(CIDRS), max_size=2, unique=True),
 )
 routes = st.builds(
@@ -73,7 +74,10 @@ removals = st.builds(
     ),
 )
 events = st.lists(
-    st.one_of(st.builds(Upserted, nodes), st.builds(Upserted, routes), st.builds(Upserted, interfaces), removals),
+    st.one_of(
+        *[st.builds(Upserted, nodes), st.builds(Upserted, routes), removals] * 3, st.builds(Upserted, interfaces)
+    ),
+    min_size=6,
     max_size=25,
 )
 ME = Upserted(Node(ObjectRef("Node", "", NODE), internal_addresses=(ADDRESSES[0],), spec_pod_cidrs=(CIDRS[0],)))
@@ -95,7 +99,7 @@ def fresh(final: Sequence[Upserted], router: RouterSettings) -> dict[type[Row], 
     return contents(other)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(events, st.lists(st.booleans(), min_size=25, max_size=25), st.sampled_from(SETTINGS))
 def test_any_road_ends_in_the_same_rows(
     history: list[Upserted | Deleted], flushes: list[bool], router: RouterSettings
@@ -154,3 +158,21 @@ def test_a_node_touches_its_own_rows_only() -> None:
     # Peer, two set entries, two set members; tunnel and its two routes, as whose end only nodes count.
     assert big.sync() == 8
     assert sum(len(table) for table in contents(big).values()) == before - 8
+
+
+def test_a_node_that_looks_like_another_renames_its_tunnel() -> None:
+    late, early = (
+        Node(ObjectRef("Node", "", name), (address,)) for name, address in zip("ab", ADDRESSES[2:4], strict=True)
+    )
+    learned = [
+        LearnedRoute(ObjectRef("LearnedRoute", "", name), CIDRS[n], (ADDRESSES[n + 1],))
+        for n, name in ((1, "x"), (2, "y"))
+    ]
+    history = [ME, *map(Upserted, [*learned, early, late])]
+    walked = world(RouterSettings())
+    for event in history:
+        walked.put(event)
+        walked.sync()
+    tunnels = [key.name for key in walked.table(Link) if key.name.startswith("tun-")]
+    assert len(tunnels) == 2
+    assert contents(walked) == fresh(history, RouterSettings())

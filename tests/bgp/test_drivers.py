@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import time
 from collections.abc import Hashable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from kuberouter.compilers.names import BGP_SETS
 from kuberouter.model import bgp
 from kuberouter.model.core import Batch, Family, Prefix, Row, Unavailable
-from kuberouter.wire.gobgp.client import Connection, Gobgp, Refused
+from kuberouter.wire.gobgp.client import DEADLINE, Connection, Gobgp, Refused
 from kuberouter.wire.gobgp.v3 import V3, probe
 from tests.kernel.drive import converge, owned
 from tests.support.bgp import Station, Wire, bgp_drivers, prefix, wait
@@ -183,6 +185,17 @@ def test_many_paths_go_in_one_stream(gobgp: Gobgp) -> None:
     assert owned(drivers[bgp.Path]) == {row.key: row for row in rows}
     assert converge(drivers[bgp.Path], rows[:1]) == {}
     assert owned(drivers[bgp.Path]) == {rows[0].key: rows[0]}
+
+
+def test_a_hung_gobgpd_costs_one_deadline_and_not_one_per_table(station: Station, gobgp: Gobgp) -> None:
+    assert station.gobgpd is not None
+    drivers = bgp_drivers(gobgp)
+    station.gobgpd.send(signal.SIGSTOP)
+    began = time.monotonic()
+    for driver in drivers.values():
+        with pytest.raises(Unavailable, match="gobgpd does not answer on unix:"):
+            owned(driver)
+    assert DEADLINE - 0.5 < time.monotonic() - began < DEADLINE + 1
 
 
 def test_the_sidecar_listens_on_its_socket_only_and_survives_a_stale_one(station: Station, gobgp: Gobgp) -> None:

@@ -11,10 +11,11 @@ import pytest
 from kuberouter.model import bgp
 from kuberouter.model.bgp import Path as BgpPath
 from kuberouter.model.bgp import PathKey
-from kuberouter.model.core import Unavailable
-from kuberouter.model.network import Route
+from kuberouter.model.core import Family, Unavailable
+from kuberouter.model.network import Link, Route
 from kuberouter.model.settings import RouterSettings
 from tests.support.bgp import Daemon, Station, Wire, node, prefix, wait
+from tests.support.lab import netns
 
 pytestmark = pytest.mark.root
 
@@ -96,6 +97,21 @@ def test_a_peer_goes_and_comes_with_its_node(pair: Pair) -> None:
     pair.meet()
 
 
+def test_a_restarted_controller_finds_nothing_to_do(pair: Pair) -> None:
+    pair.at_a.stop()
+    resets = log_lines(pair.a, "Peer Down")
+    pair.at_a = pair.wire.daemon(pair.a)
+    pair.at_a.put(*NODES)
+    wait(lambda: "learned" in pair.at_a.planner.synced and reaches(pair.at_a, CIDR_B, B), 10, "routes")
+    assert not [row for report in pair.at_a.reports for row, _ in report.batches if row in bgp.TABLES]
+    assert log_lines(pair.a, "Peer Down") == resets
+
+
+def log_lines(station: Station, word: str) -> int:
+    """Lines of gobgpd's log with a word in them."""
+    return sum(word in line for line in (station.home / "gobgpd.log").read_text().splitlines())
+
+
 def test_a_killed_gobgpd_keeps_its_routes_and_is_told_everything_again(pair: Pair) -> None:
     before = pair.at_a.route(CIDR_B)
     pair.a.kill()
@@ -124,6 +140,21 @@ def test_another_identity_restarts_gobgpd_and_tells_it_everything(pair: Pair) ->
     assert speaker is not None
     assert speaker.router_id == ip_address("203.0.113.9").packed
     wait(lambda: reaches(changed, CIDR_B, B) and reaches(pair.at_b, CIDR_A, A), SESSION, "routes")
+
+
+def test_ipv6_routes_ride_an_ipv4_session(tmp_path: Path) -> None:
+    both = (Family.IPV4, Family.IPV6)
+    nodes = (node("a", [A, "2001:db8::1"], [CIDR_A, "fd44:1::/64"]), node("b", [B, "2001:db8::2"], ["fd44:2::/64"]))
+    with Wire(tmp_path) as wire:
+        for number, name, address in ((1, "a", A), (2, "b", B)):
+            station = wire.station(name, address)
+            netns.configure(station.namespace, f"addr add 2001:db8::{number}/64 dev eth0 nodad")
+            wire.daemon(station, families=both).put(*nodes)
+        at_a, at_b = wire.daemons
+        wait(lambda: all((reaches(at_a, "fd44:2::/64", B), reaches(at_b, "fd44:1::/64", A))), SESSION, "IPv6 routes")
+        (link,) = (row for row in at_a.drivers[Link].read() if row.remote)
+        assert link.remote == ip_address("2001:db8::2").packed
+        assert at_a.told()
 
 
 @pytest.fixture

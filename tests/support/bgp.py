@@ -29,7 +29,7 @@ from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import Planner, Registered
 from kuberouter.model import bgp
 from kuberouter.model.cluster import Node
-from kuberouter.model.core import ObjectRef, Prefix, Row, Unavailable
+from kuberouter.model.core import Family, ObjectRef, Prefix, Row, Unavailable
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
@@ -78,7 +78,7 @@ def bgp_drivers(gobgp: Gobgp) -> dict[type[Row], Any]:
 class Daemon:
     """The route controller of one node, without its kernel half, on threads of its own."""
 
-    def __init__(self, name: str, socket: Path, settings: RouterSettings) -> None:
+    def __init__(self, name: str, socket: Path, settings: RouterSettings, families: tuple[Family, ...]) -> None:
         self.gobgp = Gobgp(V3(Connection(f"unix://{socket}")))
         self.inbox = Inbox()
         self.source = LearnedSource(self.gobgp, bound=15.0)
@@ -86,7 +86,9 @@ class Daemon:
         self._readers = bgp_drivers(self.gobgp)
         self.reports: list[Report] = []
         registered = [Registered(n, "router", compile_, settings) for n, compile_ in COMPILERS]
-        self.planner = Planner(Cluster(NodeSettings(name), [routing]), registered, list(self.drivers), Journal())
+        self.planner = Planner(
+            Cluster(NodeSettings(name, families), [routing]), registered, list(self.drivers), Journal()
+        )
         awaited: dict[type[Row], tuple[str, ...]] = {Route: ("learned",), Link: ("learned",)}
         tables = [Table(row, d, removal_needs=awaited.get(row, ())) for row, d in self.drivers.items()]
         self.engine = Engine(
@@ -202,9 +204,14 @@ class Wire:
         station.start()
         return station
 
-    def daemon(self, station: Station, settings: RouterSettings | None = None) -> Daemon:
+    def daemon(
+        self,
+        station: Station,
+        settings: RouterSettings | None = None,
+        families: tuple[Family, ...] = (Family.IPV4,),
+    ) -> Daemon:
         """The route controller of a station."""
-        daemon = Daemon(station.name, station.socket, settings or RouterSettings())
+        daemon = Daemon(station.name, station.socket, settings or RouterSettings(), families)
         self.daemons.append(daemon)
         return daemon
 

@@ -6,6 +6,7 @@ Every call has a deadline. A daemon that does not answer raises Unavailable; one
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ from kuberouter.model.core import Prefix, Unavailable, Value
 
 DEADLINE = 5.0
 """Seconds that a call may take."""
+HUNG = 30.0
+"""Seconds after a call that got no answer in which no other is tried: whoever calls has more to do than wait."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # an initial dump of the whole table is one message
     ("grpc.enable_http_proxy", 0),
@@ -149,6 +152,7 @@ class Connection:
     def __init__(self, target: str) -> None:
         self.target = target
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._hung_until = 0.0
 
     def close(self) -> None:
         """Close the channel; calls under way end with Unavailable."""
@@ -157,12 +161,19 @@ class Connection:
     def error(self, error: Any) -> Exception:
         """The exception that a failed call means."""
         code, details = error.code(), error.details()
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._hung_until = time.monotonic() + HUNG
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
             return Unavailable(f"gobgpd does not answer on {self.target}")
         return Refused(details or code.name)
 
+    def _expect_answer(self) -> None:
+        if time.monotonic() < self._hung_until:
+            raise Unavailable(f"gobgpd does not answer on {self.target}")
+
     def call(self, method: str, request: Any, reply: Any) -> Any:
         """One request, one reply."""
+        self._expect_answer()
         invoke = self._channel.unary_unary(method, _encode, _decoder(reply))
         try:
             return invoke(request, timeout=DEADLINE)
@@ -171,6 +182,7 @@ class Connection:
 
     def list(self, method: str, request: Any, reply: Any) -> Sequence[Any]:
         """One request, all replies."""
+        self._expect_answer()
         invoke = self._channel.unary_stream(method, _encode, _decoder(reply))
         try:
             return tuple(invoke(request, timeout=DEADLINE))
@@ -179,6 +191,7 @@ class Connection:
 
     def send(self, method: str, requests: Iterable[Any], reply: Any) -> Any:
         """Many requests, one reply."""
+        self._expect_answer()
         invoke = self._channel.stream_unary(method, _encode, _decoder(reply))
         try:
             return invoke(iter(requests), timeout=DEADLINE)

@@ -6,6 +6,7 @@ output and its status to files under the checkout. No status file is a failure.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import shlex
@@ -13,8 +14,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.vm.kernel import cache, kernel
@@ -134,7 +136,8 @@ def _boot(argv: list[str], timeout: float, accel: str, *, show: bool, environmen
                 env={**os.environ, "PATH": path},
             )
             try:
-                _follow(guest, output, status, timeout, show=show)
+                with _stoppable():
+                    _follow(guest, output, status, timeout, show=show)
             finally:
                 _end(guest)
         if status.exists():
@@ -145,22 +148,38 @@ def _boot(argv: list[str], timeout: float, accel: str, *, show: bool, environmen
         return NO_STATUS
 
 
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exit that cleans up, so that no guest is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _follow(guest: subprocess.Popen[bytes], output: Path, status: Path, timeout: float, *, show: bool) -> None:
     """Pass on what the command writes until it ends, the guest dies, or time is up."""
     end = time.monotonic() + timeout
+    text = codecs.getincrementaldecoder("utf-8")("replace")
     with output.open("rb") as source:
-        while time.monotonic() < end:
-            text = source.read()
-            if text and show:
-                sys.stdout.write(text.decode(errors="replace"))
+        going = True
+        while going:
+            going = time.monotonic() < end and not status.exists() and guest.poll() is None
+            if going:
+                time.sleep(0.2)
+            shown = text.decode(source.read(), final=not going)
+            if shown and show:
+                sys.stdout.write(shown)
                 sys.stdout.flush()
-            if status.exists() or guest.poll() is not None:
-                break
-            time.sleep(0.2)
-        rest = source.read()
-        if rest and show:
-            sys.stdout.write(rest.decode(errors="replace"))
-            sys.stdout.flush()
 
 
 def _end(guest: subprocess.Popen[bytes]) -> None:

@@ -19,22 +19,27 @@ def cache() -> Path:
 
 
 def _current_package() -> str:
-    """The kernel package that Debian's meta package stands for now."""
+    """The kernel package that Debian's meta package stands for now; empty when apt's lists do not say."""
     listed = subprocess.run(
-        ["apt-cache", "depends", "--important", META_PACKAGE], capture_output=True, text=True, check=True
+        ["apt-cache", "depends", "--important", META_PACKAGE], capture_output=True, text=True, check=False
     ).stdout
     for line in listed.splitlines():
         word, _, name = line.strip().partition("Depends: ")
         if not word and name.startswith("linux-image-"):
             return name
-    raise RuntimeError(f"{META_PACKAGE} names no kernel package; has `apt-get update` run?")
+    return ""
 
 
 def kernel() -> Path:
-    """A bootable kernel image with its modules beside it (`../lib/modules`), downloaded when it is not there yet."""
+    """A bootable kernel image with its modules beside it (`../lib/modules`), downloaded when it is not there yet.
+
+    Without apt's lists the latest one that was ever downloaded will do.
+    """
     folder = cache() / "kernels"
     folder.mkdir(exist_ok=True)
-    name = _current_package()
+    name = _current_package() or max((entry.name for entry in folder.glob("linux-image-*")), default="")
+    if not name:
+        raise RuntimeError(f"{META_PACKAGE} names no kernel package; has `apt-get update` run?")
     home = folder / name
     image = home / "boot" / f"vmlinuz-{name.removeprefix('linux-image-')}"
     if not image.exists():

@@ -64,7 +64,10 @@ def link_request(name: str, kind: str, mtu: int, local: bytes, remote: bytes, in
         data.append(attribute(IFLA_IPTUN_REMOTE, remote))
     if kind == "ip6tnl":
         data += (attribute(IFLA_IPTUN_PROTO, bytes((IPPROTO_IPV6,))), attribute(IFLA_IPTUN_TTL, b"\x40"))
-    parts = [IFINFO.pack(0, 0, 0, index, IFF_UP, IFF_UP), attribute(IFLA_IFNAME, name.encode() + b"\0")]
+    parts = [IFINFO.pack(0, 0, 0, index, IFF_UP, IFF_UP)]
+    if not index:
+        # A name beside an index asks for a renaming, which kernels before 6.2 refuse to a link that is up.
+        parts.append(attribute(IFLA_IFNAME, name.encode() + b"\0"))
     if mtu:
         parts.append(attribute(IFLA_MTU, U32.pack(mtu)))
     information = [attribute(IFLA_INFO_KIND, kind.encode())]

@@ -1,0 +1,127 @@
+"""IPVS against the real kernel, read back by us and by ipvsadm(8), beside a foreign service."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import ip_address
+
+import pytest
+
+from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
+from kuberouter.model.core import Batch, Family, L4Protocol, Unavailable, family_of
+from kuberouter.model.ipvs import PERSISTENT, Destination, DestinationKey, VirtualService, VirtualServiceKey
+from tests.kernel.conftest import need
+from tests.kernel.drive import converge, owned, sh
+from tests.support.lab import netns
+
+pytestmark = pytest.mark.ipvs
+
+
+def key(address: str, port: int = 80, protocol: L4Protocol = L4Protocol.TCP) -> VirtualServiceKey:
+    packed = ip_address(address).packed
+    return VirtualServiceKey(family_of(packed), protocol, packed, port)
+
+
+def destination(service: VirtualServiceKey, address: str, port: int = 8080, weight: int = 1) -> Destination:
+    return Destination(DestinationKey(service, ip_address(address).packed, port), weight)
+
+
+POOL = [
+    *(key(f"10.96.0.{n}", 80 + n % 3) for n in range(1, 7)),
+    *(key(f"10.96.0.{n}", 53, L4Protocol.UDP) for n in range(1, 4)),
+    key("10.96.0.9", 9, L4Protocol.SCTP),
+    *(key(f"fd96::{n}") for n in range(1, 5)),
+]
+
+
+def test_any_services_and_destinations_become_any_others(namespace: str) -> None:
+    need("ip_vs")
+    services, destinations = VirtualServiceDriver(), DestinationDriver()
+    sh("ipvsadm", "-A", "-t", "198.51.100.1:443", "-s", "wlc")
+    sh("ipvsadm", "-a", "-t", "198.51.100.1:443", "-r", "192.0.2.77:443", "-m", "-w", "7")
+    dice = random.Random(7)
+    for _ in range(12):
+        chosen = dice.sample(POOL, dice.randrange(1, len(POOL)))
+        rows = [VirtualService(k, dice.choice(("rr", "sh")), *dice.choice(((0, 0), (PERSISTENT, 99)))) for k in chosen]
+        wanted = [
+            destination(
+                k, f"10.244.{n}.1" if k.family is Family.IPV4 else f"fd44::{n + 1}", 8080, dice.choice((0, 1, 5))
+            )
+            for k in chosen
+            for n in dice.sample(range(6), dice.randrange(5))
+        ]
+        before = owned(services)
+        stay = [row for k, row in before.items() if k not in chosen]
+        assert converge(services, [*rows, *stay]) == {}
+        assert converge(destinations, wanted) == {}
+        assert converge(services, rows) == {}
+        assert owned(services) == {r.key: r for r in rows}
+        assert owned(destinations) == {r.key: r for r in wanted}
+    saved = sh("ipvsadm", "-Sn")
+    assert "-A -t 198.51.100.1:443 -s wlc" in saved
+    assert "-a -t 198.51.100.1:443 -r 192.0.2.77:443 -m -w 7" in saved
+
+
+def test_ipvsadm_reads_what_we_wrote(namespace: str) -> None:
+    need("ip_vs")
+    services, destinations = VirtualServiceDriver(), DestinationDriver()
+    four, six = key("10.96.0.1"), key("fd96::1")
+    assert converge(services, [VirtualService(four, "rr", PERSISTENT, 10800), VirtualService(six)]) == {}
+    assert converge(destinations, [destination(four, "10.244.1.5"), destination(six, "fd44::5", weight=0)]) == {}
+    saved = sh("ipvsadm", "-Sn").splitlines()
+    # No "-M mask": the mask of session affinity is a whole address.
+    assert [line.rstrip() for line in saved] == [
+        "-A -t 10.96.0.1:80 -s rr -p 10800",
+        "-a -t 10.96.0.1:80 -r 10.244.1.5:8080 -m -w 1",
+        "-A -t [fd96::1]:80 -s rr",
+        "-a -t [fd96::1]:80 -r [fd44::5]:8080 -m -w 0",
+    ]
+
+
+def test_a_restarted_driver_recognises_its_services_and_leaves_others_alone(namespace: str) -> None:
+    need("ip_vs")
+    assert converge(VirtualServiceDriver(), [VirtualService(key("10.96.0.1"))]) == {}
+    sh("ipvsadm", "-A", "-u", "198.51.100.1:53", "-s", "rr")
+    again = VirtualServiceDriver()
+    assert set(owned(again)) == {key("10.96.0.1")}
+    assert converge(again, []) == {}
+    assert sh("ipvsadm", "-Sn").strip() == "-A -u 198.51.100.1:53 -s rr"
+
+
+def test_a_service_that_somebody_else_made_is_adopted_when_it_is_wanted(namespace: str) -> None:
+    need("ip_vs")
+    sh("ipvsadm", "-A", "-t", "10.96.0.1:80", "-s", "wlc")
+    services = VirtualServiceDriver()
+    row = VirtualService(key("10.96.0.1"))
+    assert converge(services, [row]) == {}
+    assert owned(services) == {row.key: row}
+
+
+def test_a_row_that_cannot_be_is_reported_alone(namespace: str) -> None:
+    need("ip_vs")
+    services, destinations = VirtualServiceDriver(), DestinationDriver()
+    good, bad = VirtualService(key("10.96.0.1")), VirtualService(key("10.96.0.2"), "nonsense")
+    failed = converge(services, [good, bad])
+    assert list(failed) == [bad.key]
+    assert failed[bad.key].startswith("ENOENT")
+    lost = destination(key("10.96.0.99"), "10.244.1.1")
+    found = destination(good.key, "10.244.1.1")
+    assert list(destinations.write(Batch((found, lost))).failed) == [lost.key]
+    assert owned(destinations) == {found.key: found}
+
+
+def test_a_thousand_services_in_batches(namespace: str) -> None:
+    need("ip_vs")
+    services, destinations = VirtualServiceDriver(), DestinationDriver()
+    keys = [VirtualServiceKey(Family.IPV4, L4Protocol.TCP, bytes((10, 97, n >> 8, n & 255)), 80) for n in range(1000)]
+    rows = [destination(k, f"10.244.1.{e}") for k in keys for e in (1, 2)]
+    assert converge(services, map(VirtualService, keys)) == {}
+    assert converge(destinations, rows) == {}
+    assert len(owned(destinations)) == 2000
+
+
+def test_a_kernel_without_ipvs_names_the_module(namespace: str) -> None:
+    if netns.have("ip_vs"):
+        pytest.skip("this kernel has ip_vs; the host lane runs this where it has not")
+    with pytest.raises(Unavailable, match="kernel module ip_vs is missing"):
+        list(VirtualServiceDriver().read())

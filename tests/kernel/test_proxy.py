@@ -403,7 +403,7 @@ def test_a_restart_finds_its_own_removes_orphans_and_spares_foreign_services(pro
     sh("ipvsadm", "-A", "-t", foreign[0], "-s", "wrr")
     sh("ipvsadm", "-a", "-t", foreign[0], "-r", foreign[1], "-m", "-w", "7")
     try:
-        assert proxy.restart() == 0
+        assert proxy.restart() == 0, proxy.world.report.batches
         with in_client(proxy, socket.SOCK_DGRAM) as flow:
             flow.connect((vips(10)[0], 80))
             before = ask(flow)

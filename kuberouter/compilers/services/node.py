@@ -51,13 +51,15 @@ ICMP = {
         f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j ACCEPT" for kind in (1, 2, 3, 4, 128, 129, 133, 134, 135, 136)
     ],
 }
+DUMMY_MTU = 1500
+"""The kernel's own choice, named so that a restarted daemon finds the link as it wants it; nothing passes through."""
 REFUSAL = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreachable"}
 
 
 def compile_proxy(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
     """What the proxy needs on the node whatever Services there are, for each family in use."""
     del key, view
-    rows: list[Row] = [Link(LinkKey(DUMMY_LINK), LinkKind.DUMMY)]
+    rows: list[Row] = [Link(LinkKey(DUMMY_LINK), LinkKind.DUMMY, DUMMY_MTU)]
     rows += (Sysctl(SysctlKey(path), value) for path, value in SYSCTLS)
     if Family.IPV6 in node.families:
         rows += (Sysctl(SysctlKey(path), value) for path, value in SYSCTLS_V6)
@@ -117,7 +119,8 @@ def _snat(family: Family, node: NodeFacts, settings: ProxySettings) -> Iterator[
                 rules += (f"-{flag} {prefix_text(prefix)} -j RETURN" for flag in "sd")
     rules.append(f"-j SNAT --to-source {ipaddress.ip_address(source)} --random-fully")
     yield make_chain(ChainKey(family, Table.NAT, SNAT_CHAIN), tuple(rules))
-    text = f"-m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ -j {SNAT_CHAIN}"
+    # As the tools print it: "--ipvs" is implied, and left out by them.
+    text = f"-m ipvs --vdir ORIGINAL --vmethod MASQ -j {SNAT_CHAIN}"
     yield Hook(HookKey(family, Table.NAT, "POSTROUTING", text), HookRank.MASQUERADE, Position.LAST)
 
 

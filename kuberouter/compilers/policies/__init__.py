@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kuberouter.cluster.selectors import pod_sets
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.firewall import compile_firewall
 from kuberouter.compilers.policies.iptables import policy_rules, policy_sets
 from kuberouter.compilers.policies.isolation import compile_isolation
 from kuberouter.compilers.policies.membership import compile_membership
+from kuberouter.compilers.policies.names import pod_set
 from kuberouter.model.cluster import NetworkPolicy
 from kuberouter.model.core import Family, Fragment, Owner, Row
-from kuberouter.model.netfilter import Member, MemberKey
+from kuberouter.model.netfilter import Member, MemberKey, SetType
 from kuberouter.model.node import NodeFacts
-from kuberouter.model.policy import Direction
+from kuberouter.model.policy import Direction, PodSet
 from kuberouter.model.settings import FirewallSettings
 
 __all__ = ["COMPILERS", "compile_firewall", "compile_isolation", "compile_membership", "compile_policy"]
@@ -33,9 +35,16 @@ def compile_policy(key: Owner, view: ClusterView, *, node: NodeFacts, settings: 
         return Fragment()
     rows: dict[Row, None] = {}
     for family in node.families:
+        # Pods enter a set in every family that they have, so it stands in each, even where no rule of it refers to it.
+        rows.update(dict.fromkeys(pod_set(family, pods) for pods in sorted_sets(policy)))
         for direction in Direction:
             rows.update(dict.fromkeys(_program(policy, direction, family)))
     return Fragment(tuple(rows), policy.problems)
+
+
+def sorted_sets(policy: NetworkPolicy) -> list[PodSet]:
+    """The sets of pods that a policy refers to, in a fixed order."""
+    return sorted(pod_sets(policy), key=repr)
 
 
 def _program(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:
@@ -44,7 +53,8 @@ def _program(policy: NetworkPolicy, direction: Direction, family: Family) -> Ite
         return
     for members, allowance in policy_sets(policy, direction, family):
         yield members
-        if isinstance(allowance.peer, tuple):
+        # The set of a named port stands beside the set of the blocks in one allowance; pods fill that one.
+        if members.type is SetType.HASH_NET and isinstance(allowance.peer, tuple):
             for prefix in allowance.peer:
                 yield Member(MemberKey(members.key.name, prefix.address, prefix.length))
     yield chain

@@ -1,0 +1,84 @@
+"""One node's firewall from manifests to the kernel of a namespace: decode, cluster, compilers, ledger, real drivers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kuberouter.cluster.dependents import policies
+from kuberouter.cluster.store import Cluster
+from kuberouter.compilers.policies import COMPILERS
+from kuberouter.decode import DECODERS
+from kuberouter.drivers.host import SysctlDriver
+from kuberouter.drivers.ipsets import MemberDriver, SetDriver
+from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
+from kuberouter.engine.dataplane import Dataplane, Report, Table
+from kuberouter.engine.journal import Journal
+from kuberouter.engine.planner import Planner, Registered
+from kuberouter.model.core import Family, ObjectRef, Row
+from kuberouter.model.events import Deleted, Event, Upserted
+from kuberouter.model.host import Sysctl
+from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
+from kuberouter.model.settings import FirewallSettings, NodeSettings
+from tests.conformance.topology import inside
+
+PREFIXES = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
+SETS = ("KUBE-SRC-", "KUBE-DST-", "inet6:KUBE-SRC-", "inet6:KUBE-DST-")
+FAMILIES = (Family.IPV4, Family.IPV6)
+
+Manifest = Mapping[str, Any]
+
+
+def ours(name: str) -> bool:
+    """Whether a set is the firewall's."""
+    return name.startswith(SETS)
+
+
+class Firewall:
+    """What the daemon runs for NetworkPolicy on one node, without its threads and sources."""
+
+    def __init__(self, node: str, namespace: str, variant: Variant) -> None:
+        self._namespace = namespace
+        cluster = Cluster(NodeSettings(node, FAMILIES), (policies,))
+        settings = FirewallSettings()
+        compilers = [Registered(name, "firewall", compiler, settings) for name, compiler in COMPILERS]
+        tables: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Rule, Hook)
+        self.planner = Planner(cluster, compilers, tables, Journal())
+        with inside(namespace):
+            xtables = Xtables(variant)
+            self.dataplane = Dataplane(
+                (
+                    Table(Sysctl, SysctlDriver()),
+                    Table(IpSet, SetDriver(ours)),
+                    Table(Member, MemberDriver(ours)),
+                    Table(Chain, ChainDriver(xtables, FAMILIES, PREFIXES)),
+                    Table(Hook, HookDriver(xtables, FAMILIES)),
+                ),
+                self.planner.ledgers,
+            )
+        self._objects: dict[ObjectRef, Manifest] = {}
+
+    def apply(self, manifests: Iterable[Manifest]) -> Report:
+        """Make these the cluster's objects and write what follows from the difference."""
+        events: list[Event] = []
+        wanted: dict[ObjectRef, Manifest] = {}
+        for manifest in manifests:
+            obj, problems = DECODERS[manifest["kind"]](json.dumps(manifest).encode())
+            assert not problems, problems
+            assert obj is not None
+            wanted[obj.ref] = manifest
+            if self._objects.get(obj.ref) != manifest:
+                events.append(Upserted(obj))
+        events += [Deleted(ref) for ref in self._objects if ref not in wanted]
+        self._objects = wanted
+        with inside(self._namespace):
+            changes = self.planner.step(events)
+            assert not self.planner.backlog
+            report = self.dataplane.converge(changes, synced=self.planner.synced, now=time.monotonic())
+        assert not report.failed, report.failed
+        errors = {row.__name__: table.error for row, table in self.dataplane.tables.items() if table.error}
+        assert not errors, errors
+        assert not self.planner.journal.standing, self.planner.journal.standing
+        return report

@@ -1,0 +1,141 @@
+"""Policies by any road: the same objects give the same rows, whatever came before and in whatever order."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kuberouter.cluster.dependents import policies
+from kuberouter.compilers.policies import COMPILERS
+from kuberouter.model.core import Family, ObjectRef, Row
+from kuberouter.model.events import Deleted
+from kuberouter.model.host import Sysctl
+from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
+from kuberouter.model.settings import FirewallSettings
+from tests.conformance.scenarios import drawn
+from tests.support.world import NODE, World
+
+ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook)
+LABELS = ({}, {"app": "web"}, {"app": "api", "tier": "front"}, {"tier": "back"})
+SPACES = ({}, {"team": "red"}, {"team": "blue"})
+Object = dict[str, Any]
+Key = tuple[str, str, str]
+
+
+def pod(namespace: str, name: str, number: int, labels: int, phase: str, node: str) -> Object:
+    address = f"10.244.{number}.{ord(name)}"
+    return {
+        "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "labels": LABELS[labels]},
+        "spec": {"nodeName": node, "containers": [{"ports": [{"name": "http", "containerPort": 80 + labels}]}]},
+        "status": {
+            "phase": phase,
+            "podIP": address,
+            "podIPs": [{"ip": address}, {"ip": f"fd00::{number}:{ord(name)}"}],
+        },
+    }
+
+
+def space(name: str, labels: int) -> Object:
+    return {"kind": "Namespace", "metadata": {"name": name, "labels": SPACES[labels]}}
+
+
+def some_policy(seed: int) -> Object:
+    return drawn(seed)[0]
+
+
+NAMES = st.sampled_from("xyz")
+OBJECTS: st.SearchStrategy[Object] = st.one_of(
+    st.builds(
+        pod,
+        NAMES,
+        st.sampled_from("ab"),
+        st.integers(1, 2),
+        st.integers(0, 3),
+        st.sampled_from(("Running", "Running", "Succeeded")),
+        st.sampled_from((NODE, "other")),
+    ),
+    st.builds(space, NAMES, st.integers(0, 2)),
+    st.builds(some_policy, st.integers(0, 40)),
+)
+STEPS = st.lists(st.tuples(OBJECTS, st.booleans()), max_size=16)
+
+
+def key(obj: Object) -> Key:
+    metadata = obj["metadata"]
+    return obj["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
+def world() -> World:
+    made = World([policies], COMPILERS, FirewallSettings(), ROWS, (Family.IPV4, Family.IPV6))
+    node = {
+        "kind": "Node",
+        "metadata": {"name": NODE},
+        "status": {"addresses": [{"type": "InternalIP", "address": a} for a in ("192.0.2.1", "2001:db8::1")]},
+    }
+    made.feed(json.dumps(node).encode())
+    made.sync()
+    return made
+
+
+def kernel(made: World) -> dict[type[Row], dict[Any, Any]]:
+    return {row: dict(made.table(row)) for row in ROWS}
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS, st.randoms(use_true_random=False))
+def test_incremental_equals_from_scratch_in_any_order(steps: list[tuple[Object, bool]], dice: Any) -> None:
+    walked = world()
+    final: dict[Key, Object] = {}
+    for obj, exists in steps:
+        if exists:
+            final[key(obj)] = obj
+            walked.feed(json.dumps(obj).encode())
+        elif final.pop(key(obj), None) is not None:
+            walked.put(Deleted(ObjectRef(*key(obj))))
+        walked.sync()
+    fresh = world()
+    objects = list(final.values())
+    dice.shuffle(objects)
+    for obj in objects:
+        fresh.feed(json.dumps(obj).encode())
+    fresh.sync()
+    assert kernel(walked) == kernel(fresh)
+    assert walked.sync() == 0
+
+
+def test_nothing_refers_to_what_does_not_exist() -> None:
+    for seed in range(40):
+        made = world()
+        for obj in (*(space(n, i) for i, n in enumerate("xyz")), *drawn(seed)):
+            made.feed(json.dumps(obj).encode())
+        for number, namespace in enumerate("xyz"):
+            made.feed(json.dumps(pod(namespace, "a", 1, number, "Running", NODE)).encode())
+        made.sync()
+        sets = {k.name for k in made.table(IpSet)}
+        chains = {(k.family, k.name) for k in made.table(Chain)}
+        assert {k.set for k in made.table(Member)} <= sets
+        for where, chain in made.table(Chain).items():
+            for rule in chain.rules:
+                words = rule.split()
+                assert {words[i + 1] for i, w in enumerate(words) if w == "--match-set"} <= sets
+                targets = {words[i + 1] for i, w in enumerate(words) if w in ("-j", "-g")}
+                assert all((where.family, t) in chains for t in targets if t.startswith("KUBE-"))
+
+
+def test_a_pod_that_joins_costs_its_own_entries_only() -> None:
+    made = world()
+    for obj in (space("x", 0), *({**p, "metadata": {**p["metadata"], "namespace": "x"}} for p in drawn(7))):
+        made.feed(json.dumps(obj).encode())
+    for number in range(1, 3):
+        made.feed(json.dumps(pod("x", "a", number, 1, "Running", NODE)).encode())
+    made.feed(json.dumps(pod("x", "b", 1, 1, "Running", NODE)).encode())
+    made.sync()
+    chains = dict(made.table(Chain))
+    entries = sum(1 for k in made.table(Member) if k.address == bytes((10, 244, 1, ord("b"))))
+    made.put(Deleted(ObjectRef("Pod", "x", "b")))
+    assert made.sync() <= 2 * max(entries, 1)
+    assert made.table(Chain) == chains

@@ -65,7 +65,7 @@ def test_pods_leave_the_cluster_with_the_node_address(lab: Lab) -> None:
 
 @pytest.mark.ipip
 def test_other_subnets_are_reached_through_tunnels() -> None:
-    with Lab(nodes=3, subnets=2) as lab:
+    with Lab(nodes=3, subnets=2, manifests=True) as lab:
         started(lab)
         near, next_door, far = (lab.pod(f"p{number}", f"node{number}") for number in (1, 2, 3))
         assert until(near.prober, far.job(), lambda result: result.allowed) is not None

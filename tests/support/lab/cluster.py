@@ -23,7 +23,7 @@ from tests.support.lab.node import Node
 from tests.support.lab.objects import Object, endpoint_slices, field, identity, is_object, items, text
 from tests.support.lab.pods import Pod
 from tests.support.lab.stores import ApiStore, ManifestStore, Store
-from tests.support.probes import Prober
+from tests.support.probes import PATIENCE, Prober
 
 
 class Lab:
@@ -260,11 +260,14 @@ class Lab:
         self._note()
 
     def wait(self, wanted: Callable[[], object], bound: float = 20.0, what: str = "") -> float:
-        """Wait until `wanted()` is true; seconds it took. Raises TimeoutError with `what` after `bound` seconds."""
+        """Wait until `wanted()` is true; seconds it took. Raises TimeoutError with `what` after `bound` seconds.
+
+        The bound is in seconds of an ordinary machine; a guest that emulates its processor gets more.
+        """
         start = time.monotonic()
         while not wanted():
-            if time.monotonic() - start > bound:
-                raise TimeoutError(f"not within {bound:g} s: {what or wanted}")
+            if time.monotonic() - start > bound * PATIENCE:
+                raise TimeoutError(f"not within {bound * PATIENCE:g} s: {what or wanted}")
             time.sleep(0.02)
         return time.monotonic() - start
 

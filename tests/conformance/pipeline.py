@@ -22,7 +22,7 @@ from kuberouter.model.events import Deleted, Event, Upserted
 from kuberouter.model.host import Sysctl
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
 from kuberouter.model.settings import FirewallSettings, NodeSettings
-from tests.conformance.topology import inside
+from tests.support.lab.netns import inside
 
 PREFIXES = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
 SETS = ("KUBE-SRC-", "KUBE-DST-", "inet6:KUBE-SRC-", "inet6:KUBE-DST-")

@@ -6,8 +6,6 @@ outside host runs an agent that answers and sends probes.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -17,34 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.lab.netns import inside
+
 PORTS = (80, 81)
 PROTOCOLS = ("TCP", "UDP")
 PREFIX = {4: "10.253", 6: "fd53"}
-CLONE_NEWNET = 0x40000000
 _COUNTER = itertools.count()
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 Job = tuple[str, str, int]
-
-
-@contextlib.contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """Run the calling thread, and the processes it starts, in a named network namespace."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    away = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        _enter(away)
-        yield
-    finally:
-        _enter(home)
-        os.close(away)
-        os.close(home)
-
-
-def _enter(descriptor: int) -> None:
-    if _LIBC.setns(descriptor, CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 @dataclass(frozen=True)

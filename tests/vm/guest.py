@@ -122,6 +122,7 @@ def _boot(argv: list[str], timeout: float, accel: str, *, show: bool, environmen
             "2",
             "--rw",
             "--force-9p",
+            *_private(ROOT),
             "--",
             str(script),
         ]
@@ -146,6 +147,12 @@ def _boot(argv: list[str], timeout: float, accel: str, *, show: bool, environmen
             tail = console.read_bytes()[-6000:].decode(errors="replace")
             print(f"the guest left no status within {timeout:.0f} s; the end of its console:\n{tail}", flush=True)
         return NO_STATUS
+
+
+def _private(checkout: Path) -> tuple[str, ...]:
+    """A guest has a /tmp and /var/tmp of its own; a checkout below them has to be handed in writable by name."""
+    own = any(checkout.is_relative_to(place) for place in ("/tmp", "/var/tmp"))
+    return (f"--rwdir={checkout}",) if own else ()
 
 
 @contextlib.contextmanager

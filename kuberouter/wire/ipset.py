@@ -88,9 +88,28 @@ def _entry(entry: Entry) -> bytes:
     return body + attribute(ATTR_LINENO | NLA_F_NET_BYTEORDER, b"\0\0\0\0")
 
 
+def _plain(size: int) -> tuple[bytes, bytes]:
+    """What stands before and after the address in the entry of a whole address without port: the usual one."""
+    address = bytes(range(1, size + 1))
+    before, _, after = nested(ATTR_DATA, _entry((address, size * 8, 0, 0))).partition(address)
+    return before, after
+
+
+_PLAIN = {size: _plain(size) for size in (4, 16)}
+
+
+def _item(entry: Entry) -> bytes:
+    address, length, protocol, _ = entry
+    size = len(address)
+    if protocol or length != size * 8:
+        return nested(ATTR_DATA, _entry(entry))
+    before, after = _PLAIN[size]
+    return before + address + after
+
+
 def entries_request(name: str, entries: Iterable[Entry]) -> bytes:
     """Body of an add or delete of several entries. The kernel stops at the first entry that it refuses."""
-    data = b"".join(nested(ATTR_DATA, _entry(entry)) for entry in entries)
+    data = b"".join(map(_item, entries))
     line = attribute(ATTR_LINENO | NLA_F_NET_BYTEORDER, b"\0\0\0\0")
     return _head(name) + line + nested(ATTR_ADT, data)
 

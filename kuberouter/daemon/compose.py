@@ -43,7 +43,7 @@ from kuberouter.model import bgp
 from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
-from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
+from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member, Rule
 from kuberouter.model.network import TABLE_MAIN, Address, Link, PolicyRule, Route
 from kuberouter.model.ports import Source
 from kuberouter.model.settings import FirewallSettings, ProxySettings, RouterSettings
@@ -71,6 +71,8 @@ class Part:
         self.removals_await: dict[type[Row], str] = {}
         """A source that, besides `needs`, must be in sync before rows of a table are removed."""
         self.chain_prefixes: tuple[str, ...] = ()
+        self.hooks: tuple[HookRank, ...] = ()
+        """Ranks of its rules in builtin chains."""
         self.sets: tuple[str, ...] = ()
         """Names or prefixes of its sets, without `inet6:`."""
         self.links: tuple[str, ...] = ()
@@ -138,7 +140,7 @@ def _tables(config: Config, parts: list[Part]) -> list[Table[Any]]:
     families = config.node.families
     prefixes = tuple(prefix for part in parts for prefix in part.chain_prefixes)
     sets = tuple(name for part in parts for name in part.sets)
-
+    ranks = tuple(rank for part in parts for rank in part.hooks)
     links = tuple(name for part in parts for name in part.links)
     link_prefixes = tuple(prefix for part in parts for prefix in part.link_prefixes)
 
@@ -151,7 +153,7 @@ def _tables(config: Config, parts: list[Part]) -> list[Table[Any]]:
         IpSet: lambda: SetDriver(owns_set),
         Member: lambda: MemberDriver(owns_set),
         Chain: lambda: ChainDriver(xtables.get(), families, prefixes),
-        Hook: lambda: HookDriver(xtables.get(), families),
+        Hook: lambda: HookDriver(xtables.get(), families, ranks=ranks),
     }
     found: list[Table[Any]] = []
     for row in dict.fromkeys(row for part in parts for row in part.drivers):
@@ -214,6 +216,7 @@ def _proxy(settings: ProxySettings) -> Part:
         Address: lambda: AddressDriver((DUMMY_LINK,)),
     }
     part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN)
+    part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE)
     part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET)
     part.links = (DUMMY_LINK,)
     part.audits = [(settings.sync_period, tuple(part.drivers))]
@@ -253,6 +256,7 @@ def _router(settings: RouterSettings) -> Part:
     if settings.cni:
         part.drivers[CniSettings] = lambda: CniDriver((settings.cni_file,))
     part.removals_await = dict.fromkeys((Link, Route), "learned")
+    part.hooks = (HookRank.FORWARD, HookRank.EGRESS)
     part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET)
     part.links = (BRIDGE_LINK,)
     part.link_prefixes = (TUNNEL_PREFIX,)
@@ -278,6 +282,7 @@ def _firewall(settings: FirewallSettings) -> Part:
         "KUBE-POD-FW-",
         "KUBE-NWPLCY-",
     )
+    part.hooks = (HookRank.POLICY,)
     part.sets = ("KUBE-SRC-", "KUBE-DST-")
     part.audits = [(settings.sync_period, tables)]
     return part

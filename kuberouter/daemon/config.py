@@ -156,7 +156,6 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
         masquerade_all=reader.flag("masquerade-all", bool),
         guard=reader.flag("ipvs-permit-all", bool),
         cluster_ranges=ranges["service-cluster-ip-range"],
-        router_runs=reader.flag("run-router", bool),
     )
 
 

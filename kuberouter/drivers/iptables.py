@@ -206,10 +206,17 @@ def _referred_first(chains: dict[ChainKey, tuple[str, ...]]) -> list[ChainKey]:
 
 
 class HookDriver:
-    """Driver of `Hook` rows."""
+    """Driver of `Hook` rows of the given ranks, or of all of them."""
 
-    def __init__(self, xtables: Xtables, families: Collection[Family], tables: Collection[Table] = TABLES) -> None:
+    def __init__(
+        self,
+        xtables: Xtables,
+        families: Collection[Family],
+        tables: Collection[Table] = TABLES,
+        ranks: Collection[int] = (),
+    ) -> None:
         self._xtables = xtables
+        self._ranks = frozenset(ranks)
         self._families = tuple(families)
         self._tables = tuple(tables)
         self._texts: dict[str, str] = {}
@@ -236,8 +243,11 @@ class HookDriver:
             yield Hook(key, rule.rank, Position(rule.place), in_place)
 
     def owns(self, row: Hook) -> bool:
-        """Hooks are recognised by the comment that carries their tag, place and rank; `read` yields no others."""
-        return isinstance(row, Hook)
+        """Hooks are recognised by the comment that carries their tag, place and rank; `read` yields no others.
+
+        The rank tells whose they are: another daemon on the node may run the other controllers.
+        """
+        return not self._ranks or row.rank in self._ranks
 
     def write(self, batch: Batch[Hook]) -> Outcome:
         """Put hooks in their places and take others out: one transaction per table and family."""

@@ -60,18 +60,27 @@ class Engine:
         self.states: tuple[ControllerState, ...] = tuple(
             ControllerState(c.name, False, "starting") for c in self._controllers
         )
-        self.failure = ""
-        """Text of an exception that the loop met in its last turn: a bug, the turn is tried again."""
+        self._subject = ObjectRef("Engine", "", "loop")
 
     def run(self, stop: Stop) -> None:
         """Turn until `stop` is set. What is programmed stays as it is."""
         while not stop.is_set():
             try:
                 self.turn()
-                self.failure = ""
+                self._planner.journal.report(self._subject, ())
             except Exception as error:
-                self.failure = f"{type(error).__name__}: {error}"
+                self._failed(f"{type(error).__name__}: {error}")
                 stop.wait(BEAT)
+
+    def _failed(self, text: str) -> None:
+        """A turn raised: a bug of ours. What it claimed but did not write is found by reading every table again.
+
+        The beat stands still meanwhile, so that a loop which fails for ever counts as not alive.
+        """
+        message = f"a turn failed and is tried again: {text}"
+        self._planner.journal.report(self._subject, (Problem(self._subject, "", Reason.BUG, message),))
+        self._dataplane.resync(tuple(self._dataplane.tables))
+        self.states = tuple(ControllerState(c.name, False, message) for c in self._controllers)
 
     def turn(self) -> Report:
         """One turn: wait for events or for the next retry, plan, write."""

@@ -23,8 +23,6 @@ class ProxySettings(Value, frozen=True, gc=False):
     guard: bool = True
     """`--ipvs-permit-all`: refuse ports of a VIP that no Service serves."""
     cluster_ranges: tuple[Prefix, ...] = ()
-    router_runs: bool = True
-    """The route controller runs too, so the pod CIDRs are known to be routed by us."""
 
 
 class RouterSettings(Value, frozen=True, gc=False):

@@ -186,3 +186,16 @@ def test_the_variant_is_the_one_in_which_the_kubelet_left_its_hint(namespace: st
 def test_empty_batch_runs_nothing(xtables: Xtables) -> None:
     assert not chains(xtables).write(Batch()).failed
     assert not hooks(xtables).write(Batch()).failed
+
+
+def test_hooks_of_another_daemons_controllers_are_left_alone(xtables: Xtables) -> None:
+    policy = hook("-p udp -j ACCEPT", HookRank.POLICY)
+    guard = hook("-p tcp -j ACCEPT", HookRank.SERVICES)
+    proxy = HookDriver(xtables, tuple(Family), ranks=(HookRank.SERVICES, HookRank.MASQUERADE))
+    firewall = HookDriver(xtables, tuple(Family), ranks=(HookRank.POLICY,))
+    assert converge(proxy, [guard]) == {}
+    assert converge(firewall, [policy]) == {}
+    assert owned(proxy) == {guard.key: guard}
+    assert converge(firewall, []) == {}
+    assert owned(firewall) == {}
+    assert owned(proxy) == {guard.key: guard}

@@ -7,12 +7,12 @@ something does not overrule the firewall of the host.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.iptables import CLEAR_ALLOWED, CLEAR_BOTH, PROTOCOL, allow_rules
 from kuberouter.compilers.policies.names import DISPATCH_CHAIN, FORWARD_CHAIN, INPUT_CHAIN, OUTPUT_CHAIN, chain_key
-from kuberouter.model.core import Family, Fragment, L4Protocol, Owner, Prefix, Row
+from kuberouter.decode.scalars import show_prefix
+from kuberouter.model.core import Family, Fragment, L4Protocol, Owner, Row
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import Hook, HookKey, HookRank, Rule, RuleKey, Table, make_chain
 from kuberouter.model.node import NodeFacts
@@ -67,16 +67,11 @@ def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
     """Traffic to Services, which IPVS meets only behind INPUT: policy judges it in OUTPUT, by the chosen endpoint."""
     for prefix in settings.cluster_ranges:
         if prefix.family is family:
-            yield f"-d {prefix_text(prefix)} -j RETURN"
+            yield f"-d {show_prefix(prefix)} -j RETURN"
     low, high = settings.node_ports
     for protocol in L4Protocol:
         ports = f"-m addrtype --dst-type LOCAL -m multiport --dports {low}:{high}"
         yield f"-p {PROTOCOL[protocol]} {ports} -j RETURN"
     for prefix in (*settings.external_ranges, *settings.load_balancer_ranges):
         if prefix.family is family:
-            yield f"-d {prefix_text(prefix)} -j RETURN"
-
-
-def prefix_text(prefix: Prefix) -> str:
-    """A prefix as iptables-save prints it."""
-    return f"{ip_address(prefix.address)}/{prefix.length}"
+            yield f"-d {show_prefix(prefix)} -j RETURN"

@@ -15,7 +15,8 @@ from kuberouter.compilers.names import (
     SNAT_CHAIN,
     set_name,
 )
-from kuberouter.model.core import Family, Fragment, Owner, Prefix, Row, family_of
+from kuberouter.decode.scalars import show_prefix
+from kuberouter.model.core import Family, Fragment, Owner, Row, family_of
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import (
     ChainKey,
@@ -116,14 +117,9 @@ def _snat(family: Family, node: NodeFacts, settings: ProxySettings) -> Iterator[
     if not settings.masquerade_all:
         for prefix in node.pod_cidrs:
             if prefix.family is family:
-                rules += (f"-{flag} {prefix_text(prefix)} -j RETURN" for flag in "sd")
+                rules += (f"-{flag} {show_prefix(prefix)} -j RETURN" for flag in "sd")
     rules.append(f"-j SNAT --to-source {ipaddress.ip_address(source)} --random-fully")
     yield make_chain(ChainKey(family, Table.NAT, SNAT_CHAIN), tuple(rules))
     # As the tools print it: "--ipvs" is implied, and left out by them.
     text = f"-m ipvs --vdir ORIGINAL --vmethod MASQ -j {SNAT_CHAIN}"
     yield Hook(HookKey(family, Table.NAT, "POSTROUTING", text), HookRank.MASQUERADE, Position.LAST)
-
-
-def prefix_text(prefix: Prefix) -> str:
-    """A prefix as iptables prints it."""
-    return f"{ipaddress.ip_address(prefix.address)}/{prefix.length}"

@@ -35,7 +35,6 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert config.proxy is not None
     assert config.proxy.sync_period == 300.0
     assert config.proxy.guard
-    assert config.proxy.router_runs
     assert config.router is not None
     assert config.router.asn == 64512
     assert config.router.route_sync_period == 60.0
@@ -51,7 +50,6 @@ def test_a_controller_that_is_off_has_no_settings(environment: dict[str, str]) -
     assert config.router is None
     assert config.firewall is None
     assert config.proxy is not None
-    assert not config.proxy.router_runs
 
 
 def test_the_override_beats_the_environment_in_naming_the_node(environment: dict[str, str]) -> None:

@@ -85,6 +85,8 @@ class ApiSource:
                     self._list(inbox)
                 delay = FIRST_DELAY
                 self._note("")
+                if stop.is_set():
+                    return
                 self._watch(inbox, stop)
                 # The server ended the watch, as it does every few minutes; resume at once, but never in a tight loop.
                 stop.wait(FIRST_DELAY)

@@ -31,8 +31,8 @@ WAIT = 0.5
 class HostSource:
     """Watches links, addresses, routes and rules.
 
-    Only disappearances count as drift, and the engine's comparison with the kernel finds nothing when it was we who
-    removed the row: our own additions are never news.
+    Only disappearances count as drift, and only those that no request of this process caused: what we write ourselves
+    is never news.
     """
 
     def __init__(self, is_ours: Callable[[str], bool]) -> None:
@@ -56,7 +56,7 @@ class HostSource:
                     self._read(reader)
                     drifted: set[type[Row] | None] = {Link, Address, Route, PolicyRule}
                 else:
-                    drifted = {self._take(kind, body) for kind, body in found}
+                    drifted = {self._take(kind, body, ours) for kind, body, ours in found}
                 for table in drifted:
                     if table is not None:
                         inbox.put(Drifted(table))
@@ -74,19 +74,20 @@ class HostSource:
             if facts is not None:
                 self._addresses.setdefault(facts.ifindex, {})[facts.address] = facts.length
 
-    def _take(self, kind: int, body: bytes) -> type[Row] | None:
-        """Take in one notice; returns the table that may have lost a row of ours."""
+    def _take(self, kind: int, body: bytes, ours: bool) -> type[Row] | None:
+        """Take in one notice; returns the table that may have lost a row of ours through somebody else."""
+        lost: type[Row] | None = None
         if kind in (rt.RTM_NEWLINK, rt.RTM_DELLINK):
-            return self._link(kind, rt.parse_link(body))
-        if kind in (rt.RTM_NEWADDR, rt.RTM_DELADDR):
-            return self._address(kind, rt.parse_address(body))
-        if kind == rt.RTM_DELROUTE:
+            lost = self._link(kind, rt.parse_link(body))
+        elif kind in (rt.RTM_NEWADDR, rt.RTM_DELADDR):
+            lost = self._address(kind, rt.parse_address(body))
+        elif kind == rt.RTM_DELROUTE:
             route = rt.parse_route(body)
             if route.protocol == ROUTE_PROTOCOL:
-                return Address if route.kind == rt.RTN_LOCAL else Route
-        if kind == rt.RTM_DELRULE:
-            return PolicyRule
-        return None
+                lost = Address if route.kind == rt.RTN_LOCAL else Route
+        elif kind == rt.RTM_DELRULE:
+            lost = PolicyRule
+        return None if ours else lost
 
     def _link(self, kind: int, link: rt.LinkFacts) -> type[Row] | None:
         if kind == rt.RTM_DELLINK:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from struct import Struct
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from kuberouter.model.core import Unavailable
 
@@ -49,6 +49,17 @@ ERROR = Struct("=i")
 
 Message = tuple[int, int, bytes]
 """Message type, extra flags beside NLM_F_REQUEST, and everything after the netlink header."""
+
+_own_ports: set[tuple[int, int]] = set()
+"""Protocol and port id of each open socket of this process; a notice names the port whose request caused it."""
+
+
+class Notice(NamedTuple):
+    """A multicast message: its type, what follows the netlink header, and whether a request of ours caused it."""
+
+    kind: int
+    body: bytes
+    ours: bool
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -110,6 +121,8 @@ class NetlinkSocket:
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         self._socket.settimeout(timeout)
+        self._port: tuple[int, int] = (protocol, self._socket.getsockname()[0])
+        _own_ports.add(self._port)
         self._sequence = 0
         self._buffer = bytearray(1 << 18)
         self._view = memoryview(self._buffer)
@@ -117,11 +130,16 @@ class NetlinkSocket:
     def close(self) -> None:
         """Give the socket back."""
         self._view.release()
-        self._socket.close()
+        self._end()
 
     def __del__(self) -> None:
         # A driver lives as long as its table; its socket goes with it.
-        if hasattr(self, "_socket"):
+        if hasattr(self, "_port"):
+            self._end()
+
+    def _end(self) -> None:
+        if self._socket.fileno() >= 0:
+            _own_ports.discard(self._port)
             self._socket.close()
 
     def __enter__(self) -> Self:
@@ -193,8 +211,8 @@ class NetlinkSocket:
                     return found, interrupted
                 found.append(data[at:end])
 
-    def notices(self, timeout: float) -> list[tuple[int, bytes]] | None:
-        """Multicast messages as (type, body) that arrive within `timeout` seconds; empty when none did.
+    def notices(self, timeout: float) -> list[Notice] | None:
+        """Multicast messages that arrive within `timeout` seconds; empty when none did.
 
         None says that some were lost because they came faster than they were read: everything has to be read again.
         """
@@ -207,7 +225,11 @@ class NetlinkSocket:
             if error.errno == errno.ENOBUFS:
                 return None
             raise
-        return [(kind, data[at:end]) for kind, _, _, at, end in _messages(data)]
+        protocol = self._port[0]
+        return [
+            Notice(kind, data[at:end], port != 0 and (protocol, port) in _own_ports)
+            for kind, _, port, at, end in _messages(data, PORT)
+        ]
 
     def _receive(self) -> bytes:
         try:
@@ -219,15 +241,20 @@ class NetlinkSocket:
         return bytes(self._view[: self._socket.recv_into(self._buffer)])
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """Type, flags, sequence, start and end of the body of each message in a datagram."""
+SEQUENCE, PORT = 3, 4
+"""Where the header holds the number of the request that is answered, and the port of the one that caused a notice."""
+
+
+def _messages(data: bytes, third: int = SEQUENCE) -> Iterator[tuple[int, int, int, int, int]]:
+    """Type, flags, sequence (or port), start and end of the body of each message in a datagram."""
     offset = 0
     unpack = HEADER.unpack_from
     while offset + 16 <= len(data):
-        length, kind, flags, sequence, _ = unpack(data, offset)
+        header = unpack(data, offset)
+        length = header[0]
         if length < 16:
             return
-        yield kind, flags, sequence, offset + 16, offset + length
+        yield header[1], header[2], header[third], offset + 16, offset + length
         offset += (length + 3) & ~3
 
 

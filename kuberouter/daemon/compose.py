@@ -28,6 +28,7 @@ from kuberouter.compilers.policies import COMPILERS as POLICY_COMPILERS
 from kuberouter.compilers.routing import COMPILERS as ROUTING_COMPILERS
 from kuberouter.compilers.services import COMPILERS as SERVICE_COMPILERS
 from kuberouter.daemon.config import Config
+from kuberouter.daemon.events import EventSink
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.drivers.host import CniDriver, SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
@@ -45,7 +46,7 @@ from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member, Rule
 from kuberouter.model.network import TABLE_MAIN, Address, Link, PolicyRule, Route
-from kuberouter.model.ports import Source
+from kuberouter.model.ports import Sink, Source
 from kuberouter.model.settings import FirewallSettings, ProxySettings, RouterSettings
 from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.clock import ClockSource
@@ -111,8 +112,9 @@ def compose(config: Config) -> Composition:
     if config.firewall is not None:
         parts.append(_firewall(config.firewall))
     inbox = Inbox()
-    journal = Journal((LogSink(),))
-    sources = _api_sources(config, parts)
+    sinks: list[Sink] = [LogSink()]
+    sources = _api_sources(config, parts, sinks)
+    journal = Journal(sinks)
     sources.append(HostSource(ours))
     for part in parts:
         sources += part.sources
@@ -126,12 +128,15 @@ def compose(config: Config) -> Composition:
     return Composition(engine, inbox, sources, parts)
 
 
-def _api_sources(config: Config, parts: list[Part]) -> list[Source]:
+def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> list[Source]:
+    """Where the cluster is known from; an apiserver is also told of problems."""
     wanted = tuple(dict.fromkeys(name for part in parts for name in part.watched))
     if config.manifests:
         return [ManifestSource(Path(config.manifests), wanted)]
     api = connect(config.kubeconfig, config.master)
-    return [ApiSource(api, RESOURCES[name]) for name in wanted]
+    events = EventSink(api, config.node.name)
+    sinks.append(events)
+    return [*(ApiSource(api, RESOURCES[name]) for name in wanted), events]
 
 
 def _tables(config: Config, parts: list[Part]) -> list[Table[Any]]:

@@ -1,4 +1,4 @@
-"""Who hears of Problems: the log, for now."""
+"""Who hears of Problems: the log. (Kubernetes Events: `daemon/events.py`.)"""
 
 from __future__ import annotations
 

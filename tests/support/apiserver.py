@@ -384,10 +384,14 @@ class _Handler(BaseHTTPRequestHandler):
         if method == "POST":
             if namespace:
                 given.setdefault("metadata", {}).setdefault("namespace", namespace)
+            if served.kind == "Event":
+                _check_event(given)
             given["metadata"].setdefault("name", given["metadata"].get("generateName", "x") + str(store.version))
             return 201, store.put(served, given, create=True)
         old = self._get(served, namespace, name)
         if method == "PATCH":
+            if self.headers.get("Content-Type") != "application/merge-patch+json":
+                raise Failure(415, "UnsupportedMediaType", "the lab knows merge patches only")
             given = _merge(old, given)
         if sub == "status":
             given = {**old, "status": given.get("status")}
@@ -399,6 +403,13 @@ class _Handler(BaseHTTPRequestHandler):
         if obj is None:
             raise Failure(404, "NotFound", f'{served.plural} "{name}" not found')
         return obj
+
+
+def _check_event(event: Object) -> None:
+    """An Event lies in the namespace of its object, or in `default` if that has none (core/v1 validation)."""
+    about = event.get("involvedObject", {}).get("namespace") or "default"
+    if event["metadata"].get("namespace") != about:
+        raise Failure(422, "Invalid", "involvedObject.namespace: does not match event.namespace")
 
 
 def _merge(old: Object, patch: Object) -> Object:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from kuberouter.cluster.routes import node_addresses
 from kuberouter.cluster.view import ClusterView
-from kuberouter.model.cluster import ClusterObject, EndpointSlice, Node
+from kuberouter.model.cluster import ClusterObject, EndpointSlice, Namespace, Node
 from kuberouter.model.core import ObjectRef, Owner, Value
 from kuberouter.model.node import NodeFacts
 
@@ -35,6 +35,8 @@ def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
     if change.ref.kind == "NodeFacts":
         yield Owner("firewall", ObjectRef("Node", "", change.ref.name))
         return
+    if any(isinstance(each, Namespace) and each.default_deny for each in (change.old, change.new)):
+        yield Owner("annotation", change.ref)
     touched = view.matches.touched
     yield from (Owner("policy", ref) for ref in touched.policies)
     yield from (Owner("membership", ref) for ref in touched.members)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kuberouter.cluster.dependents import Change, Dependents
+from kuberouter.cluster.derived import Derive
 from kuberouter.cluster.facts import node_facts
 from kuberouter.cluster.view import ClusterView
 from kuberouter.model.cluster import ClusterObject, EndpointSlice, Interface, Node
@@ -17,12 +18,18 @@ from kuberouter.model.settings import NodeSettings
 
 
 class Cluster(ClusterView):
-    """The store behind the view. `dependents` say which change dirties which compile key, one per controller."""
+    """The store behind the view. `dependents` say which change dirties which compile key, one per controller.
 
-    def __init__(self, settings: NodeSettings, dependents: Sequence[Dependents] = ()) -> None:
+    `derive` says which objects follow from others; they live and die with those as if the API had told of them.
+    """
+
+    def __init__(
+        self, settings: NodeSettings, dependents: Sequence[Dependents] = (), derive: Sequence[Derive] = ()
+    ) -> None:
         super().__init__(settings.name)
         self._settings = settings
         self._dependents = tuple(dependents)
+        self._derive = tuple(derive)
         self._by_kind = {kind.__name__: table for kind, table in self._objects.items()}
         self.facts_changed = False
         """Set when the last `apply` changed the facts of this node: every owner has to be compiled again."""
@@ -30,6 +37,9 @@ class Cluster(ClusterView):
     def apply(self, event: Upserted | Deleted) -> frozenset[Owner]:
         """Take in one event; returns the compile keys that it dirties. Work is proportional to those keys."""
         self.facts_changed = False
+        return frozenset(self._take(event))
+
+    def _take(self, event: Upserted | Deleted) -> set[Owner]:
         if isinstance(event, Upserted):
             ref: ObjectRef = event.obj.ref
             new: ClusterObject | None = event.obj
@@ -38,7 +48,7 @@ class Cluster(ClusterView):
         table = self._by_kind[ref.kind]
         old = table.get(ref)
         if old == new:
-            return frozenset()
+            return set()
         if new is None:
             del table[ref]
         else:
@@ -47,7 +57,11 @@ class Cluster(ClusterView):
         dirty = set(self._dirtied(Change(ref, old, new)))
         if isinstance(new or old, Node | Interface):
             dirty |= self._update_facts(ref)
-        return frozenset(dirty)
+        for event_of in self._derive:
+            derived = event_of(ref, new)
+            if derived is not None:
+                dirty |= self._take(derived)
+        return dirty
 
     def _dirtied(self, change: Change) -> Iterable[Owner]:
         for dependents in self._dependents:

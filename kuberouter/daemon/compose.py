@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kuberouter.cluster.dependents import Dependents, policies, routing, services
+from kuberouter.cluster.derived import namespace_isolation
 from kuberouter.cluster.facts import ours
 from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.names import (
@@ -121,7 +122,8 @@ def compose(config: Config) -> Composition:
         sources += [ClockSource(f"{part.name} audit", period, tables) for period, tables in part.audits]
     tables = _tables(config, parts)
     rows = [table.row for table in tables]
-    cluster = Cluster(config.node, [d for part in parts for d in part.dependents])
+    derive = [namespace_isolation] if config.firewall is not None and config.firewall.namespace_annotation else []
+    cluster = Cluster(config.node, [d for part in parts for d in part.dependents], derive)
     planner = Planner(cluster, [c for part in parts for c in part.compilers], [*rows, Rule], journal)
     controllers = [Controller(p.name, p.needs | {NODE_KNOWN}, tuple(p.drivers)) for p in parts]
     engine = Engine(inbox, planner, Dataplane(tables, planner.ledgers), controllers, clock=time.monotonic)

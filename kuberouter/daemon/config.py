@@ -211,6 +211,7 @@ def _firewall(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> Fire
         external_ranges=ranges["service-external-ip-range"],
         load_balancer_ranges=ranges["loadbalancer-ip-range"],
         node_ports=ports or (30000, 32767),
+        namespace_annotation=reader.flag("netpol-namespace-annotation", bool),
     )
 
 

@@ -156,6 +156,12 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("masquerade-all", BOOL, False, "SNAT every proxied connection, not only those from outside the pod CIDR."),
     Flag("master", STRING, "", "URL of the apiserver; replaces the one of the kubeconfig."),
+    Flag(
+        "netpol-namespace-annotation",
+        BOOL,
+        False,
+        "Isolate namespaces by the annotation net.beta.kubernetes.io/network-policy, as before NetworkPolicy.",
+    ),
     Flag("overlay-type", STRING, "subnet", "When to tunnel: subnet, only to nodes of other subnets; full, to all."),
     Flag(
         "router-id",

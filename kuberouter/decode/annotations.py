@@ -1,12 +1,15 @@
-"""Every kube-router.io annotation and label that we read: key, type, parser. The only place with these strings."""
+"""Every annotation and label that we read: key, type, parser. The only place with the kube-router.io ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import msgspec
+
 from kuberouter.decode.common import Trouble
 from kuberouter.decode.scalars import prefix
+from kuberouter.decode.schema import NamespacePolicy
 from kuberouter.model.cluster import NodeOptions, ServiceOptions
 from kuberouter.model.core import Prefix, Reason
 
@@ -48,10 +51,25 @@ def _prefixes(text: str) -> tuple[Prefix, ...]:
     return tuple(prefix(item.strip()) for item in text.split(",") if item.strip())
 
 
+_NAMESPACE_POLICY = msgspec.json.Decoder(NamespacePolicy)
+
+
+def _default_deny(text: str) -> bool:
+    try:
+        found = _NAMESPACE_POLICY.decode(text)
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(f'is not JSON such as {{"ingress":{{"isolation":"DefaultDeny"}}}}: {error}') from None
+    isolation = found.ingress.isolation if found.ingress is not None else ""
+    if isolation not in ("", "DefaultAllow", "DefaultDeny"):
+        raise ValueError(f"ingress.isolation {isolation!r} is not DefaultDeny")
+    return isolation == "DefaultDeny"
+
+
 SERVICE_SCHEDULER = Annotation("kube-router.io/service.scheduler", _scheduler, "rr")
 SERVICE_LOCAL = Annotation("kube-router.io/service.local", lambda text: text == "true", False)
 NODE_POD_CIDRS: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidrs", _prefixes, ())
 NODE_POD_CIDR: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidr", _prefixes, ())
+NAMESPACE_POLICY = Annotation("net.beta.kubernetes.io/network-policy", _default_deny, False)
 
 
 def service_options(annotations: dict[str, str] | None, trouble: Trouble) -> ServiceOptions:

@@ -6,7 +6,7 @@ from sys import intern
 
 import msgspec
 
-from kuberouter.decode.annotations import node_options
+from kuberouter.decode.annotations import NAMESPACE_POLICY, node_options
 from kuberouter.decode.common import Bytes, Trouble, labels, reference, struct
 from kuberouter.decode.scalars import address, port, prefix, protocol
 from kuberouter.decode.schema import PodStatus, RawContainer, RawNamespace, RawNode, RawPod
@@ -85,4 +85,6 @@ def decode_namespace(raw: Bytes) -> tuple[Namespace | None, tuple[Problem, ...]]
     found, problems = struct(_NAMESPACE, raw, "Namespace")
     if found is None:
         return None, problems
-    return Namespace(reference("Namespace", found.metadata), labels(found.metadata.labels)), ()
+    trouble = Trouble(reference("Namespace", found.metadata))
+    default_deny = NAMESPACE_POLICY.read(found.metadata.annotations, trouble)
+    return Namespace(trouble.ref, labels(found.metadata.labels), default_deny), tuple(trouble.problems)

@@ -153,6 +153,16 @@ class RawNamespace(Json):
     metadata: Metadata
 
 
+class IngressIsolation(Json):
+    isolation: str = ""
+
+
+class NamespacePolicy(Json):
+    """The annotation by which a namespace asked for isolation before there was a NetworkPolicy API."""
+
+    ingress: IngressIsolation | None = None
+
+
 class NodeAddress(Json):
     type: str
     address: str

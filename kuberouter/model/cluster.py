@@ -148,10 +148,12 @@ class Pod(Value, frozen=True, gc=False):
 
 
 class Namespace(Value, frozen=True, gc=False):
-    """A Namespace: its labels only."""
+    """A Namespace: its labels, and what it says of its own isolation."""
 
     ref: ObjectRef
     labels: Labels = ()
+    default_deny: bool = False
+    """The annotation `net.beta.kubernetes.io/network-policy` asks for ingress isolation of all its pods."""
 
 
 class IpBlock(Value, frozen=True, gc=False):

@@ -92,6 +92,7 @@ class Reason(enum.Enum):
     CONFLICT = "Conflict"
     FORBIDDEN = "Forbidden"
     MISSING = "Missing"
+    IGNORED = "Ignored"
     FAILED = "Failed"
     BUG = "InternalError"
 

@@ -53,3 +53,5 @@ class FirewallSettings(Value, frozen=True, gc=False):
     external_ranges: tuple[Prefix, ...] = ()
     load_balancer_ranges: tuple[Prefix, ...] = ()
     node_ports: tuple[int, int] = (30000, 32767)
+    namespace_annotation: bool = False
+    """The annotation by which a namespace isolates itself has an effect."""

@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kuberouter.decode import DECODERS
+from kuberouter.decode.annotations import NAMESPACE_POLICY
 from tests.conformance.scenarios import base, drawn
 from tests.support.world import node_bytes
 
 ADDRESSES = dict.fromkeys(("n1", "x/a", "x/b", "x/c", "y/a", "y/b", "z/a", "z/b"), ("10.0.0.1", "fd00::1"))
+ISOLATION = '{"ingress":{"isolation":"DefaultDeny"}}'
 GOOD: list[dict[str, Any]] = [
+    {"kind": "Namespace", "metadata": {"name": "x", "annotations": {NAMESPACE_POLICY.key: ISOLATION}}},
     *base(ADDRESSES, {"n1": ("10.244.1.0/24", "fd44::/64")}),
     *drawn(3),
     *drawn(5),

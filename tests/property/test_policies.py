@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kuberouter.cluster.dependents import policies
+from kuberouter.cluster.derived import namespace_isolation
 from kuberouter.compilers.policies import COMPILERS
+from kuberouter.decode.annotations import NAMESPACE_POLICY
 from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import Deleted
 from kuberouter.model.host import Sysctl
@@ -39,8 +41,11 @@ def pod(namespace: str, name: str, number: int, labels: int, phase: str, node: s
     }
 
 
-def space(name: str, labels: int) -> Object:
-    return {"kind": "Namespace", "metadata": {"name": name, "labels": SPACES[labels]}}
+def space(name: str, labels: int, isolated: bool = False) -> Object:
+    metadata = {"name": name, "labels": SPACES[labels]}
+    if isolated:
+        metadata["annotations"] = {NAMESPACE_POLICY.key: '{"ingress":{"isolation":"DefaultDeny"}}'}
+    return {"kind": "Namespace", "metadata": metadata}
 
 
 def some_policy(seed: int) -> Object:
@@ -58,7 +63,7 @@ OBJECTS: st.SearchStrategy[Object] = st.one_of(
         st.sampled_from(("Running", "Running", "Succeeded")),
         st.sampled_from((NODE, "other")),
     ),
-    st.builds(space, NAMES, st.integers(0, 2)),
+    st.builds(space, NAMES, st.integers(0, 2), st.booleans()),
     st.builds(some_policy, st.integers(0, 40)),
 )
 STEPS = st.lists(st.tuples(OBJECTS, st.booleans()), max_size=16)
@@ -70,7 +75,14 @@ def key(obj: Object) -> Key:
 
 
 def world() -> World:
-    made = World([policies], COMPILERS, FirewallSettings(), ROWS, (Family.IPV4, Family.IPV6))
+    made = World(
+        [policies],
+        COMPILERS,
+        FirewallSettings(namespace_annotation=True),
+        ROWS,
+        (Family.IPV4, Family.IPV6),
+        derive=[namespace_isolation],
+    )
     node = {
         "kind": "Node",
         "metadata": {"name": NODE},

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kuberouter.cluster.dependents import Dependents, services
+from kuberouter.cluster.derived import Derive
 from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.services import COMPILERS
 from kuberouter.decode import DECODERS
@@ -50,11 +51,12 @@ class World:
         families: tuple[Family, ...] = (Family.IPV4,),
         *,
         drivers: Mapping[type[Row], Any] | None = None,
+        derive: Sequence[Derive] = (),
     ) -> None:
         self.journal = Journal()
         registered = [Registered(name, "test", compile_, settings) for name, compile_ in compilers]
         self.planner = Planner(
-            Cluster(NodeSettings(NODE, families), dependents), registered, [*rows, Rule], self.journal
+            Cluster(NodeSettings(NODE, families), dependents, derive), registered, [*rows, Rule], self.journal
         )
         self.drivers: Mapping[type[Row], Any] = drivers or {row: MemoryDriver() for row in rows}
         self.dataplane = Dataplane([Table(row, driver) for row, driver in self.drivers.items()], self.planner.ledgers)

@@ -1,9 +1,10 @@
-"""NetworkPolicy to netfilter. Four compilers, each for the smallest thing that changes:
+"""NetworkPolicy to netfilter. Compilers, each for the smallest thing that changes:
 
 - `policy`: what a policy allows: its chains, the sets they refer to, the prefixes of its ipBlocks;
 - `membership`: a pod's entries in peer sets;
 - `isolation`: a local pod's profiles and its membership in them;
-- `firewall`: the fixed chains and hooks of the node.
+- `firewall`: the fixed chains and hooks of the node;
+- `annotation`: no rows, only what is to be said of an annotation without effect.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 
 from kuberouter.cluster.selectors import pod_sets
 from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.policies.annotation import compile_annotation
 from kuberouter.compilers.policies.firewall import compile_firewall
 from kuberouter.compilers.policies.iptables import policy_rules, policy_sets
 from kuberouter.compilers.policies.isolation import compile_isolation
@@ -65,5 +67,6 @@ COMPILERS = (
     ("membership", compile_membership),
     ("isolation", compile_isolation),
     ("firewall", compile_firewall),
+    ("annotation", compile_annotation),
 )
 """Names and functions in the order in which they should run: what is referred to before what refers."""

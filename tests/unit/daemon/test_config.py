@@ -42,6 +42,7 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert config.firewall is not None
     assert config.firewall.cluster_ranges == (prefix("10.96.0.0/12"),)
     assert config.firewall.node_ports == (30000, 32767)
+    assert not config.firewall.namespace_annotation
     assert config.health_port == 20244
 
 
@@ -62,7 +63,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--overlay-type=full --router-id=generate --loadbalancer-ip-range=10.2.0.0/16 --enable-ibgp=false "
         "--loadbalancer-ip-range=fd00:2::/64 --service-external-ip-range=10.3.0.0/16 --health-addr=[::1] "
         "--service-node-port-range=20000:30000 --iptables-sync-period=1m --ipvs-sync-period=2m --masquerade-all "
-        "--ipvs-permit-all=false"
+        "--ipvs-permit-all=false --netpol-namespace-annotation"
     )
     config = good(words, environment)
     assert config.node.families == (Family.IPV4, Family.IPV6)
@@ -76,6 +77,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert config.firewall.external_ranges == (prefix("10.3.0.0/16"),)
     assert config.firewall.node_ports == (20000, 30000)
     assert config.firewall.sync_period == 60.0
+    assert config.firewall.namespace_annotation
     assert config.proxy is not None
     assert config.proxy.sync_period == 120.0
     assert config.proxy.masquerade_all

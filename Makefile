@@ -3,13 +3,14 @@
 #   make test                every lane below; each closes with 'N passed, N failed'
 #   make lint unit kernel conformance vm
 #   make bench [BENCH=name]  figures against their targets
+#   make survive [KILLS=200] the long form of the kill test
 
 PYTHON := $(CURDIR)/.venv/bin/python
 # What root writes must not get in the user's way later.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL env PYTHONDONTWRITEBYTECODE=1)
 LANES := lint unit kernel conformance vm
 
-.PHONY: setup test $(LANES) demo bench lock clean
+.PHONY: setup test $(LANES) demo bench survive lock clean
 
 test: setup
 	@rm -rf build/lanes; status=0; \
@@ -31,6 +32,9 @@ demo: setup
 
 bench: setup
 	@$(AS_ROOT) $(PYTHON) -m tests.bench $(BENCH)
+
+survive: setup
+	@$(AS_ROOT) env SURVIVE_KILLS=$(or $(KILLS),200) $(PYTHON) -m pytest -q tests/survive
 
 # Pins every dependency with its hashes, after a change of pyproject.toml.
 lock: setup

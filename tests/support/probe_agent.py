@@ -322,12 +322,17 @@ class Agent:
         stream = self._streams[request["name"]]
         stream.stop()
 
+        end = time.monotonic() + request["timeout"] + 0.02
+
         def report() -> None:
+            # Probes that are on their way get their time.
+            if stream.open and (now := time.monotonic()) < end:
+                self._loop.at(now + 0.01, report)
+                return
             del self._streams[request["name"]]
             self._answer({"id": request["id"], "report": stream.report()})
 
-        # Probes that are on their way get their time.
-        self._loop.at(time.monotonic() + request["timeout"] + 0.02, report)
+        report()
 
 
 if __name__ == "__main__":

@@ -31,9 +31,11 @@ from kuberouter.compilers.services import COMPILERS as SERVICE_COMPILERS
 from kuberouter.daemon.config import Config
 from kuberouter.daemon.events import EventSink
 from kuberouter.daemon.sinks import LogSink
+from kuberouter.daemon.xtables import XtablesChoice
+from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver
 from kuberouter.drivers.host import CniDriver, SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
-from kuberouter.drivers.iptables import ChainDriver, HookDriver, Xtables, detect_variant
+from kuberouter.drivers.iptables import ChainDriver, HookDriver
 from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
 from kuberouter.drivers.network import AddressDriver, LinkDriver, PolicyRuleDriver, RouteDriver
 from kuberouter.engine.dataplane import Dataplane, Table
@@ -45,7 +47,7 @@ from kuberouter.model import bgp
 from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
-from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member, Rule
+from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, HookRank, IpSet, Member, Rule
 from kuberouter.model.network import TABLE_MAIN, Address, Link, PolicyRule, Route
 from kuberouter.model.ports import Sink, Source
 from kuberouter.model.settings import FirewallSettings, ProxySettings, RouterSettings
@@ -120,7 +122,7 @@ def compose(config: Config) -> Composition:
     for part in parts:
         sources += part.sources
         sources += [ClockSource(f"{part.name} audit", period, tables) for period, tables in part.audits]
-    tables = _tables(config, parts)
+    tables = _tables(config, parts, journal)
     rows = [table.row for table in tables]
     derive = [namespace_isolation] if config.firewall is not None and config.firewall.namespace_annotation else []
     cluster = Cluster(config.node, [d for part in parts for d in part.dependents], derive)
@@ -141,11 +143,11 @@ def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> list[S
     return [*(ApiSource(api, RESOURCES[name]) for name in wanted), events]
 
 
-def _tables(config: Config, parts: list[Part]) -> list[Table[Any]]:
+def _tables(config: Config, parts: list[Part], journal: Journal) -> list[Table[Any]]:
     """One table per row type. Of a table that several controllers write, each one's sources guard the removals."""
-    xtables = _LazyXtables()
     families = config.node.families
     prefixes = tuple(prefix for part in parts for prefix in part.chain_prefixes)
+    xtables = XtablesChoice(config.iptables_mode, config.node.name, families, prefixes, journal)
     sets = tuple(name for part in parts for name in part.sets)
     ranks = tuple(rank for part in parts for rank in part.hooks)
     links = tuple(name for part in parts for name in part.links)
@@ -169,19 +171,12 @@ def _tables(config: Config, parts: list[Part]) -> list[Table[Any]]:
         awaited = [part.removals_await[row] for part in users if row in part.removals_await]
         needs = frozenset((NODE_KNOWN, *awaited, *(need for part in users for need in part.needs)))
         found.append(Table(row, _Lazy(make), removal_needs=needs))
-    return found
-
-
-class _LazyXtables:
-    """The iptables variant is found out when it is first needed, so that a missing tool is one table's trouble."""
-
-    def __init__(self) -> None:
-        self._found: Xtables | None = None
-
-    def get(self) -> Xtables:
-        if self._found is None:
-            self._found = Xtables(detect_variant())
-        return self._found
+    needs = frozenset((NODE_KNOWN, *(need for part in parts if part.hooks for need in part.needs)))
+    former: dict[type[Row], DriverMaker] = {
+        FormerChain: lambda: FormerChainDriver(xtables.other(), families, prefixes),
+        FormerHook: lambda: FormerHookDriver(xtables.other(), families, ranks),
+    }
+    return found + [Table(row, _Lazy(make), removal_needs=needs) for row, make in former.items()]
 
 
 class _Lazy:

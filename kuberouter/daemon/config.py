@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 PERIODS = ("injected-routes-sync-period", "iptables-sync-period", "ipvs-sync-period", "routes-sync-period")
 RANGES = ("service-cluster-ip-range", "service-external-ip-range", "loadbalancer-ip-range")
+IPTABLES_MODES = ("auto", "nft", "legacy")
 DEFAULT_CNI_FILE = "/etc/cni/net.d/10-kuberouter.conf"
 LONGEST_SOCKET = 107
 """Bytes of a unix socket's path: `sun_path` of unix(7) without the closing zero."""
@@ -38,6 +39,7 @@ class Config(msgspec.Struct, frozen=True):
     manifests: str
     health_address: str
     health_port: int
+    iptables_mode: str = "auto"
 
 
 class _Reader:
@@ -104,6 +106,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         reader.flag("manifests", str),
         reader.flag("health-addr", str).strip("[]"),
         reader.flag("health-port", int),
+        _iptables_mode(reader),
     )
     _check_cluster(reader, config, environment)
     if config.router and config.router.cni and not Path(config.router.cni_file).is_file():
@@ -132,6 +135,13 @@ def _check_cluster(reader: _Reader, config: Config, environment: Mapping[str, st
         reader.errors.append(f"--kubeconfig: {config.kubeconfig} does not exist")
     if config.master and not _is_url(config.master):
         reader.errors.append(f"--master: {config.master!r} is not a URL such as https://10.0.0.1:6443")
+
+
+def _iptables_mode(reader: _Reader) -> str:
+    mode = reader.flag("iptables-mode", str)
+    if mode not in IPTABLES_MODES:
+        reader.errors.append(f"--iptables-mode: {mode!r} is not one of {', '.join(IPTABLES_MODES)}")
+    return mode
 
 
 def _is_url(text: str) -> bool:

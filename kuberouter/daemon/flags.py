@@ -133,6 +133,12 @@ FLAGS: tuple[Flag, ...] = (
         "Name of this node's Node object; without it the environment's NODE_NAME counts, then the host name.",
     ),
     Flag("injected-routes-sync-period", DURATION, 60.0, "How often the kernel's routes are compared with the learned."),
+    Flag(
+        "iptables-mode",
+        STRING,
+        "auto",
+        "Which iptables to use: nft, legacy, or auto for the one in which the kubelet left its chains.",
+    ),
     Flag("iptables-sync-period", DURATION, 300.0, "How often chains and sets are compared with what policies ask for."),
     Flag(
         "ipvs-permit-all",

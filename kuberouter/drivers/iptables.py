@@ -48,7 +48,7 @@ def detect_variant() -> Variant:
     missing: Unavailable | None = None
     for variant in Variant:
         try:
-            run((Xtables(variant).tool(Family.IPV4, "restore"), "--version"))
+            Xtables(variant).check()
             return variant
         except Unavailable as error:
             missing = missing or error
@@ -63,6 +63,10 @@ class Xtables(Value, frozen=True, gc=False):
     def tool(self, family: Family, verb: str) -> str:
         """Name of a program, for example `ip6tables-nft-restore`."""
         return f"{'iptables' if family is Family.IPV4 else 'ip6tables'}-{self.variant.value}-{verb}"
+
+    def check(self) -> None:
+        """Raise Unavailable where the tools are not installed."""
+        run((self.tool(Family.IPV4, "restore"), "--version"))
 
     def save(self, family: Family, table: Table) -> dict[str, tuple[bool, list[SavedRule]]]:
         """All chains of a table. Raises Unavailable when the kernel or the tool cannot tell."""

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from kuberouter.engine.ledger import Ledger
 from kuberouter.engine.mirror import FIRST_RETRY, LAST_RETRY, Mirror
 from kuberouter.engine.planner import Changes
-from kuberouter.engine.stages import REFERENCES, STEPS, Action
+from kuberouter.engine.stages import REFERENCES, STEPS, SUCCESSORS, Action
 from kuberouter.model.core import Batch, Row, Unavailable
 from kuberouter.model.ports import Driver
 
@@ -119,8 +119,14 @@ class Dataplane:
                 continue
             if action is Action.REMOVE and not (settled and target.removal_needs.issubset(synced)):
                 continue
+            if action is Action.REMOVE and not all(self._stands(other) for other in SUCCESSORS.get(row, ())):
+                continue
             self._write(target, action, now, report, dry_run=dry_run)
         return report
+
+    def _stands(self, row: type[Row]) -> bool:
+        table = self.tables.get(row)
+        return table is None or (table.read and table.mirror.standing(self._ledgers[row].desired))
 
     def _read(self, table: Table[R], now: float, report: Report) -> None:
         if table.retry_at > now:

@@ -44,6 +44,10 @@ class Mirror(Generic[R]):
                 pending[key] = row
             self._due.pop(key, None)
 
+    def standing(self, desired: Mapping[Hashable, R]) -> bool:
+        """Whether the kernel holds every desired row, as far as known."""
+        return not any(key in desired for key in self._pending)
+
     def refresh(self, actual: Mapping[Hashable, R], desired: Mapping[Hashable, R]) -> int:
         """The kernel was read. Returns in how many keys it differs from what is desired."""
         pending: dict[Hashable, R | None] = {}

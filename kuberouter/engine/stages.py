@@ -21,7 +21,7 @@ from kuberouter.model.bgp import (
 from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
-from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
+from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link, PolicyRule, Route
 
 
@@ -42,6 +42,8 @@ ADD_ORDER: tuple[type[Row], ...] = (
     IpSet,
     Member,  # sets are full before rules match them
     Chain,
+    FormerChain,
+    FormerHook,  # before its chain: these are only removed, and that from the bottom up
     Hook,  # policy, guard and SNAT stand before anything can be reached
     Link,  # links before what lies on them
     VirtualService,
@@ -84,3 +86,9 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
     Path: (PolicyAssignment,),
 }
 """Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""
+
+SUCCESSORS: dict[type[Row], tuple[type[Row], ...]] = {
+    FormerChain: (Chain, Hook),
+    FormerHook: (Chain, Hook),
+}
+"""Tables that take over from a table: of that one nothing is removed before everything desired stands in these."""

@@ -107,6 +107,12 @@ def make_chain(key: ChainKey, rules: tuple[str, ...], *, fallback: tuple[str, ..
     return Chain(key, chain_digest(tuple(rule_tag(rule) for rule in rules)), rules, fallback)
 
 
+class FormerChain(Value, frozen=True, gc=False):
+    """A chain of ours in the iptables variant that is not in use. It is never desired, so it is removed."""
+
+    key: ChainKey
+
+
 class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One rule of a shared chain: `rank` orders rules in the chain (ties by text)."""
 
@@ -154,3 +160,10 @@ class Hook(Value, frozen=True, gc=False):
     rank: int
     position: Position = Position.FIRST
     in_place: bool = True
+
+
+class FormerHook(Value, frozen=True, gc=False):
+    """A hook of ours in the iptables variant that is not in use. It is never desired, so it is removed."""
+
+    key: HookKey
+    rank: int

@@ -44,6 +44,7 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert config.firewall.node_ports == (30000, 32767)
     assert not config.firewall.namespace_annotation
     assert config.health_port == 20244
+    assert config.iptables_mode == "auto"
 
 
 def test_a_controller_that_is_off_has_no_settings(environment: dict[str, str]) -> None:
@@ -63,7 +64,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--overlay-type=full --router-id=generate --loadbalancer-ip-range=10.2.0.0/16 --enable-ibgp=false "
         "--loadbalancer-ip-range=fd00:2::/64 --service-external-ip-range=10.3.0.0/16 --health-addr=[::1] "
         "--service-node-port-range=20000:30000 --iptables-sync-period=1m --ipvs-sync-period=2m --masquerade-all "
-        "--ipvs-permit-all=false --netpol-namespace-annotation"
+        "--ipvs-permit-all=false --netpol-namespace-annotation --iptables-mode=legacy"
     )
     config = good(words, environment)
     assert config.node.families == (Family.IPV4, Family.IPV6)
@@ -78,6 +79,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert config.firewall.node_ports == (20000, 30000)
     assert config.firewall.sync_period == 60.0
     assert config.firewall.namespace_annotation
+    assert config.iptables_mode == "legacy"
     assert config.proxy is not None
     assert config.proxy.sync_period == 120.0
     assert config.proxy.masquerade_all
@@ -113,6 +115,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         ("--cluster-asn=1 --run-router=false", "--cluster-asn: 1"),
         ("--bgp-port=0", "--bgp-port: 0"),
         ("--bgp-port=65536", "--bgp-port: 65536"),
+        ("--iptables-mode=nftables", "--iptables-mode: 'nftables' is not one of auto, nft, legacy"),
         ("--overlay-type=half", "--overlay-type: 'half'"),
         ("--router-id=1.2.3", "--router-id: '1.2.3'"),
         ("--router-id=0.0.0.0", "--router-id: '0.0.0.0'"),

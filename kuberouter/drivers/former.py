@@ -1,0 +1,133 @@
+"""The iptables variant that is not in use: what stands in it, and the way out for what is ours.
+
+The kernel applies the rules of both variants, so what a former run left in the other one would go on judging packets.
+Nothing is ever written there but deletions, and no table is looked at that does not exist: legacy tools would make it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from kuberouter.drivers.iptables import TABLES, ChainDriver, HookDriver, Variant, Xtables
+from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
+from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, Table
+from kuberouter.wire.command import run
+from kuberouter.wire.text.iptables import MARKER, complaint
+
+PROC = Path("/proc/thread-self/net")
+"""Names of the legacy tables that exist in this thread's network namespace: `ip_tables_names`, `ip6_tables_names`."""
+SKEW = ("is incompatible, use 'nft' tool", "[unsupported revision]")
+"""What the tools say of rules that nft or another version of them wrote and that they cannot read."""
+
+
+class Stock(Value, frozen=True, gc=False):
+    """What stands in one variant: rules of others by family and table, and where rules could not be read."""
+
+    others: tuple[tuple[Family, str, int], ...] = ()
+    unread: tuple[tuple[Family, str], ...] = ()
+
+
+def survey(xtables: Xtables, families: Collection[Family], prefixes: tuple[str, ...]) -> Stock:
+    """Look at everything in a variant; rules in chains with our prefixes or with our comment are not others'.
+
+    A tool that is missing or fails has nothing to tell.
+    """
+    others: list[tuple[Family, str, int]] = []
+    unread: list[tuple[Family, str]] = []
+    for family in families:
+        tool = xtables.tool(family, "save")
+        try:
+            # Without naming a table: the legacy tools then list those that exist and make none.
+            saved = run((tool,))
+        except Unavailable:
+            continue
+        if not saved.ok:
+            unread.append((family, complaint(saved.errors)))
+            continue
+        said = f"{saved.errors}\n{saved.output}"
+        unread += [(family, line.lstrip("# ")) for line in said.splitlines() if any(sign in line for sign in SKEW)][:1]
+        counts = Counter(table for table, line in _rules(saved.output) if not _ours(line, prefixes))
+        others += [(family, table, count) for table, count in sorted(counts.items())]
+    return Stock(tuple(others), tuple(unread))
+
+
+def _rules(output: str) -> Iterator[tuple[str, str]]:
+    table = ""
+    for line in output.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("-A "):
+            yield table, line
+
+
+def _ours(line: str, prefixes: tuple[str, ...]) -> bool:
+    return line.removeprefix("-A ").startswith(prefixes) or MARKER in line
+
+
+def existing(xtables: Xtables, family: Family) -> tuple[Table, ...]:
+    """Those of the tables that we use which exist in this variant; looking at them makes none."""
+    if xtables.variant is Variant.NFT:
+        return TABLES
+    try:
+        names = (PROC / ("ip_tables_names" if family is Family.IPV4 else "ip6_tables_names")).read_text().split()
+    except OSError:
+        return ()
+    return tuple(table for table in TABLES if table.value in names)
+
+
+class FormerHookDriver:
+    """Driver of `FormerHook` rows: hooks of the given ranks, or all of ours, in the variant that is not in use."""
+
+    def __init__(self, xtables: Xtables, families: Collection[Family], ranks: Collection[int] = ()) -> None:
+        self._xtables = xtables
+        self._families = tuple(families)
+        self._hooks = HookDriver(xtables, families, ranks=ranks)
+        self._ranks = tuple(ranks)
+
+    def read(self) -> Iterable[FormerHook]:
+        """Our rules in builtin chains of tables that exist; none where the tools are missing."""
+        for family in self._families:
+            driver = HookDriver(self._xtables, (family,), existing(self._xtables, family), self._ranks)
+            try:
+                found = list(driver.read())
+            except Unavailable:
+                continue
+            yield from (FormerHook(hook.key, hook.rank) for hook in found)
+
+    def owns(self, row: FormerHook) -> bool:
+        """As for `Hook`: by our comment, and by rank, for another daemon may still use that variant."""
+        return self._hooks.owns(Hook(row.key, row.rank))
+
+    def write(self, batch: Batch[FormerHook]) -> Outcome:
+        """Take hooks out; there are only removals."""
+        return self._hooks.write(Batch(remove=tuple(Hook(row.key, row.rank) for row in batch.remove)))
+
+
+class FormerChainDriver:
+    """Driver of `FormerChain` rows: our chains in the variant that is not in use."""
+
+    def __init__(self, xtables: Xtables, families: Collection[Family], prefixes: tuple[str, ...]) -> None:
+        self._xtables = xtables
+        self._families = tuple(families)
+        self._prefixes = prefixes
+        self._chains = ChainDriver(xtables, families, prefixes)
+
+    def read(self) -> Iterable[FormerChain]:
+        """Chains with our prefixes in tables that exist; none where the tools are missing."""
+        for family in self._families:
+            tables = existing(self._xtables, family)
+            try:
+                found = list(ChainDriver(self._xtables, (family,), self._prefixes, tables).read())
+            except Unavailable:
+                continue
+            yield from (FormerChain(chain.key) for chain in found)
+
+    def owns(self, row: FormerChain) -> bool:
+        """Chains are recognised as ours by the prefix of their name."""
+        return row.key.name.startswith(self._prefixes)
+
+    def write(self, batch: Batch[FormerChain]) -> Outcome:
+        """Delete chains; there are only removals."""
+        return self._chains.write(Batch(remove=tuple(Chain(row.key, b"") for row in batch.remove)))

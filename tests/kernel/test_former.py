@@ -1,0 +1,119 @@
+"""The iptables variant that is not in use: ours goes out of it, others' stays, and people are told of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kuberouter.daemon.xtables import XtablesChoice, other
+from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver, survey
+from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
+from kuberouter.engine.journal import Journal
+from kuberouter.model.core import Family, Reason, Unavailable
+from kuberouter.model.netfilter import ChainKey, Hook, HookKey, HookRank, Table, make_chain
+from tests.kernel.drive import converge, owned, sh
+
+PREFIXES = ("KUBE-ROUTER-", "KUBE-POD-FW-")
+FAMILIES = tuple(Family)
+
+
+@pytest.fixture(params=list(Variant), ids=lambda v: v.value)
+def aside(request: pytest.FixtureRequest, namespace: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Xtables:
+    """The variant that is not in use."""
+    assert namespace
+    monkeypatch.setenv("XTABLES_LOCKFILE", f"{tmp_path}/lock")
+    return Xtables(request.param)
+
+
+def lines(xtables: Xtables, family: Family = Family.IPV4) -> list[str]:
+    return [line for line in sh(xtables.tool(family, "save")).splitlines() if line[:1] in ("-", "*")]
+
+
+def fill(xtables: Xtables) -> None:
+    """What a daemon leaves: chains that refer to each other, hooks in two tables and both families."""
+    rows, hooks = [], []
+    for family in Family:
+        for table, builtin in ((Table.FILTER, "FORWARD"), (Table.NAT, "POSTROUTING")):
+            pod = make_chain(ChainKey(family, table, "KUBE-POD-FW-A"), ("-p tcp -j RETURN",))
+            rows += [pod, make_chain(ChainKey(family, table, "KUBE-ROUTER-X"), ("-j KUBE-POD-FW-A",))]
+            hooks.append(Hook(HookKey(family, table, builtin, "-j KUBE-ROUTER-X"), HookRank.POLICY))
+    assert converge(ChainDriver(xtables, FAMILIES, PREFIXES), rows) == {}
+    assert converge(HookDriver(xtables, FAMILIES), hooks) == {}
+
+
+def test_ours_is_taken_out_and_others_rules_stay_as_they_are(aside: Xtables) -> None:
+    for family in Family:
+        tool = aside.tool(family, "restore")
+        others = "*filter\n:OTHERS - [0:0]\n-A OTHERS -j DROP\n-A FORWARD -p tcp -j OTHERS\nCOMMIT\n"
+        sh(tool, "--noflush", stdin=others)
+    before = {family: lines(aside, family) for family in Family}
+    fill(aside)
+    hooks, chains = FormerHookDriver(aside, FAMILIES), FormerChainDriver(aside, FAMILIES, PREFIXES)
+    assert (len(owned(hooks)), len(owned(chains))) == (4, 8)
+    assert converge(hooks, []) == {}
+    assert converge(chains, []) == {}
+    assert (owned(hooks), owned(chains)) == ({}, {})
+    for family in Family:
+        assert [line for line in lines(aside, family) if line != "*nat"] == before[family]
+
+
+def test_hooks_of_another_daemons_controllers_stay(aside: Xtables) -> None:
+    fill(aside)
+    assert owned(FormerHookDriver(aside, FAMILIES, ranks=(HookRank.SERVICES,))) == {}
+    assert len(owned(FormerHookDriver(aside, FAMILIES, ranks=(HookRank.POLICY,)))) == 4
+
+
+def test_looking_makes_no_table(namespace: str) -> None:
+    assert namespace
+    legacy = Xtables(Variant.LEGACY)
+    assert owned(FormerHookDriver(legacy, FAMILIES)) == {}
+    assert owned(FormerChainDriver(legacy, FAMILIES, PREFIXES)) == {}
+    assert survey(legacy, FAMILIES, PREFIXES).others == ()
+    for name in ("ip_tables_names", "ip6_tables_names"):
+        path = Path("/proc/thread-self/net") / name
+        assert not path.exists() or path.read_text() == ""
+
+
+def test_rules_of_others_in_the_other_variant_are_one_problem_of_the_node(aside: Xtables) -> None:
+    used = other(aside)
+    journal = Journal()
+    choice = XtablesChoice(used.variant.value, "n1", FAMILIES, PREFIXES, journal)
+    fill(aside)
+    assert choice.get() == used
+    assert choice.other() == aside
+    assert journal.standing == ()
+    sh(f"iptables-{aside.variant.value}", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
+    sh(f"ip6tables-{aside.variant.value}", "-t", "nat", "-A", "OUTPUT", "-j", "RETURN")
+    XtablesChoice(used.variant.value, "n1", FAMILIES, PREFIXES, journal).get()
+    (problem,) = journal.standing
+    assert (problem.owner.kind, problem.owner.name, problem.reason) == ("Node", "n1", Reason.CONFLICT)
+    assert "(1 in IPv4 filter, 1 in IPv6 nat)" in problem.message
+    assert "--iptables-mode" in problem.message
+
+
+def test_rules_that_this_version_cannot_read_are_told(namespace: str) -> None:
+    assert namespace
+    chain = "add table ip filter; add chain ip filter INPUT { type filter hook input priority 0; };"
+    sh("nft", f"{chain} add rule ip filter INPUT numgen random mod 2 vmap {{ 1 : drop }}")
+    journal = Journal()
+    XtablesChoice("nft", "n1", FAMILIES, PREFIXES, journal).get()
+    (problem,) = journal.standing
+    assert problem.reason is Reason.UNSUPPORTED
+    assert "iptables-nft of this image cannot read" in problem.message
+
+
+def test_the_mode_that_is_asked_for_is_taken_whatever_the_kubelet_does(namespace: str) -> None:
+    assert namespace
+    sh("iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    for mode, variant in (("auto", Variant.LEGACY), ("legacy", Variant.LEGACY), ("nft", Variant.NFT)):
+        assert XtablesChoice(mode, "n1", FAMILIES, PREFIXES, Journal()).get().variant is variant
+
+
+def test_a_mode_whose_tools_are_missing_is_told_by_name(
+    namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert namespace
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="iptables-legacy-restore is not installed"):
+        XtablesChoice("legacy", "n1", FAMILIES, PREFIXES, Journal()).get()

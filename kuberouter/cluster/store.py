@@ -76,6 +76,7 @@ class Cluster(ClusterView):
         if isinstance(new, EndpointSlice):
             self._slices.setdefault(new.service, {})[new.ref] = new
         self.matches.update(old, new)
+        self.bindings.update(old, new)
         self.routes.update(old, new)
         self.frontends.update(old, new)
 

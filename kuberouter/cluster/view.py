@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from kuberouter.cluster.bindings import BindingIndex
 from kuberouter.cluster.frontends import FrontendIndex
 from kuberouter.cluster.indexes import MatchIndex
 from kuberouter.cluster.routes import RouteIndex
@@ -17,6 +18,7 @@ from kuberouter.model.cluster import (
     NetworkPolicy,
     Node,
     Pod,
+    PodLink,
     Service,
 )
 from kuberouter.model.core import ObjectRef
@@ -32,6 +34,7 @@ KINDS: tuple[type[ClusterObject], ...] = (
     NetworkPolicy,
     Node,
     Interface,
+    PodLink,
     LearnedRoute,
 )
 
@@ -47,6 +50,8 @@ class ClusterView:
         """Which Service owns an address with a port, and which groups of endpoints have ready ones."""
         self.matches = MatchIndex(node)
         """Which policies select which pods of the node of this name, and which pods are in which sets."""
+        self.bindings = BindingIndex(node)
+        """Which links lead to which pods of the node of this name."""
         self.routes = RouteIndex()
         """Which nodes have which addresses, and which learned routes lead through them."""
 

@@ -244,6 +244,18 @@ class Interface(Value, frozen=True, gc=False):
     addresses: tuple[InterfaceAddress, ...] = ()
 
 
+class PodLink(Value, frozen=True, gc=False):
+    """The host's end of a link into another namespace. ref: kind `PodLink`, name is the link name.
+
+    `addresses` are the first global ones of each family that the other end had when it was first seen with any;
+    `bridged` says that the link is the port of a bridge.
+    """
+
+    ref: ObjectRef
+    addresses: tuple[bytes, ...]
+    bridged: bool = False
+
+
 class LearnedRoute(Value, frozen=True, gc=False):
     """Best paths that gobgpd learned for a prefix. ref: kind `LearnedRoute`, name is the prefix as text."""
 
@@ -252,4 +264,4 @@ class LearnedRoute(Value, frozen=True, gc=False):
     next_hops: tuple[bytes, ...]
 
 
-ClusterObject = Service | EndpointSlice | Pod | Namespace | NetworkPolicy | Node | Interface | LearnedRoute
+ClusterObject = Service | EndpointSlice | Pod | Namespace | NetworkPolicy | Node | Interface | PodLink | LearnedRoute

@@ -32,6 +32,7 @@ NLA_F_NET_BYTEORDER = 0x4000
 NLA_TYPE_MASK = 0x3FFF
 SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP = 1
+NETLINK_LISTEN_ALL_NSID = 8
 NETLINK_CAP_ACK = 10
 NETLINK_GET_STRICT_CHK = 12
 SO_SNDBUFFORCE = 32
@@ -126,6 +127,10 @@ class NetlinkSocket:
         self._sequence = 0
         self._buffer = bytearray(1 << 18)
         self._view = memoryview(self._buffer)
+
+    def listen_everywhere(self) -> None:
+        """Have notices also from the namespaces that have a number here: of those that a link of ours leads to."""
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
 
     def close(self) -> None:
         """Give the socket back."""

@@ -23,10 +23,10 @@ RTN_UNICAST, RTN_LOCAL = 1, 2
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
 RT_TABLE_LOCAL = 255
 IFF_UP = 1
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO = 1, 3, 4, 18
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID = 1, 3, 4, 5, 10, 18, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_PROTO = 2, 3, 4, 9
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_TARGET_NETNSID = 1, 2, 8, 10
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 7, 9, 15
 FRA_SRC, FRA_PRIORITY, FRA_TABLE = 2, 6, 15
@@ -100,12 +100,39 @@ def parse_link(body: bytes) -> LinkFacts:
     )
 
 
+class PeerFacts(NamedTuple):
+    """The other end of a link: its index, and the number of the network namespace that it is in.
+
+    `bridged` says that our end is the port of a bridge.
+    """
+
+    ifindex: int
+    nsid: int
+    bridged: bool
+
+
+def parse_peer(body: bytes) -> PeerFacts | None:
+    """The peer of a link in another namespace, from the body of RTM_NEWLINK; None for a link without one."""
+    found = attributes(body, IFINFO.size)
+    if IFLA_LINK not in found or IFLA_LINK_NETNSID not in found:
+        return None
+    return PeerFacts(
+        U32.unpack(found[IFLA_LINK])[0], U32.unpack(found[IFLA_LINK_NETNSID])[0], any(found.get(IFLA_MASTER, b""))
+    )
+
+
+def peer_addresses(peer: PeerFacts) -> bytes:
+    """Body of an RTM_GETADDR dump of one link in another namespace, on a strict socket."""
+    return IFADDR.pack(0, 0, 0, 0, peer.ifindex) + attribute(IFA_TARGET_NETNSID, U32.pack(peer.nsid))
+
+
 class AddressFacts(NamedTuple):
     """An address as the kernel tells it."""
 
     ifindex: int
     address: bytes
     length: int
+    scope: int = RT_SCOPE_UNIVERSE
 
 
 def address_request(index: int, address: bytes, length: int) -> bytes:
@@ -124,12 +151,12 @@ def address_request(index: int, address: bytes, length: int) -> bytes:
 
 def parse_address(body: bytes) -> AddressFacts | None:
     """An address from the body of RTM_NEWADDR or RTM_DELADDR; None for families other than IP."""
-    family, length, _, _, index = IFADDR.unpack_from(body)
+    family, length, _, scope, index = IFADDR.unpack_from(body)
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None
     found = attributes(body, IFADDR.size)
     address = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS)
-    return AddressFacts(index, address, length) if address else None
+    return AddressFacts(index, address, length, scope) if address else None
 
 
 class RouteFacts(NamedTuple):

@@ -22,6 +22,7 @@ T = TypeVar("T")
 PERIODS = ("injected-routes-sync-period", "iptables-sync-period", "ipvs-sync-period", "routes-sync-period")
 RANGES = ("service-cluster-ip-range", "service-external-ip-range", "loadbalancer-ip-range")
 IPTABLES_MODES = ("auto", "nft", "legacy")
+EXISTING_FLOWS = ("keep", "cut")
 DEFAULT_CNI_FILE = "/etc/cni/net.d/10-kuberouter.conf"
 LONGEST_SOCKET = 107
 """Bytes of a unix socket's path: `sun_path` of unix(7) without the closing zero."""
@@ -106,7 +107,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         reader.flag("manifests", str),
         reader.flag("health-addr", str).strip("[]"),
         reader.flag("health-port", int),
-        _iptables_mode(reader),
+        _choice(reader, "iptables-mode", IPTABLES_MODES),
     )
     _check_cluster(reader, config, environment)
     if config.router and config.router.cni and not Path(config.router.cni_file).is_file():
@@ -137,11 +138,11 @@ def _check_cluster(reader: _Reader, config: Config, environment: Mapping[str, st
         reader.errors.append(f"--master: {config.master!r} is not a URL such as https://10.0.0.1:6443")
 
 
-def _iptables_mode(reader: _Reader) -> str:
-    mode = reader.flag("iptables-mode", str)
-    if mode not in IPTABLES_MODES:
-        reader.errors.append(f"--iptables-mode: {mode!r} is not one of {', '.join(IPTABLES_MODES)}")
-    return mode
+def _choice(reader: _Reader, name: str, choices: tuple[str, ...]) -> str:
+    chosen = reader.flag(name, str)
+    if chosen not in choices:
+        reader.errors.append(f"--{name}: {chosen!r} is not one of {', '.join(choices)}")
+    return chosen
 
 
 def _is_url(text: str) -> bool:
@@ -175,9 +176,7 @@ def _router(reader: _Reader, environment: Mapping[str, str]) -> RouterSettings:
         reader.errors.append(
             f"--cluster-asn: {asn} is not a private AS number (64512 to 65535, 4200000000 to 4294967294)"
         )
-    overlay_type = reader.flag("overlay-type", str)
-    if overlay_type not in ("subnet", "full"):
-        reader.errors.append(f"--overlay-type: {overlay_type!r} is not one of subnet, full")
+    overlay_type = _choice(reader, "overlay-type", ("subnet", "full"))
     router_id = reader.flag("router-id", str)
     if router_id not in ("", "generate"):
         reader.checked("router-id", _router_id, router_id)
@@ -215,12 +214,15 @@ def _router_id(text: str) -> bytes:
 
 def _firewall(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> FirewallSettings:
     ports = reader.checked("service-node-port-range", _port_range, reader.flag("service-node-port-range", str))
+    flows = _choice(reader, "netpol-existing-flows", EXISTING_FLOWS)
     return FirewallSettings(
         sync_period=reader.flag("iptables-sync-period", float),
         cluster_ranges=ranges["service-cluster-ip-range"],
         external_ranges=ranges["service-external-ip-range"],
         load_balancer_ranges=ranges["loadbalancer-ip-range"],
         node_ports=ports or (30000, 32767),
+        default_deny=reader.flag("netpol-default-deny", bool),
+        cut_flows=flows == "cut",
         namespace_annotation=reader.flag("netpol-namespace-annotation", bool),
     )
 

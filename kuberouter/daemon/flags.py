@@ -163,6 +163,18 @@ FLAGS: tuple[Flag, ...] = (
     Flag("masquerade-all", BOOL, False, "SNAT every proxied connection, not only those from outside the pod CIDR."),
     Flag("master", STRING, "", "URL of the apiserver; replaces the one of the kubeconfig."),
     Flag(
+        "netpol-default-deny",
+        BOOL,
+        False,
+        "Drop what addresses of this node's pod CIDRs send and get until the API shows whose they are.",
+    ),
+    Flag(
+        "netpol-existing-flows",
+        STRING,
+        "keep",
+        "What becomes of open flows that a policy no longer allows: keep lets them go on, cut ends them.",
+    ),
+    Flag(
         "netpol-namespace-annotation",
         BOOL,
         False,

@@ -53,5 +53,9 @@ class FirewallSettings(Value, frozen=True, gc=False):
     external_ranges: tuple[Prefix, ...] = ()
     load_balancer_ranges: tuple[Prefix, ...] = ()
     node_ports: tuple[int, int] = (30000, 32767)
+    default_deny: bool = False
+    """Addresses of this node's pod CIDRs that are no pod's yet, as far as the API tells, are cut off."""
+    cut_flows: bool = False
+    """Flows that were open when a policy closed them end; otherwise they are kept."""
     namespace_annotation: bool = False
     """The annotation by which a namespace isolates itself has an effect."""

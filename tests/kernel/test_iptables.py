@@ -16,7 +16,11 @@ from kuberouter.model.settings import FirewallSettings
 from tests.kernel.drive import converge, owned, sh
 
 PREFIXES = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
-NODE = NodeFacts("n1", (bytes((10, 0, 0, 1)), bytes(15) + b"\1"))
+NODE = NodeFacts(
+    "n1",
+    (bytes((10, 0, 0, 1)), bytes(15) + b"\1"),
+    (Prefix(bytes((10, 244, 0, 0)), 24), Prefix(b"\xfd\x44" + bytes(14), 64)),
+)
 
 
 @pytest.fixture(params=list(Variant), ids=lambda v: v.value)
@@ -48,24 +52,25 @@ def saved(xtables: Xtables, table: str = "filter") -> list[str]:
     return sh(xtables.tool(Family.IPV4, "save"), "-t", table).splitlines()
 
 
-FIXED = compile_firewall(
-    Owner("firewall", ObjectRef("Node", "", "n1")),
-    ClusterView(),
-    node=NODE,
-    settings=FirewallSettings(cluster_ranges=(Prefix(bytes((10, 96, 0, 0)), 12), Prefix(b"\xfd" + bytes(15), 112))),
-).rows
+RANGES = (Prefix(bytes((10, 96, 0, 0)), 12), Prefix(b"\xfd" + bytes(15), 112))
+PLAIN = FirewallSettings(cluster_ranges=RANGES)
+STRICT = FirewallSettings(cluster_ranges=RANGES, default_deny=True, cut_flows=True)
 
 
-def test_what_the_compilers_write_is_read_back_as_it_was_meant(xtables: Xtables) -> None:
-    rows = [row for row in FIXED if isinstance(row, Chain)]
+@pytest.mark.parametrize("settings", [PLAIN, STRICT], ids=["plain", "strict"])
+def test_what_the_compilers_write_is_read_back_as_it_was_meant(xtables: Xtables, settings: FirewallSettings) -> None:
+    fixed = compile_firewall(
+        Owner("firewall", ObjectRef("Node", "", "n1")), ClusterView(), node=NODE, settings=settings
+    ).rows
+    rows = [row for row in fixed if isinstance(row, Chain)]
     rows += [make_chain(key(f"KUBE-ROUTER-POD-{d}", f), ()) for f in Family for d in ("EGRESS", "INGRESS")]
     for family in Family:
         body = make_chain(key("KUBE-NWPLCY-A", family), ("-p tcp -m multiport --dports 80,90:99 -g KUBE-NWPLCY-ALLOW",))
-        rows += [body, profile_rules(family, Direction.INGRESS, ("KUBE-NWPLCY-A",))]
+        rows += [body, profile_rules(family, Direction.INGRESS, ("KUBE-NWPLCY-A",), cut=settings.cut_flows)]
     driver = chains(xtables)
     assert converge(driver, rows) == {}
     assert owned(chains(xtables)) == {row.key: row for row in rows}
-    wanted = [row for row in FIXED if isinstance(row, Hook)]
+    wanted = [row for row in fixed if isinstance(row, Hook)]
     assert wanted
     assert converge(hooks(xtables), wanted) == {}
     # A process that never wrote them must know them too, or a restart would put them in twice.

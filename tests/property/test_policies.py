@@ -74,11 +74,15 @@ def key(obj: Object) -> Key:
     return obj["kind"], metadata.get("namespace", ""), metadata["name"]
 
 
-def world() -> World:
+PLAIN = FirewallSettings(namespace_annotation=True)
+STRICT = FirewallSettings(namespace_annotation=True, default_deny=True, cut_flows=True)
+
+
+def world(settings: FirewallSettings = PLAIN) -> World:
     made = World(
         [policies],
         COMPILERS,
-        FirewallSettings(namespace_annotation=True),
+        settings,
         ROWS,
         (Family.IPV4, Family.IPV6),
         derive=[namespace_isolation],
@@ -86,6 +90,7 @@ def world() -> World:
     node = {
         "kind": "Node",
         "metadata": {"name": NODE},
+        "spec": {"podCIDRs": ["10.244.1.0/24", "fd00::1:0/112"]},
         "status": {"addresses": [{"type": "InternalIP", "address": a} for a in ("192.0.2.1", "2001:db8::1")]},
     }
     made.feed(json.dumps(node).encode())
@@ -98,9 +103,11 @@ def kernel(made: World) -> dict[type[Row], dict[Any, Any]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(STEPS, st.randoms(use_true_random=False))
-def test_incremental_equals_from_scratch_in_any_order(steps: list[tuple[Object, bool]], dice: Any) -> None:
-    walked = world()
+@given(STEPS, st.randoms(use_true_random=False), st.sampled_from((PLAIN, STRICT)))
+def test_incremental_equals_from_scratch_in_any_order(
+    steps: list[tuple[Object, bool]], dice: Any, how: FirewallSettings
+) -> None:
+    walked = world(how)
     final: dict[Key, Object] = {}
     for obj, exists in steps:
         if exists:
@@ -109,7 +116,7 @@ def test_incremental_equals_from_scratch_in_any_order(steps: list[tuple[Object, 
         elif final.pop(key(obj), None) is not None:
             walked.put(Deleted(ObjectRef(*key(obj))))
         walked.sync()
-    fresh = world()
+    fresh = world(how)
     objects = list(final.values())
     dice.shuffle(objects)
     for obj in objects:
@@ -121,7 +128,7 @@ def test_incremental_equals_from_scratch_in_any_order(steps: list[tuple[Object, 
 
 def test_nothing_refers_to_what_does_not_exist() -> None:
     for seed in range(40):
-        made = world()
+        made = world(STRICT if seed % 2 else PLAIN)
         for obj in (*(space(n, i) for i, n in enumerate("xyz")), *drawn(seed)):
             made.feed(json.dumps(obj).encode())
         for number, namespace in enumerate("xyz"):

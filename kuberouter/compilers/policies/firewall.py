@@ -9,17 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kuberouter.cluster.view import ClusterView
-from kuberouter.compilers.policies.iptables import CLEAR_ALLOWED, CLEAR_BOTH, PROTOCOL, allow_rules
-from kuberouter.compilers.policies.names import DISPATCH_CHAIN, FORWARD_CHAIN, INPUT_CHAIN, OUTPUT_CHAIN, chain_key
+from kuberouter.compilers.policies.iptables import (
+    CLEAR_ALLOWED,
+    CLEAR_BOTH,
+    PROTOCOL,
+    allow_rules,
+    cut_rules,
+    open_flows,
+    reopened,
+    unknown_rules,
+)
+from kuberouter.compilers.policies.names import (
+    DISPATCH_CHAIN,
+    FORWARD_CHAIN,
+    INPUT_CHAIN,
+    OUTPUT_CHAIN,
+    UNKNOWN_CHAIN,
+    chain_key,
+)
 from kuberouter.decode.scalars import show_prefix
-from kuberouter.model.core import Family, Fragment, L4Protocol, Owner, Row
+from kuberouter.model.core import Family, Fragment, L4Protocol, Owner, Prefix, Problem, Reason, Row
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import Hook, HookKey, HookRank, Rule, RuleKey, Table, make_chain
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
 
-ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+UNKNOWN_RANK = 90
+"""Behind the rules of all profiles."""
 ICMP_ALWAYS = (3, 8, 11)
 """Destination unreachable, echo request, time exceeded (RFC 792)."""
 ICMPV6_ALWAYS = (1, 2, 3, 4, 128, 129, 130, 131, 132, 133, 134, 135, 136, 143)
@@ -35,22 +52,45 @@ BRIDGE_FILTERING = {
 
 def compile_firewall(key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings) -> Fragment:
     """The fixed part of the firewall on this node, for each family in use."""
-    del key, view
-    return Fragment(tuple(row for family in node.families for row in _fixed(family, settings)))
+    del view
+    rows = [row for family in node.families for row in _fixed(family, settings)]
+    if not settings.default_deny:
+        return Fragment(tuple(rows))
+    if not node.pod_cidrs:
+        text = "is not known, so --netpol-default-deny has nothing to close"
+        return Fragment(tuple(rows), (Problem(key.subject, "spec.podCIDRs", Reason.MISSING, text),))
+    for family in node.families:
+        rows.append(unknown_rules(family))
+    for prefix in node.pod_cidrs:
+        rows += _known_only(prefix)
+    return Fragment(tuple(rows))
+
+
+def _known_only(prefix: Prefix) -> Iterator[Row]:
+    """Below all profiles: what no profile has taken and still has an address of this node's pods is nobody's yet."""
+    for direction, option in ((Direction.EGRESS, "-s"), (Direction.INGRESS, "-d")):
+        text = f"{option} {show_prefix(prefix)} -j {UNKNOWN_CHAIN}"
+        yield Rule(RuleKey(chain_key(prefix.family, DISPATCH_CHAIN[direction]), UNKNOWN_RANK, text))
 
 
 def _fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
+    cut = settings.cut_flows
     yield Sysctl(SysctlKey(BRIDGE_FILTERING[family]), "1")
     yield allow_rules(family)
     # Marks that packets bring along are wiped before they could count.
     for direction, wipe in ((Direction.EGRESS, CLEAR_BOTH), (Direction.INGRESS, CLEAR_ALLOWED)):
         yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), 0, wipe))
-    always = (ESTABLISHED, *_icmp(family))
+    if cut:
+        yield cut_rules(family)
+    always = (*open_flows(cut=cut), *_icmp(family))
+    after = (reopened(),) if cut else ()
+    # The node speaks to itself also from its addresses on the pods' bridge.
+    itself = ("-i lo -j RETURN",) if settings.default_deny else ()
     egress, ingress = (f"-j {DISPATCH_CHAIN[d]}" for d in (Direction.EGRESS, Direction.INGRESS))
     for builtin, chain, rules in (
-        ("INPUT", INPUT_CHAIN, (*always, *_exempt(family, settings), egress)),
-        ("FORWARD", FORWARD_CHAIN, (*always, egress, ingress)),
-        ("OUTPUT", OUTPUT_CHAIN, (*always, FROM_NODE, egress, ingress)),
+        ("INPUT", INPUT_CHAIN, (*always, *itself, *_exempt(family, settings), egress, *after)),
+        ("FORWARD", FORWARD_CHAIN, (*always, egress, ingress, *after)),
+        ("OUTPUT", OUTPUT_CHAIN, (*always, FROM_NODE, egress, ingress, *after)),
     ):
         yield make_chain(chain_key(family, chain), rules)
         yield Hook(HookKey(family, Table.FILTER, builtin, f"-j {chain}"), HookRank.POLICY)

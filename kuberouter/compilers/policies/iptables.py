@@ -12,8 +12,11 @@ from functools import lru_cache
 from kuberouter.compilers.policies.names import (
     ALLOW_CHAIN,
     ALLOWED_MARK,
+    CUT_CHAIN,
+    CUT_MARK,
     NFLOG_GROUP,
     PASSED_MARK,
+    UNKNOWN_CHAIN,
     block_set,
     chain_key,
     pod_set,
@@ -34,6 +37,10 @@ MASK = ALLOWED_MARK | PASSED_MARK
 IF_ALLOWED = f"-m mark --mark {ALLOWED_MARK:#x}/{ALLOWED_MARK:#x}"
 SET_ALLOWED = f"-j MARK --set-xmark {MASK:#x}/{MASK:#x}"
 CLEAR_BOTH = f"-j MARK --set-xmark 0x0/{MASK:#x}"
+REFUSAL = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreachable"}
+RESET = "-j REJECT --reject-with tcp-reset"
+IF_OPEN_FLOW = "-m conntrack --ctstate ESTABLISHED"
+IF_CUT = f"-m connmark --mark {CUT_MARK:#x}/{CUT_MARK:#x}"
 CLEAR_ALLOWED = f"-j MARK --set-xmark 0x0/{ALLOWED_MARK:#x}"
 
 
@@ -109,22 +116,69 @@ def policy_sets(policy: NetworkPolicy, direction: Direction, family: Family) -> 
             yield pod_set(family, allowance.ports), allowance
 
 
-def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...]) -> Chain:
+def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool = False) -> Chain:
     """The chain that judges one direction of the pods which these policy chains select; it lets pass by returning.
 
-    It answers with an ICMP error also for TCP: a reset sent from OUTPUT is not translated back by IPVS. Should the
-    kernel refuse one of its rules, the chain drops everything.
+    It answers with an ICMP error also for TCP: a reset sent from OUTPUT is not translated back by IPVS. With `cut` it
+    meets packets of open flows as well: of one that it refuses the connection is marked, and TCP is told by a reset,
+    for an established connection takes no notice of ICMP errors. Should the kernel refuse one of the rules, the chain
+    drops everything.
     """
-    key = profile_chain(family, direction, bodies)
-    refusal = "icmp-port-unreachable" if family is Family.IPV4 else "icmp6-port-unreachable"
+    key = profile_chain(family, direction, bodies, cut=cut)
     rules = ["-m conntrack --ctstate INVALID -j DROP"]
     for chain in bodies:
         rules += [f"-j {chain}", f"{IF_ALLOWED} -j RETURN"]
-    rules += [
-        f"-m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-prefix {key.name} --nflog-group {NFLOG_GROUP}",
-        f"-j REJECT --reject-with {refusal}",
-    ]
+    rules.append(_log(key.name))
+    if cut:
+        rules += [
+            f"{IF_OPEN_FLOW} -j CONNMARK --set-xmark {CUT_MARK:#x}/{CUT_MARK:#x}",
+            f"-p tcp {IF_OPEN_FLOW} {RESET}",
+        ]
+    rules.append(f"-j REJECT --reject-with {REFUSAL[family]}")
     return make_chain(key, tuple(rules), fallback=("-j DROP",))
+
+
+def _log(prefix: str) -> str:
+    return f"-m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-prefix {prefix} --nflog-group {NFLOG_GROUP}"
+
+
+def open_flows(*, cut: bool) -> tuple[str, ...]:
+    """The rules at the head of the top chains: which packets of open flows pass without being judged.
+
+    With `cut` only replies do, as long as the other direction has not been refused. A flow that a helper announced (FTP
+    data) is no policy's matter: its first packet passed as related.
+    """
+    if not cut:
+        return ("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",)
+    return (
+        "-m conntrack --ctstate RELATED -j RETURN",
+        "-m conntrack --ctstate ESTABLISHED --ctstatus EXPECTED -j RETURN",
+        f"{IF_OPEN_FLOW} --ctdir REPLY {IF_CUT} -j {CUT_CHAIN}",
+        f"{IF_OPEN_FLOW} --ctdir REPLY -j RETURN",
+    )
+
+
+def reopened() -> str:
+    """The rule at the foot of the top chains, where packets arrive that all policies let pass."""
+    return f"{IF_CUT} -j CONNMARK --set-xmark 0x0/{CUT_MARK:#x}"
+
+
+def cut_rules(family: Family) -> Chain:
+    """The chain that ends a flow towards the end that did not begin it."""
+    return make_chain(
+        chain_key(family, CUT_CHAIN),
+        (f"-p tcp {RESET}", f"-j REJECT --reject-with {REFUSAL[family]}"),
+        fallback=("-j DROP",),
+    )
+
+
+def unknown_rules(family: Family) -> Chain:
+    """The chain for addresses of which nobody has told yet whose they are.
+
+    It drops and does not refuse: who tries again gets through as soon as the pod is known, and no connection fails.
+    """
+    rules = (_log(UNKNOWN_CHAIN), "-j DROP")
+    return make_chain(chain_key(family, UNKNOWN_CHAIN), rules, fallback=("-j DROP",))
 
 
 def allow_rules(family: Family) -> Chain:

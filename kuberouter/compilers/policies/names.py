@@ -19,6 +19,8 @@ FORWARD_CHAIN = "KUBE-ROUTER-FORWARD"
 OUTPUT_CHAIN = "KUBE-ROUTER-OUTPUT"
 DISPATCH_CHAIN = {Direction.EGRESS: "KUBE-ROUTER-POD-EGRESS", Direction.INGRESS: "KUBE-ROUTER-POD-INGRESS"}
 ALLOW_CHAIN = "KUBE-NWPLCY-ALLOW"
+CUT_CHAIN = "KUBE-NWPLCY-CUT"
+UNKNOWN_CHAIN = "KUBE-NWPLCY-UNKNOWN"
 POLICY_PREFIX = "KUBE-NWPLCY-"
 PROFILE_PREFIX = "KUBE-POD-FW-"
 SET_PREFIX = {Use.SOURCE: "KUBE-SRC-", Use.DESTINATION: "KUBE-DST-"}
@@ -27,6 +29,9 @@ ALLOWED_MARK = 0x10000
 """Some policy has allowed this packet in the direction that is being judged."""
 PASSED_MARK = 0x20000
 """Policies have judged this packet and let it pass."""
+
+CUT_MARK = 0x40000
+"""In a connection's mark: policy has come to refuse the connection's packets."""
 
 NFLOG_GROUP = 100
 
@@ -68,9 +73,16 @@ def profile_set(family: Family, direction: Direction, bodies: tuple[str, ...]) -
     return IpSet(IpSetKey(name), SetType.HASH_IP, family)
 
 
-def profile_chain(family: Family, direction: Direction, bodies: tuple[str, ...]) -> ChainKey:
+def open_set(family: Family, direction: Direction) -> IpSet:
+    """The set of the local pods that no policy isolates in a direction; in use only where others are cut off."""
+    name = _set_name(USE[direction], family, SetType.HASH_IP, ("open", direction))
+    return IpSet(IpSetKey(name), SetType.HASH_IP, family)
+
+
+def profile_chain(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool) -> ChainKey:
     """The chain that judges the pods of a profile."""
-    return chain_key(family, content_name(PROFILE_PREFIX, (family, direction, bodies)))
+    content = (family, direction, bodies, "cut") if cut else (family, direction, bodies)
+    return chain_key(family, content_name(PROFILE_PREFIX, content))
 
 
 def policy_chain(family: Family, rules: tuple[str, ...]) -> ChainKey:

@@ -43,6 +43,8 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert config.firewall.cluster_ranges == (prefix("10.96.0.0/12"),)
     assert config.firewall.node_ports == (30000, 32767)
     assert not config.firewall.namespace_annotation
+    assert not config.firewall.default_deny
+    assert not config.firewall.cut_flows
     assert config.health_port == 20244
     assert config.iptables_mode == "auto"
 
@@ -64,7 +66,8 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--overlay-type=full --router-id=generate --loadbalancer-ip-range=10.2.0.0/16 --enable-ibgp=false "
         "--loadbalancer-ip-range=fd00:2::/64 --service-external-ip-range=10.3.0.0/16 --health-addr=[::1] "
         "--service-node-port-range=20000:30000 --iptables-sync-period=1m --ipvs-sync-period=2m --masquerade-all "
-        "--ipvs-permit-all=false --netpol-namespace-annotation --iptables-mode=legacy"
+        "--ipvs-permit-all=false --netpol-namespace-annotation --iptables-mode=legacy "
+        "--netpol-default-deny --netpol-existing-flows=cut"
     )
     config = good(words, environment)
     assert config.node.families == (Family.IPV4, Family.IPV6)
@@ -79,6 +82,8 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert config.firewall.node_ports == (20000, 30000)
     assert config.firewall.sync_period == 60.0
     assert config.firewall.namespace_annotation
+    assert config.firewall.default_deny
+    assert config.firewall.cut_flows
     assert config.iptables_mode == "legacy"
     assert config.proxy is not None
     assert config.proxy.sync_period == 120.0
@@ -116,6 +121,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         ("--bgp-port=0", "--bgp-port: 0"),
         ("--bgp-port=65536", "--bgp-port: 65536"),
         ("--iptables-mode=nftables", "--iptables-mode: 'nftables' is not one of auto, nft, legacy"),
+        ("--netpol-existing-flows=drop", "--netpol-existing-flows: 'drop' is not one of keep, cut"),
         ("--overlay-type=half", "--overlay-type: 'half'"),
         ("--router-id=1.2.3", "--router-id: '1.2.3'"),
         ("--router-id=0.0.0.0", "--router-id: '0.0.0.0'"),

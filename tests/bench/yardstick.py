@@ -1,0 +1,101 @@
+"""Our time beside a floor's: taken in turn, each time in a fresh network namespace, so that both see the same machine.
+
+The best time of each counts: what disturbs a run only ever makes it longer. What is printed beside a ratio are the
+best and the median of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from tests.support.lab import netns
+
+Measure = Callable[[], float]
+"""Does something and returns how many seconds of that count."""
+
+
+@contextlib.contextmanager
+def fresh_namespace() -> Iterator[str]:
+    """A network namespace of its own for this thread, with an xtables lock that nobody else takes."""
+    name = f"{netns.unique_prefix()}-bench"
+    netns.add(name)
+    before = os.environ.get("XTABLES_LOCKFILE")
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["XTABLES_LOCKFILE"] = f"{directory}/lock"
+        try:
+            with netns.inside(name):
+                yield name
+        finally:
+            if before is None:
+                del os.environ["XTABLES_LOCKFILE"]
+            else:
+                os.environ["XTABLES_LOCKFILE"] = before
+            netns.remove(name)
+
+
+def in_fresh_namespace(measure: Measure) -> Measure:
+    """The same measurement, each time in a namespace that nothing was done in before."""
+
+    def fresh() -> float:
+        with fresh_namespace():
+            return measure()
+
+    return fresh
+
+
+def ratio(name: str, ours: Measure, floor: Measure, runs: int) -> float:
+    """Our best time over the floor's best time, both measured `runs` times in turn."""
+    mine: list[float] = []
+    theirs: list[float] = []
+    for _ in range(runs):
+        for seconds, measure in ((theirs, floor), (mine, ours)):
+            # Garbage of the run before is nobody's to clean up while the clock runs.
+            gc.collect()
+            seconds.append(measure())
+    print(f"# {name}: ours {_show(mine)}, floor {_show(theirs)}", flush=True)
+    return min(mine) / min(theirs)
+
+
+def absolute(name: str, ours: Measure, runs: int) -> float:
+    """Median of our time in milliseconds, where the target is a time."""
+    seconds = [ours() for _ in range(runs)]
+    print(f"# {name}: {_show(seconds)}", flush=True)
+    return statistics.median(seconds) * 1e3
+
+
+def _show(seconds: Sequence[float]) -> str:
+    return f"{min(seconds) * 1e3:.2f} ms (median {statistics.median(seconds) * 1e3:.2f}, n={len(seconds)})"
+
+
+@contextlib.contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """The seconds from the start of a block to its end, or so far."""
+    began = time.perf_counter()
+    ended: list[float] = []
+
+    def read() -> float:
+        return (ended[0] if ended else time.perf_counter()) - began
+
+    yield read
+    ended.append(time.perf_counter())
+
+
+def tool(words: Sequence[str], text: str = "") -> float:
+    """Seconds that a tool takes with this input, from its start to its end; RuntimeError with what it complained of."""
+    with stopwatch() as seconds:
+        done = subprocess.run(list(words), input=text.encode(), capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr.decode().strip()}")
+    return seconds()
+
+
+def output(*words: str) -> str:
+    """What a tool prints."""
+    return subprocess.run(list(words), capture_output=True, text=True, check=True).stdout

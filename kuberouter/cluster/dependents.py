@@ -37,10 +37,15 @@ def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
         return
     if any(isinstance(each, Namespace) and each.default_deny for each in (change.old, change.new)):
         yield Owner("annotation", change.ref)
+    if change.ref.kind == "Node":
+        yield Owner("cluster-addresses", change.ref)
+    elif change.ref.kind == "Service":
+        yield Owner("node-ports", change.ref)
     touched = view.matches.touched
     yield from (Owner("policy", ref) for ref in touched.policies)
     yield from (Owner("membership", ref) for ref in touched.members)
     yield from (Owner("isolation", ref) for ref in touched.isolated)
+    yield from (Owner("binding", ref) for ref in touched.isolated | view.bindings.touched)
 
 
 def services(change: Change, view: ClusterView) -> Iterable[Owner]:

@@ -55,6 +55,7 @@ from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
 from kuberouter.sources.manifests import ManifestSource
+from kuberouter.sources.podlinks import PodLinkSource
 from kuberouter.wire.kubeapi import connect
 
 DriverMaker = Callable[[], Any]
@@ -270,9 +271,12 @@ def _router(settings: RouterSettings) -> Part:
 
 def _firewall(settings: FirewallSettings) -> Part:
     part = Part("firewall")
-    part.watched = ("nodes", "namespaces", "pods", "networkpolicies")
-    part.needs = frozenset((*part.watched, "interfaces"))
+    needed = ("nodes", "namespaces", "pods", "networkpolicies")
+    # Services only widen what a pod may reach; whoever does not grant them gets policy all the same.
+    part.watched = (*needed, "services")
+    part.needs = frozenset((*needed, "interfaces", "podlinks"))
     part.dependents = [policies]
+    part.sources = [PodLinkSource()]
     _register(part, POLICY_COMPILERS, settings)
     tables = (Sysctl, IpSet, Member, Chain, Hook)
     part.drivers = dict.fromkeys(tables, _shared)

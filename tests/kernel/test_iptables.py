@@ -7,9 +7,10 @@ import pytest
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.firewall import compile_firewall
 from kuberouter.compilers.policies.iptables import profile_rules
+from kuberouter.drivers.ipsets import SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables, detect_variant
 from kuberouter.model.core import Batch, Family, ObjectRef, Owner, Prefix
-from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, HookRank, Position, Table, make_chain
+from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, HookRank, IpSet, Position, Table, make_chain
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
@@ -62,6 +63,7 @@ def test_what_the_compilers_write_is_read_back_as_it_was_meant(xtables: Xtables,
     fixed = compile_firewall(
         Owner("firewall", ObjectRef("Node", "", "n1")), ClusterView(), node=NODE, settings=settings
     ).rows
+    assert converge(SetDriver(lambda name: True), [row for row in fixed if isinstance(row, IpSet)]) == {}
     rows = [row for row in fixed if isinstance(row, Chain)]
     rows += [make_chain(key(f"KUBE-ROUTER-POD-{d}", f), ()) for f in Family for d in ("EGRESS", "INGRESS")]
     for family in Family:

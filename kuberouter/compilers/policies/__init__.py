@@ -3,6 +3,8 @@
 - `policy`: what a policy allows: its chains, the sets they refer to, the prefixes of its ipBlocks;
 - `membership`: a pod's entries in peer sets;
 - `isolation`: a local pod's profiles and its membership in them;
+- `cluster-addresses`, `binding`: whose addresses a pod must not borrow, and through which link it sends;
+- `node-ports`: ports of the node that Services are reached by;
 - `firewall`: the fixed chains and hooks of the node;
 - `annotation`: no rows, only what is to be said of an annotation without effect.
 """
@@ -14,7 +16,8 @@ from collections.abc import Iterator
 from kuberouter.cluster.selectors import pod_sets
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.annotation import compile_annotation
-from kuberouter.compilers.policies.firewall import compile_firewall
+from kuberouter.compilers.policies.binding import compile_binding, compile_cluster_addresses
+from kuberouter.compilers.policies.firewall import compile_firewall, compile_node_ports
 from kuberouter.compilers.policies.iptables import policy_rules, policy_sets
 from kuberouter.compilers.policies.isolation import compile_isolation
 from kuberouter.compilers.policies.membership import compile_membership
@@ -26,7 +29,15 @@ from kuberouter.model.node import NodeFacts
 from kuberouter.model.policy import Direction, PodSet
 from kuberouter.model.settings import FirewallSettings
 
-__all__ = ["COMPILERS", "compile_firewall", "compile_isolation", "compile_membership", "compile_policy"]
+__all__ = [
+    "COMPILERS",
+    "compile_binding",
+    "compile_cluster_addresses",
+    "compile_firewall",
+    "compile_isolation",
+    "compile_membership",
+    "compile_policy",
+]
 
 
 def compile_policy(key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings) -> Fragment:
@@ -66,6 +77,9 @@ COMPILERS = (
     ("policy", compile_policy),
     ("membership", compile_membership),
     ("isolation", compile_isolation),
+    ("cluster-addresses", compile_cluster_addresses),
+    ("binding", compile_binding),
+    ("node-ports", compile_node_ports),
     ("firewall", compile_firewall),
     ("annotation", compile_annotation),
 )

@@ -12,7 +12,6 @@ from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.iptables import (
     CLEAR_ALLOWED,
     CLEAR_BOTH,
-    PROTOCOL,
     allow_rules,
     cut_rules,
     open_flows,
@@ -23,14 +22,28 @@ from kuberouter.compilers.policies.names import (
     DISPATCH_CHAIN,
     FORWARD_CHAIN,
     INPUT_CHAIN,
+    NODE_PORT_SET,
     OUTPUT_CHAIN,
     UNKNOWN_CHAIN,
     chain_key,
+    fixed_set,
 )
 from kuberouter.decode.scalars import show_prefix
-from kuberouter.model.core import Family, Fragment, L4Protocol, Owner, Prefix, Problem, Reason, Row
+from kuberouter.model.core import Family, Fragment, Owner, Prefix, Problem, Reason, Row
 from kuberouter.model.host import Sysctl, SysctlKey
-from kuberouter.model.netfilter import Hook, HookKey, HookRank, Rule, RuleKey, Table, make_chain
+from kuberouter.model.netfilter import (
+    Hook,
+    HookKey,
+    HookRank,
+    IpSet,
+    Member,
+    MemberKey,
+    Rule,
+    RuleKey,
+    SetType,
+    Table,
+    make_chain,
+)
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
@@ -75,6 +88,7 @@ def _known_only(prefix: Prefix) -> Iterator[Row]:
 
 def _fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
     cut = settings.cut_flows
+    yield _node_ports(family)
     yield Sysctl(SysctlKey(BRIDGE_FILTERING[family]), "1")
     yield allow_rules(family)
     # Marks that packets bring along are wiped before they could count.
@@ -108,10 +122,37 @@ def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
     for prefix in settings.cluster_ranges:
         if prefix.family is family:
             yield f"-d {show_prefix(prefix)} -j RETURN"
-    low, high = settings.node_ports
-    for protocol in L4Protocol:
-        ports = f"-m addrtype --dst-type LOCAL -m multiport --dports {low}:{high}"
-        yield f"-p {PROTOCOL[protocol]} {ports} -j RETURN"
+    ports = _node_ports(family).key.name
+    yield f"-m addrtype --dst-type LOCAL -m set --match-set {ports} dst,dst -j RETURN"
     for prefix in (*settings.external_ranges, *settings.load_balancer_ranges):
         if prefix.family is family:
             yield f"-d {show_prefix(prefix)} -j RETURN"
+
+
+def compile_node_ports(key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings) -> Fragment:
+    """The node ports of one Service. Every other port of the node, in their range or not, is as any other address."""
+    service = view.service(key.subject)
+    if service is None:
+        return Fragment()
+    low, high = settings.node_ports
+    rows: list[Row] = []
+    for family in node.families:
+        members = _node_ports(family)
+        for port in service.ports:
+            if low <= port.node_port <= high:
+                rows.append(members)
+                # A set of this kind has no entry for all addresses, but for each half of them.
+                rows += [
+                    Member(MemberKey(members.key.name, half, 1, port.protocol, port.node_port))
+                    for half in _halves(family)
+                ]
+    return Fragment(tuple(rows))
+
+
+def _node_ports(family: Family) -> IpSet:
+    return fixed_set(family, NODE_PORT_SET, SetType.HASH_NET_PORT)
+
+
+def _halves(family: Family) -> tuple[bytes, bytes]:
+    rest = bytes(3 if family is Family.IPV4 else 15)
+    return b"\0" + rest, b"\x80" + rest

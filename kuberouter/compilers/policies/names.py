@@ -19,6 +19,10 @@ FORWARD_CHAIN = "KUBE-ROUTER-FORWARD"
 OUTPUT_CHAIN = "KUBE-ROUTER-OUTPUT"
 DISPATCH_CHAIN = {Direction.EGRESS: "KUBE-ROUTER-POD-EGRESS", Direction.INGRESS: "KUBE-ROUTER-POD-INGRESS"}
 ALLOW_CHAIN = "KUBE-NWPLCY-ALLOW"
+GUARD_CHAIN = "KUBE-ROUTER-POD-GUARD"
+NODE_PORT_SET = "KUBE-DST-NODEPORTS"
+GUARD_SET = "KUBE-SRC-CLUSTER"
+"""Pod CIDRs and addresses of all nodes: what no pod may borrow."""
 CUT_CHAIN = "KUBE-NWPLCY-CUT"
 UNKNOWN_CHAIN = "KUBE-NWPLCY-UNKNOWN"
 POLICY_PREFIX = "KUBE-NWPLCY-"
@@ -53,6 +57,11 @@ def chain_key(family: Family, name: str) -> ChainKey:
 def _set_name(use: Use, family: Family, kind: SetType, content: object) -> str:
     name = content_name(SET_PREFIX[use], (family, kind, content))
     return f"inet6:{name}" if family is Family.IPV6 else name
+
+
+def fixed_set(family: Family, name: str, kind: SetType) -> IpSet:
+    """A set whose name says it all."""
+    return IpSet(IpSetKey(f"inet6:{name}" if family is Family.IPV6 else name), kind, family)
 
 
 def pod_set(family: Family, pods: PodSet) -> IpSet:

@@ -1,0 +1,82 @@
+"""Scripts in the language of nft(8) to the kernel: through a kept libnftables context, else a process.
+
+A kept context saves the start of a process and the wait for its end (the kernel closes its socket only after a grace
+period of RCU): a changed chain takes 2 to 8 ms instead of 20.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from kuberouter.model.core import Unavailable
+from kuberouter.wire.command import run
+from kuberouter.wire.text.nft import complaint
+
+LIBRARY = "libnftables.so.1"
+
+
+class _Context:
+    """A libnftables context (libnftables(3)) in the network namespace of the thread that made it."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(LIBRARY)
+        new, run_file, errors, free = (
+            self._library.nft_ctx_new,
+            self._library.nft_run_cmd_from_filename,
+            self._library.nft_ctx_get_error_buffer,
+            self._library.nft_ctx_free,
+        )
+        new.restype, new.argtypes = ctypes.c_void_p, [ctypes.c_uint32]
+        run_file.restype, run_file.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]
+        errors.restype, errors.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+        free.restype, free.argtypes = None, [ctypes.c_void_p]
+        self._run, self._errors, self._free = run_file, errors, free
+        self._context: int | None = new(0)
+        if not self._context:
+            raise OSError("nft_ctx_new failed")
+        for name in ("nft_ctx_buffer_error", "nft_ctx_buffer_output"):
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = ctypes.c_int, [ctypes.c_void_p]
+            function(self._context)
+
+    def run(self, script: str) -> str:
+        """Apply a script in one transaction; what went wrong, empty if nothing did."""
+        # Errors name lines only in files.
+        descriptor = os.memfd_create("nft")
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(script.encode())
+            status = self._run(self._context, f"/proc/self/fd/{descriptor}".encode())
+        finally:
+            os.close(descriptor)
+        errors: bytes = self._errors(self._context) or b""
+        return errors.decode(errors="replace") or "refused without a reason" if status else ""
+
+    def __del__(self) -> None:
+        if getattr(self, "_context", None):
+            self._free(self._context)
+            self._context = None
+
+
+class Nft:
+    """Runs scripts, each one transaction."""
+
+    def __init__(self, *, library: bool = True) -> None:
+        self._context: _Context | None = None
+        if library:
+            try:
+                self._context = _Context()
+            except OSError:
+                pass
+
+    def run(self, script: str) -> str:
+        """Apply a script; what went wrong, empty if nothing did. Raises Unavailable when neither way is installed."""
+        if self._context is not None:
+            return self._context.run(script)
+        done = run(("nft", "-f", "-"), script)
+        if done.ok:
+            return ""
+        if done.status < 0:
+            raise Unavailable(f"nft was killed by signal {-done.status}: {complaint(done.errors)}")
+        return done.errors or "refused without a reason"

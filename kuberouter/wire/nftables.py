@@ -1,0 +1,325 @@
+"""nf_tables over netlink: transactions of set elements and deletions, and dumps. linux/netfilter/nf_tables.h.
+
+Rules are written as text (`wire/nft`); elements come in tens of thousands, and libnftables reads every set of the table
+before it adds one.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct
+from typing import NamedTuple
+
+from kuberouter.model.core import Family, Unavailable
+from kuberouter.wire.netlink import (
+    ATTRIBUTE,
+    ERROR,
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    Message,
+    NetlinkSocket,
+    attribute,
+    attributes,
+    each_attribute,
+    load_module,
+    nested,
+    text,
+)
+
+NETLINK_NETFILTER = 12
+NFNL_SUBSYS_NFTABLES = 10
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
+NFNLGRP_NFTABLES = 7
+NEWTABLE, GETTABLE, DELTABLE = 0, 1, 2
+NEWCHAIN, GETCHAIN, DELCHAIN = 3, 4, 5
+NEWRULE, GETRULE, DELRULE = 6, 7, 8
+NEWSET, GETSET, DELSET = 9, 10, 11
+NEWSETELEM, GETSETELEM, DELSETELEM = 12, 13, 14
+TABLE_NAME, TABLE_FLAGS = 1, 2
+TABLE_F_DORMANT = 1
+CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE = 1, 3, 4, 5, 7
+HOOK_NUMBER, HOOK_PRIORITY = 1, 2
+RULE_TABLE, RULE_CHAIN, RULE_USERDATA = 1, 2, 7
+UDATA_RULE_COMMENT = 0
+SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_LEN = 1, 2, 3, 5
+SET_ANONYMOUS, SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_CONCAT = 0x1, 0x4, 0x8, 0x10, 0x80
+LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
+LIST_ELEM = 1
+ELEM_KEY, ELEM_DATA, ELEM_FLAGS = 1, 2, 3
+ELEM_F_INTERVAL_END = 1
+DATA_VALUE, DATA_VERDICT = 1, 2
+VERDICT_CODE, VERDICT_CHAIN = 1, 2
+NF_ACCEPT, NFT_GOTO = 1, -4
+
+GENMSG = Struct("!BBH")
+BE32 = Struct("!I")
+SIGNED = Struct("!i")
+FAMILY = {Family.IPV4: 2, Family.IPV6: 10}
+"""NFPROTO_IPV4, NFPROTO_IPV6."""
+
+
+class NftSocket(NetlinkSocket):
+    """A socket for transactions."""
+
+    def __init__(self) -> None:
+        super().__init__(NETLINK_NETFILTER)
+
+    def commit(self, messages: Sequence[Message]) -> list[int]:
+        """Apply messages as one transaction: all, or none of them as soon as one result is not 0.
+
+        Returns per message its errno; when the kernel refuses the whole, that error for each.
+        """
+        if not messages:
+            return []
+        first = self._sequence + 1
+        last = self._sequence = self._sequence + len(messages) + 1
+        mark = GENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES)
+        parts = [HEADER.pack(20, NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first, 0), mark]
+        for sequence, (kind, flags, body) in enumerate(messages, first + 1):
+            flags |= NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0)
+            parts += (HEADER.pack(16 + len(body), kind, flags, sequence, 0), body)
+        parts += (HEADER.pack(20, NFNL_MSG_BATCH_END, NLM_F_REQUEST, last, 0), mark)
+        self._socket.send(b"".join(parts))
+        results = [0] * len(messages)
+        whole = 0
+        done = False
+        while not done:
+            data = self._receive()
+            offset = 0
+            while offset + 16 <= len(data):
+                length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)
+                if kind == NLMSG_ERROR and first <= sequence <= last:
+                    code = -ERROR.unpack_from(data, offset + 16)[0]
+                    if sequence == first:
+                        # The kernel could not commit what every single message was fine for.
+                        whole = whole or code
+                    else:
+                        results[sequence - first - 1] = code
+                        done = done or sequence == last
+                offset += (max(length, 16) + 3) & ~3
+        return [whole] * len(messages) if whole else results
+
+    def list(self, what: int, body: bytes) -> list[bytes]:
+        """Every answer to a dump; nothing when the table asked for does not exist."""
+        kind = NFNL_SUBSYS_NFTABLES << 8 | what
+        try:
+            return self.dump(kind, body)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP) or not load_module("nf_tables"):
+                raise Unavailable("kernel module nf_tables is missing") from error
+        try:
+            return self.dump(kind, body)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            raise Unavailable(f"nf_tables cannot be read: {error.strerror}") from error
+
+
+def _body(family: Family, *parts: bytes) -> bytes:
+    return b"".join((GENMSG.pack(FAMILY[family], 0, 0), *parts))
+
+
+def _string(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+def message(what: int, family: Family, *parts: bytes) -> Message:
+    """A message of a transaction; creating messages also accept what exists."""
+    flags = NLM_F_CREATE if what in (NEWTABLE, NEWSETELEM) else 0
+    return NFNL_SUBSYS_NFTABLES << 8 | what, flags, _body(family, *parts)
+
+
+# --- tables and deletions --------------------------------------------------------------------------------------------
+
+
+def new_table(family: Family, table: str) -> Message:
+    """Make a table, or wake one that is dormant."""
+    return message(NEWTABLE, family, _string(TABLE_NAME, table), attribute(TABLE_FLAGS, BE32.pack(0)))
+
+
+def delete_table(family: Family, table: str) -> Message:
+    """Delete a table with everything in it."""
+    return message(DELTABLE, family, _string(TABLE_NAME, table))
+
+
+def flush_chain(family: Family, table: str, chain: str) -> Message:
+    """Delete all rules of a chain."""
+    return message(DELRULE, family, _string(RULE_TABLE, table), _string(RULE_CHAIN, chain))
+
+
+def delete_chain(family: Family, table: str, chain: str) -> Message:
+    """Delete an empty chain that nothing refers to."""
+    return message(DELCHAIN, family, _string(CHAIN_TABLE, table), _string(CHAIN_NAME, chain))
+
+
+def delete_set(family: Family, table: str, name: str) -> Message:
+    """Delete a set or map, and its elements, that no rule refers to."""
+    return message(DELSET, family, _string(SET_TABLE, table), _string(SET_NAME, name))
+
+
+# --- elements --------------------------------------------------------------------------------------------------------
+
+
+def elements(what: int, family: Family, table: str, name: str, packed: Iterable[bytes]) -> Message:
+    """Add (NEWSETELEM) or delete (DELSETELEM) elements of a set; at most 64 KB of them."""
+    return message(what, family, _string(LIST_TABLE, table), _string(LIST_SET, name), nested(LIST_ELEMENTS, *packed))
+
+
+def pack_keys(keys: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Elements with keys of `size` bytes (a multiple of four)."""
+    head = ATTRIBUTE.pack(12 + size, LIST_ELEM | 0x8000)
+    head += ATTRIBUTE.pack(8 + size, ELEM_KEY | 0x8000) + ATTRIBUTE.pack(4 + size, DATA_VALUE)
+    for key in keys:
+        yield head + key
+
+
+def pack_range(first: bytes, last: bytes) -> bytes:
+    """A range of an interval set: its first address, and as an end the one behind its last, if there is any."""
+    start = nested(LIST_ELEM, nested(ELEM_KEY, attribute(DATA_VALUE, first)))
+    behind = int.from_bytes(last, "big") + 1
+    if behind >> (8 * len(last)):
+        return start
+    flags = attribute(ELEM_FLAGS, BE32.pack(ELEM_F_INTERVAL_END))
+    return start + nested(LIST_ELEM, nested(ELEM_KEY, attribute(DATA_VALUE, behind.to_bytes(len(last), "big"))), flags)
+
+
+def pack_verdict(key: bytes, chain: str) -> bytes:
+    """An element of a verdict map: go to a chain, or accept without one."""
+    code = attribute(VERDICT_CODE, SIGNED.pack(NFT_GOTO if chain else NF_ACCEPT))
+    verdict = nested(DATA_VERDICT, code, *([_string(VERDICT_CHAIN, chain)] if chain else []))
+    return nested(LIST_ELEM, nested(ELEM_KEY, attribute(DATA_VALUE, key)), nested(ELEM_DATA, verdict))
+
+
+def concatenated(address: bytes, protocol: int, port: int) -> bytes:
+    """The key of address . inet_proto . inet_service: each part fills whole registers of four bytes."""
+    return address + bytes((protocol, 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
+
+
+class Entry(NamedTuple):
+    """An element as dumped; `chain` is that of a goto, None for any other verdict or none, empty for accept."""
+
+    key: bytes
+    end: bool
+    chain: str | None
+
+
+def dump_elements(link: NftSocket, family: Family, table: str, name: str) -> Iterator[bytes]:
+    """The lists of elements of a set, one per answer, for `parse_keys` or `parse_entries`."""
+    for body in link.list(GETSETELEM, _body(family, _string(LIST_TABLE, table), _string(LIST_SET, name))):
+        yield attributes(body, GENMSG.size).get(LIST_ELEMENTS, b"")
+
+
+def parse_entries(packed: bytes) -> Iterator[Entry]:
+    """Elements of any set."""
+    for kind, body in each_attribute(packed):
+        if kind != LIST_ELEM:
+            continue
+        found = attributes(body)
+        key = attributes(found.get(ELEM_KEY, b"")).get(DATA_VALUE, b"")
+        flags = BE32.unpack(found[ELEM_FLAGS])[0] if ELEM_FLAGS in found else 0
+        chain: str | None = None
+        if ELEM_DATA in found:
+            verdict = attributes(attributes(found[ELEM_DATA]).get(DATA_VERDICT, b""))
+            code = SIGNED.unpack(verdict[VERDICT_CODE])[0] if VERDICT_CODE in verdict else 0
+            chain = text(verdict.get(VERDICT_CHAIN, b"")) if code in (NFT_GOTO, NF_ACCEPT) else None
+        yield Entry(key, bool(flags & ELEM_F_INTERVAL_END), chain)
+
+
+def parse_keys(packed: bytes, size: int) -> Iterator[bytes]:
+    """Keys of the elements of a plain set, quickly where all have the form that we write."""
+    stride = 12 + size
+    if not packed:
+        return
+    if len(packed) % stride == 0:
+        head = packed[:12]
+        found = [(first, key) for first, key in Struct(f"12s{size}s").iter_unpack(packed)]
+        if all(first == head for first, _ in found) and ATTRIBUTE.unpack_from(packed)[0] == stride:
+            for _, key in found:
+                yield key
+            return
+    for entry in parse_entries(packed):
+        yield entry.key
+
+
+# --- dumps -----------------------------------------------------------------------------------------------------------
+
+
+class TableFacts(NamedTuple):
+    """A table as dumped."""
+
+    name: str
+    dormant: bool
+
+
+class ChainFacts(NamedTuple):
+    """A chain as dumped; hook number and priority are None in chains that only rules jump to."""
+
+    name: str
+    hook: int | None
+    priority: int | None
+    accepts: bool
+
+
+class SetFacts(NamedTuple):
+    """A set or map as dumped: flags and length of its keys in bytes."""
+
+    name: str
+    flags: int
+    size: int
+
+
+def tables(link: NftSocket, family: Family) -> Iterator[TableFacts]:
+    """All tables of a family."""
+    for body in link.list(GETTABLE, _body(family)):
+        found = attributes(body, GENMSG.size)
+        flags = BE32.unpack(found[TABLE_FLAGS])[0] if TABLE_FLAGS in found else 0
+        yield TableFacts(text(found[TABLE_NAME]), bool(flags & TABLE_F_DORMANT))
+
+
+def chains(link: NftSocket, family: Family, table: str) -> Iterator[ChainFacts]:
+    """The chains of a table."""
+    for body in link.list(GETCHAIN, _body(family)):
+        found = attributes(body, GENMSG.size)
+        if text(found[CHAIN_TABLE]) != table:
+            continue
+        number = priority = None
+        if CHAIN_HOOK in found:
+            hook = attributes(found[CHAIN_HOOK])
+            number, priority = BE32.unpack(hook[HOOK_NUMBER])[0], SIGNED.unpack(hook[HOOK_PRIORITY])[0]
+        accepts = BE32.unpack(found[CHAIN_POLICY])[0] == NF_ACCEPT if CHAIN_POLICY in found else True
+        accepts = accepts and text(found.get(CHAIN_TYPE, b"filter\0")) == "filter"
+        yield ChainFacts(text(found[CHAIN_NAME]), number, priority, accepts)
+
+
+def rule_comments(link: NftSocket, family: Family, table: str) -> Iterator[tuple[str, str]]:
+    """Chain and comment of every rule of a table, in order within a chain; an empty comment where there is none."""
+    for body in link.list(GETRULE, _body(family, _string(RULE_TABLE, table))):
+        found = attributes(body, GENMSG.size)
+        if text(found[RULE_TABLE]) == table:
+            yield text(found[RULE_CHAIN]), _comment(found.get(RULE_USERDATA, b""))
+
+
+def _comment(userdata: bytes) -> str:
+    """The comment in libnftnl's user data: a list of type, length and value in bytes."""
+    offset = 0
+    while offset + 2 <= len(userdata):
+        kind, length = userdata[offset], userdata[offset + 1]
+        if kind == UDATA_RULE_COMMENT:
+            return text(userdata[offset + 2 : offset + 2 + length])
+        offset += 2 + length
+    return ""
+
+
+def sets(link: NftSocket, family: Family, table: str) -> Iterator[SetFacts]:
+    """The sets and maps of a table that have a name of their own."""
+    for body in link.list(GETSET, _body(family, _string(SET_TABLE, table))):
+        found = attributes(body, GENMSG.size)
+        flags = BE32.unpack(found[SET_FLAGS])[0] if SET_FLAGS in found else 0
+        if text(found[SET_TABLE]) == table and not flags & SET_ANONYMOUS:
+            yield SetFacts(text(found[SET_NAME]), flags, BE32.unpack(found[SET_KEY_LEN])[0])

@@ -1,0 +1,115 @@
+"""The language of nft(8), as far as chains and sets need it, and what libnftables says of a script that fails.
+
+The kernel keeps rules in a form of its own, so texts are never compared: each rule carries in its comment a tag over
+the text that was meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from kuberouter.model.core import Family
+from kuberouter.model.netfilter import rule_tag
+from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftSet, SetContent
+
+MARKER = "kube-router:"
+"""Begins the comment of every rule of ours."""
+
+_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+_ADDRESS = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
+_SET_TYPE = {
+    SetContent.ADDRESSES: "set {where} {{ type {address}; }}",
+    SetContent.BLOCKS: "set {where} {{ type {address}; flags interval; }}",
+    SetContent.PORTS: "set {where} {{ type {address} . inet_proto . inet_service; }}",
+    SetContent.VERDICTS: "map {where} {{ type {address} : verdict; }}",
+}
+LOOP = "Too many links"
+"""What the kernel says of chains that lead to each other in a circle, or too deep."""
+_ERROR = re.compile(r"^[^\s:]+:(\d+):\d+-\d+: Error: (.*)$", re.MULTILINE)
+
+
+def where(family: Family, name: str) -> str:
+    """A chain or set in our table of a family."""
+    return f"{_FAMILY[family]} {TABLE_NAME[family]} {name}"
+
+
+def comment_tag(comment: str) -> str:
+    """The tag in a rule's comment; empty if it is not ours."""
+    return comment.removeprefix(MARKER) if comment.startswith(MARKER) else ""
+
+
+class Script:
+    """One transaction, in which each line remembers what it is for."""
+
+    def __init__(self, family: Family) -> None:
+        # What the kernel refuses as a whole libnftables blames on the first line, which therefore is nobody's.
+        self._first: list[tuple[str, object]] = [(f"add table {where(family, '').rstrip()}", None)]
+        self._chains: list[tuple[str, object]] = []
+        self._rules: list[tuple[str, object]] = []
+
+    def set(self, row: NftSet) -> None:
+        """Make a set or map; one that exists in the same form stays as it is."""
+        kind = _SET_TYPE[row.content].format(
+            where=where(row.key.family, row.key.name), address=_ADDRESS[row.key.family]
+        )
+        self._first.append((f"add {kind}", row.key))
+
+    def drop_chain(self, key: NftChainKey) -> None:
+        """Take a chain away before anything else: its hook cannot be changed in place."""
+        # Made first, so that its deletion holds even if somebody else was faster.
+        for verb in ("add", "flush", "delete"):
+            self._first.append((f"{verb} chain {where(key.family, key.name)}", key))
+
+    def chain(self, row: NftChain, rules: Sequence[str]) -> None:
+        """Make a chain hold exactly these rules, whether it exists or not."""
+        chain = where(row.key.family, row.key.name)
+        self._chains.append((f"add chain {chain}{_hook(row.hook)}", row.key))
+        self._chains.append((f"flush chain {chain}", row.key))
+        for text in rules:
+            self._rules.append((f'add rule {chain} {text} comment "{MARKER}{rule_tag(text)}"', row.key))
+
+    def _all(self) -> list[tuple[str, object]]:
+        # Rules may refer to any chain of the script, so all chains are made first.
+        return [*self._first, *self._chains, *self._rules]
+
+    def __str__(self) -> str:
+        return "\n".join((*(line for line, _ in self._all()), ""))
+
+    def culprits(self, errors: str) -> list[object]:
+        """The subjects of the lines that an error output complains of, in order; none if it does not tell."""
+        lines = self._all()
+        found: dict[object, None] = {}
+        for number, text in _ERROR.findall(errors):
+            if 0 < int(number) <= len(lines):
+                found[lines[int(number) - 1][1]] = None
+            if LOOP in text:
+                # The kernel checks for it with every rule from then on, so the rules behind are not to blame.
+                break
+        return [subject for subject in found if subject is not None]
+
+
+def _hook(hook: BaseHook | None) -> str:
+    if hook is None:
+        return ""
+    return f" {{ type filter hook {hook.hook} priority {hook.priority}; policy accept; }}"
+
+
+def complaint(errors: str) -> str:
+    """The first telling line of an error output."""
+    found = _ERROR.search(errors)
+    if found is not None:
+        return found[2]
+    for line in errors.splitlines():
+        if line.strip():
+            return line.strip().removeprefix("Error: ")
+    return "refused without a reason"
+
+
+def jumps(rules: Sequence[str]) -> list[str]:
+    """The chains that rules lead to: the word after jump or goto."""
+    found = []
+    for rule in rules:
+        found += [target for verb, target in pairwise(rule.split()) if verb in ("jump", "goto")]
+    return found

@@ -12,8 +12,9 @@ from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.derived import namespace_isolation
 from kuberouter.compilers.policies import COMPILERS
 from kuberouter.decode.annotations import NAMESPACE_POLICY
+from kuberouter.model.cluster import PodLink
 from kuberouter.model.core import Family, ObjectRef, Row
-from kuberouter.model.events import Deleted
+from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
 from kuberouter.model.settings import FirewallSettings
@@ -21,8 +22,8 @@ from tests.conformance.scenarios import drawn
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook)
-LABELS = ({}, {"app": "web"}, {"app": "api", "tier": "front"}, {"tier": "back"})
-SPACES = ({}, {"team": "red"}, {"team": "blue"})
+LABELS: tuple[dict[str, str], ...] = ({}, {"app": "web"}, {"app": "api", "tier": "front"}, {"tier": "back"})
+SPACES: tuple[dict[str, str], ...] = ({}, {"team": "red"}, {"team": "blue"})
 Object = dict[str, Any]
 Key = tuple[str, str, str]
 
@@ -52,6 +53,27 @@ def some_policy(seed: int) -> Object:
     return drawn(seed)[0]
 
 
+def link(number: int, whose: str, bridged: bool) -> Object:
+    """Not an object of the API: what the kernel tells of a link to a pod.
+
+    One link per address: of two the older one counts, so there the order would matter.
+    """
+    metadata = {"name": f"veth-{number}-{whose}"}
+    return {"kind": "PodLink", "metadata": metadata, "address": [10, 244, number, ord(whose)], "bridged": bridged}
+
+
+def service(namespace: str, name: str, port: int) -> Object:
+    spec = {"type": "NodePort", "clusterIP": "10.96.0.9", "ports": [{"port": 80, "nodePort": port}]}
+    return {"kind": "Service", "metadata": {"namespace": namespace, "name": name}, "spec": spec}
+
+
+def take(made: World, obj: Object) -> None:
+    if obj["kind"] != "PodLink":
+        made.feed(json.dumps(obj).encode())
+        return
+    made.put(Upserted(PodLink(ObjectRef(*key(obj)), (bytes(obj["address"]),), obj["bridged"])))
+
+
 NAMES = st.sampled_from("xyz")
 OBJECTS: st.SearchStrategy[Object] = st.one_of(
     st.builds(
@@ -65,6 +87,8 @@ OBJECTS: st.SearchStrategy[Object] = st.one_of(
     ),
     st.builds(space, NAMES, st.integers(0, 2), st.booleans()),
     st.builds(some_policy, st.integers(0, 40)),
+    st.builds(link, st.integers(1, 2), st.sampled_from("ab"), st.booleans()),
+    st.builds(service, NAMES, st.sampled_from("ab"), st.sampled_from((30080, 30081))),
 )
 STEPS = st.lists(st.tuples(OBJECTS, st.booleans()), max_size=16)
 
@@ -112,7 +136,7 @@ def test_incremental_equals_from_scratch_in_any_order(
     for obj, exists in steps:
         if exists:
             final[key(obj)] = obj
-            walked.feed(json.dumps(obj).encode())
+            take(walked, obj)
         elif final.pop(key(obj), None) is not None:
             walked.put(Deleted(ObjectRef(*key(obj))))
         walked.sync()
@@ -120,7 +144,7 @@ def test_incremental_equals_from_scratch_in_any_order(
     objects = list(final.values())
     dice.shuffle(objects)
     for obj in objects:
-        fresh.feed(json.dumps(obj).encode())
+        take(fresh, obj)
     fresh.sync()
     assert kernel(walked) == kernel(fresh)
     assert walked.sync() == 0

@@ -1,7 +1,7 @@
 """Runs inside a network namespace: answers on the probed ports and sends probes on command.
 
-Input lines are JSON lists of jobs [address, "TCP" or "UDP", port]; the answer line has one word for each: open, refused
-or timeout. All jobs of a line run at the same time.
+Input lines are JSON lists of jobs [address, "TCP", "UDP", "SCTP" or "ICMP", port]; the answer line has one word for
+each: open, refused or timeout. All jobs of a line run at the same time. ICMP is an echo and has no port.
 """
 
 from __future__ import annotations
@@ -12,15 +12,35 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-LIMIT = 0.3
-"""Seconds after which a probe counts as timed out."""
-RESEND = 0.09
-"""Seconds after which a UDP probe is sent again."""
+if TYPE_CHECKING:
+    from tests.conformance import sctp
+else:  # It runs as a script, beside the other file.
+    import sctp
+
+LIMIT = 3.0
+"""Seconds after which a probe counts as timed out. The firewall refuses with an answer, so few probes wait for it."""
+RESEND = 0.2
+"""Seconds after which a probe without retries of its own is sent again."""
+IP_RECVERR, IPV6_RECVERR = 11, 25
+"""Socket options of linux/in.h and linux/in6.h that Python does not name."""
+UNLIMITED = {
+    "ipv4/icmp_ratemask": "0",
+    "ipv6/icmp/ratelimit": "0",
+    "ipv6/icmp/ratemask": "",
+    "ipv4/ping_group_range": "0 0",
+}
+"""Settings under which each refusal is answered, and echoes may be sent."""
+_TYPES = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM, "ICMP": socket.SOCK_DGRAM}
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+Job = tuple[str, str, int]
 
 
 def serve(ports: list[int]) -> None:
-    """Accept and close TCP connections, echo UDP datagrams, in both families."""
+    """Accept and close TCP connections, echo UDP datagrams, acknowledge SCTP, in both families."""
     poller = select.poll()
     sockets: dict[int, socket.socket] = {}
     for port in ports:
@@ -33,58 +53,140 @@ def serve(ports: list[int]) -> None:
             if kind == socket.SOCK_STREAM:
                 listener.listen(256)
             sockets[listener.fileno()] = listener
-            poller.register(listener, select.POLLIN)
+    sockets.update({sock.fileno(): sock for sock in map(sctp.raw, FAMILIES)})
+    for number in sockets:
+        poller.register(number, select.POLLIN)
+    served = set(ports)
     while True:
         for number, _ in poller.poll():
             listener = sockets[number]
             try:
                 if listener.type == socket.SOCK_STREAM:
                     listener.accept()[0].close()
-                else:
+                elif listener.type == socket.SOCK_DGRAM:
                     data, peer = listener.recvfrom(64)
                     listener.sendto(data, peer)
+                else:
+                    sctp.answer(listener, served)
             except OSError:
                 continue
 
 
-def probe(jobs: list[tuple[str, str, int]]) -> list[str]:
-    """Outcome of each job."""
-    results = ["timeout"] * len(jobs)
-    poller = select.poll()
-    open_jobs: dict[int, tuple[int, socket.socket, str]] = {}
-    for index, (address, protocol, port) in enumerate(jobs):
+class Prober:
+    """Sends the probes of one line and collects what becomes of them."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.results = ["timeout"] * len(jobs)
+        self._poller = select.poll()
+        self._open: dict[int, tuple[int, socket.socket, str]] = {}
+        self._raw = {family: sctp.raw(family) for family in FAMILIES}
+        for sock in self._raw.values():
+            _report_errors(sock)
+            self._poller.register(sock, select.POLLIN)
+        self._inits: dict[int, tuple[int, str, int]] = {}
+        """SCTP probes without an answer, by source port, which is their tag too: job, address, port."""
+        for index, (address, protocol, port) in enumerate(jobs):
+            if protocol == "SCTP":
+                self._inits[40000 + index] = (index, address, port)
+                self._send_init(40000 + index)
+            else:
+                self._start(index, address, protocol, port)
+
+    def run(self) -> list[str]:
+        """Wait until everything has an outcome or the time is up."""
+        end = time.monotonic() + LIMIT
+        resend = time.monotonic() + RESEND
+        while (self._open or self._inits) and (now := time.monotonic()) < end:
+            for number, seen in self._poller.poll(max(1, int((min(end, resend) - now) * 1000))):
+                if number in self._open:
+                    self._finish(number, seen)
+                else:
+                    self._collect(next(sock for sock in self._raw.values() if sock.fileno() == number))
+            if time.monotonic() >= resend:
+                resend += RESEND
+                for _, sock, protocol in self._open.values():
+                    _send(sock, protocol)
+                for source in self._inits:
+                    self._send_init(source)
+        for sock in (*self._raw.values(), *(sock for _, sock, _ in self._open.values())):
+            sock.close()
+        return self.results
+
+    def _start(self, index: int, address: str, protocol: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM)
+        number = 0 if protocol != "ICMP" else socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
+        sock = socket.socket(family, _TYPES[protocol], number)
         sock.setblocking(False)
+        _report_errors(sock)
         error = sock.connect_ex((address, port))
         if error not in (0, 115) or not _send(sock, protocol):
-            results[index] = "refused"
+            self.results[index] = "refused"
             sock.close()
-            continue
-        open_jobs[sock.fileno()] = (index, sock, protocol)
-        poller.register(sock, select.POLLOUT if protocol == "TCP" else select.POLLIN)
-    end = time.monotonic() + LIMIT
-    resend = time.monotonic() + RESEND
-    while open_jobs and (now := time.monotonic()) < end:
-        for number, _ in poller.poll(max(1, int((min(end, resend) - now) * 1000))):
-            index, sock, protocol = open_jobs.pop(number)
-            poller.unregister(number)
-            results[index] = _outcome(sock, protocol)
-            sock.close()
-        if time.monotonic() >= resend:
-            resend += RESEND
-            for _, sock, protocol in open_jobs.values():
-                _send(sock, protocol)
-    for _, sock, _ in open_jobs.values():
+            return
+        self._open[sock.fileno()] = (index, sock, protocol)
+        self._poller.register(sock, select.POLLOUT if protocol == "TCP" else select.POLLIN)
+
+    def _finish(self, number: int, seen: int) -> None:
+        index, sock, protocol = self._open.pop(number)
+        self._poller.unregister(number)
+        self.results[index] = "refused" if seen & select.POLLERR else _outcome(sock, protocol)
         sock.close()
-    return results
+
+    def _send_init(self, source: int) -> None:
+        _, address, port = self._inits[source]
+        sock = self._raw[socket.AF_INET6 if ":" in address else socket.AF_INET]
+        for _ in range(4):
+            try:
+                sock.sendto(sctp.packet(sctp.INIT, source, port, source), (address, 0))
+            except OSError:
+                # What is reported here is an error that an earlier packet met, and this one did not go out.
+                continue
+            return
+
+    def _collect(self, sock: socket.socket) -> None:
+        """Answers to SCTP probes, and the errors that name one."""
+        for _ in range(256):
+            try:
+                data, peer = sctp.received(sock)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue
+            found = sctp.parse(data)
+            if found is not None and found[0] == sctp.INIT_ACK:
+                self._settle(found[2], peer, found[1], "open")
+        for _ in range(256):
+            try:
+                data, _, _, target = sock.recvmsg(256, 256, socket.MSG_ERRQUEUE)
+            except OSError:
+                break
+            if len(data) >= 4:
+                self._settle(sctp.ports(data)[0], target[0], sctp.ports(data)[1], "refused")
+
+    def _settle(self, source: int, address: str, port: int, outcome: str) -> None:
+        if self._inits.get(source, (0, "", 0))[1:] == (address, port):
+            self.results[self._inits.pop(source)[0]] = outcome
+
+
+def _report_errors(sock: socket.socket) -> None:
+    """Keep ICMP errors in the socket's error queue.
+
+    One may arrive while connect() still holds the socket; TCP would otherwise hear of it a second later, by its next
+    try.
+    """
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
 
 def _send(sock: socket.socket, protocol: str) -> bool:
     if protocol == "TCP":
         return True
+    # An echo request: type 8 or 128, the kernel fills in checksum and identity.
+    data = b"probe" if protocol == "UDP" else bytes((8 if sock.family == socket.AF_INET else 128, *bytes(7)))
     try:
-        sock.send(b"probe")
+        sock.send(data)
     except OSError:
         return False
     return True
@@ -102,9 +204,11 @@ def _outcome(sock: socket.socket, protocol: str) -> str:
 
 def main() -> None:
     ports = [int(word) for word in sys.argv[1:]]
+    for key, value in UNLIMITED.items():
+        Path("/proc/sys/net", key).write_text(value + "\n")
     threading.Thread(target=serve, args=(ports,), daemon=True).start()
     for line in sys.stdin:
-        print(json.dumps(probe(json.loads(line))), flush=True)
+        print(json.dumps(Prober(json.loads(line)).run()), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The truth table of NetworkPolicy: a pure function from manifests to verdicts.
 
 Written from the meaning of the API alone and sharing no code with the package, so that agreement proves something. It
-reads manifests as plain dictionaries, the way a user wrote them.
+reads manifests as plain dictionaries, the way a user wrote them. Who an address belongs to is decided by what running
+pods say of themselves: the address of a pod that is finished, gone or in the network of its node is just an address.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,16 +24,20 @@ class Verdict(enum.Enum):
     DONT_CARE = "don't care"
 
 
+address = functools.lru_cache(maxsize=4096)(ipaddress.ip_address)
+network = functools.lru_cache(maxsize=4096)(functools.partial(ipaddress.ip_network, strict=False))
+
+
 @dataclass(frozen=True)
 class Endpoint:
-    """One end of a probe: a pod by "namespace/name", a node by name, or an outside host; with its addresses."""
+    """One end of a probe: the place of a pod, a node, or an outside host; with the addresses that it really has."""
 
     name: str
     kind: str
     ips: tuple[str, ...]
 
     def ip(self, version: int) -> str | None:
-        return next((ip for ip in self.ips if ipaddress.ip_address(ip).version == version), None)
+        return next((ip for ip in self.ips if address(ip).version == version), None)
 
 
 @dataclass
@@ -41,6 +47,7 @@ class State:
     pods: dict[str, Manifest] = field(default_factory=dict)
     namespaces: dict[str, Mapping[str, str]] = field(default_factory=dict)
     policies: list[Manifest] = field(default_factory=list)
+    owners: dict[object, Manifest] = field(default_factory=dict)
 
     @classmethod
     def of(cls, manifests: Iterable[Manifest]) -> State:
@@ -54,7 +61,14 @@ class State:
                     state.namespaces[meta["name"]] = meta.get("labels") or {}
                 case "NetworkPolicy":
                     state.policies.append(manifest)
+        for pod in state.pods.values():
+            if alive(pod):
+                state.owners.update(dict.fromkeys(map(address, addresses_of(pod)), pod))
         return state
+
+    def pod_at(self, end: Endpoint) -> Manifest | None:
+        """The running pod that one of an endpoint's addresses belongs to."""
+        return next((pod for ip in end.ips if (pod := self.owners.get(address(ip)))), None)
 
 
 def selected(selector: Manifest | None, labels: Mapping[str, str]) -> bool:
@@ -106,10 +120,11 @@ def selects(policy: Manifest, pod: Manifest) -> bool:
 
 
 def in_block(block: Manifest, ip: str) -> bool:
-    address, network = ipaddress.ip_address(ip), ipaddress.ip_network(block["cidr"], strict=False)
-    if address.version != network.version or address not in network:
+    """An exception takes away from its own block, not from what others allow."""
+    here, whole = address(ip), network(block["cidr"])
+    if here.version != whole.version or here not in whole:
         return False
-    return not any(address in ipaddress.ip_network(e, strict=False) for e in block.get("except") or ())
+    return not any(here in network(e) for e in block.get("except") or ())
 
 
 def peer_matches(state: State, policy: Manifest, peer: Manifest, other: Manifest | None, ip: str) -> bool:
@@ -146,7 +161,12 @@ def ports_match(ports: Sequence[Manifest] | None, target: Manifest | None, proto
 
 
 def has_port(pod: Manifest, name: str, protocol: str, number: int) -> bool:
-    ports = [port for container in pod["spec"].get("containers") or () for port in container.get("ports") or ()]
+    """Whether a container that runs along calls a port so; of the init containers those do that restart always."""
+    spec = pod["spec"]
+    sidecars = [c for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"]
+    ports = [
+        port for container in (*(spec.get("containers") or ()), *sidecars) for port in container.get("ports") or ()
+    ]
     return any(
         p.get("name") == name and (p.get("protocol") or "TCP") == protocol and p["containerPort"] == number
         for p in ports
@@ -177,14 +197,20 @@ def verdict(
     state: State, source: Endpoint, destination: Endpoint, version: int, protocol: str, number: int,
     nodes: Mapping[str, str],
 ) -> Verdict:  # fmt: skip
-    """What must happen to a first packet. `nodes` maps a pod to the name of its node."""
+    """What must happen to a first packet. `nodes` maps the place of a pod to the name of its node.
+
+    A pod that does not list its address of this family is not judged: nobody can tell that the address is its own.
+    """
     source_ip, destination_ip = source.ip(version), destination.ip(version)
     if source.name == destination.name or source_ip is None or destination_ip is None:
         return Verdict.DONT_CARE
     if source.kind == "node" and nodes.get(destination.name) == source.name:
         return Verdict.ALLOW
-    sender = state.pods.get(source.name) if source.kind == "pod" else None
-    receiver = state.pods.get(destination.name) if destination.kind == "pod" else None
+    sender = state.pod_at(source) if source.kind == "pod" else None
+    receiver = state.pod_at(destination) if destination.kind == "pod" else None
+    for pod, ip in ((sender, source_ip), (receiver, destination_ip)):
+        if pod is not None and address(ip) not in map(address, addresses_of(pod)):
+            return Verdict.DONT_CARE
     out = side(state, "Egress", sender, receiver, destination_ip, receiver, protocol, number)
     into = side(state, "Ingress", receiver, sender, source_ip, receiver, protocol, number)
     return Verdict.ALLOW if out and into else Verdict.DENY

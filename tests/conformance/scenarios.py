@@ -1,267 +1,458 @@
-"""The cluster of the conformance runs, and the policies that are put on it: by hand, and drawn from small alphabets."""
+"""What is put on the cluster by hand, one scenario for each line of what NetworkPolicy means.
+
+A scenario is a list of manifests that are laid over the usual cluster: policies, and pods or namespaces that take the
+place of those of the same name.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from tests.conformance.generate import drawn
+from tests.conformance.vocabulary import (
+    ADDRESSES,
+    ALL4,
+    ALL6,
+    API,
+    BLUE,
+    BOTH,
+    FRONT,
+    HOSTS4,
+    HOSTS6,
+    N1,
+    N1V6,
+    N2,
+    N2V6,
+    NOBODY,
+    NODES,
+    OUTSIDE,
+    PODS,
+    RED,
+    WEB,
+    Manifest,
+    base,
+    block,
+    both,
+    container,
+    goal,
+    host_pod,
+    into,
+    ip4,
+    ip6,
+    labels,
+    merged,
+    namespace,
+    out,
+    pod,
+    pods,
+    policy,
+    port,
+    source,
+    spaces,
+    where,
+)
 
-Manifest = dict[str, Any]
+__all__ = ["DRAWN", "PODS", "WRITTEN", "Manifest", "base", "drawn"]
+Scenarios = dict[str, list[Manifest]]
+NODE1, NODE2, OUTSIDE4, OUTSIDE6 = (
+    f"{NODES['n1'][0]}/32",
+    f"{NODES['n2'][0]}/32",
+    f"{OUTSIDE[0]}/32",
+    f"{OUTSIDE[1]}/128",
+)
+CLOSED = policy("x", "closed", policyTypes=BOTH)
 
-PODS: dict[str, tuple[str, dict[str, str], str]] = {
-    "x/a": ("n1", {"app": "web", "tier": "front"}, "http"),
-    "x/b": ("n1", {"app": "api"}, "serve"),
-    "x/c": ("n2", {"app": "web"}, "http"),
-    "y/a": ("n1", {"app": "web", "tier": "back"}, "http"),
-    "y/b": ("n2", {"app": "db", "empty": ""}, "serve"),
-    "z/a": ("n2", {}, "http"),
-    "z/b": ("n1", {"app": "api", "tier": "front"}, "other"),
-}
-"""Pods by namespace/name: node, labels, and the name of TCP port 80; UDP port 81 is `dns` everywhere.
-
-Pods of x/b and y/b call port 81 `http`, so that one name means different numbers.
-"""
-NAMESPACES: dict[str, dict[str, str]] = {"x": {"team": "red"}, "y": {"team": "blue", "env": "prod"}, "z": {}}
-
-
-def base(addresses: Mapping[str, tuple[str, ...]], cidrs: Mapping[str, tuple[str, str]]) -> list[Manifest]:
-    """Nodes, namespaces and pods as manifests; `addresses` are by host name, `cidrs` by node."""
-    found: list[Manifest] = []
-    for node, blocks in cidrs.items():
-        listed = [{"type": "InternalIP", "address": ip} for ip in addresses[node]]
-        found.append(
-            {
-                "kind": "Node",
-                "metadata": {"name": node},
-                "spec": {"podCIDRs": list(blocks)},
-                "status": {"addresses": listed},
-            }
-        )
-    for name, labels in NAMESPACES.items():
-        full = {"kubernetes.io/metadata.name": name, **labels}
-        found.append({"kind": "Namespace", "metadata": {"name": name, "labels": full}})
-    for pod, (node, labels, first) in PODS.items():
-        namespace, _, name = pod.partition("/")
-        ports = [
-            {"name": first, "containerPort": 80, "protocol": "TCP"},
-            {"name": "dns", "containerPort": 81, "protocol": "UDP"},
-        ]
-        if first != "http":
-            ports.append({"name": "http", "containerPort": 81, "protocol": "TCP"})
-        found.append(
-            {
-                "kind": "Pod",
-                "metadata": {"namespace": namespace, "name": name, "labels": labels},
-                "spec": {"nodeName": node, "containers": [{"ports": ports}]},
-                "status": {
-                    "phase": "Running",
-                    "podIP": addresses[pod][0],
-                    "podIPs": [{"ip": ip} for ip in addresses[pod]],
-                },
-            }
-        )
-    return found
-
-
-def policy(namespace: str, name: str, selector: Manifest | None = None, **spec: Any) -> Manifest:
-    """A NetworkPolicy; `selector` None selects every pod of the namespace."""
-    return {
-        "kind": "NetworkPolicy",
-        "metadata": {"namespace": namespace, "name": name},
-        "spec": {"podSelector": selector or {}, **spec},
-    }
-
-
-def labels(**wanted: str) -> Manifest:
-    """A selector by labels."""
-    return {"matchLabels": wanted}
-
-
-def where(key: str, operator: str, *values: str) -> Manifest:
-    """A selector by one expression."""
-    return {"matchExpressions": [{"key": key, "operator": operator, **({"values": list(values)} if values else {})}]}
-
-
-def pods(selector: Manifest) -> Manifest:
-    """A peer: pods of the policy's own namespace."""
-    return {"podSelector": selector}
-
-
-def spaces(selector: Manifest, of: Manifest | None = None) -> Manifest:
-    """A peer: pods of the namespaces that a selector finds, all of them or those that `of` selects."""
-    return {"namespaceSelector": selector, **({"podSelector": of} if of is not None else {})}
-
-
-def block(cidr: str, *excepts: str) -> Manifest:
-    """A peer: addresses."""
-    return {"ipBlock": {"cidr": cidr, **({"except": list(excepts)} if excepts else {})}}
-
-
-def port(number: int | str | None = None, protocol: str = "", end: int = 0) -> Manifest:
-    """A port of a rule."""
-    found: Manifest = {}
-    if number is not None:
-        found["port"] = number
-    if protocol:
-        found["protocol"] = protocol
-    if end:
-        found["endPort"] = end
-    return found
-
-
-WEB = labels(app="web")
-API = labels(app="api")
-BOTH = ["Ingress", "Egress"]
-
-N1, N2 = "10.253.1.0/24", "10.253.2.0/24"
-V6 = "fd53::/16"
-
-WRITTEN: dict[str, list[Manifest]] = {
+ISOLATION: Scenarios = {
+    "no policy": [],
     "deny ingress": [policy("x", "p", policyTypes=["Ingress"])],
     "deny egress": [policy("x", "p", policyTypes=["Egress"])],
     "deny both": [policy("x", "p", policyTypes=BOTH)],
+    "deny everything everywhere": [policy(own, "p", policyTypes=BOTH) for own in "xyz"],
     "deny ingress by an empty list": [policy("x", "p", ingress=[])],
+    "deny both by null lists": [policy("x", "p", policyTypes=BOTH, ingress=None, egress=None)],
+    "an empty spec denies ingress": [policy("x", "p")],
     "deny some pods": [policy("x", "p", WEB)],
+    "deny one pod": [policy("x", "p", both(WEB, FRONT), policyTypes=BOTH)],
     "types default to ingress": [policy("y", "p", ingress=[{}])],
-    "types default to both with egress rules": [policy("y", "p", egress=[{"to": [pods(WEB)]}])],
+    "types default to both with egress rules": [policy("y", "p", egress=[goal(pods(WEB))])],
+    "types default to both with rules of both": [policy("y", "p", ingress=[source(pods({}))], egress=[goal(pods({}))])],
+    "an empty list of types is none given": [policy("y", "p", policyTypes=[], egress=[goal(pods(WEB))])],
+    "an empty egress list does not isolate egress": [policy("x", "p", egress=[])],
+    "a null egress list does not isolate egress": [policy("x", "p", ingress=[{}], egress=None)],
+    "types of ingress leave egress rules idle": [
+        policy("x", "p", policyTypes=["Ingress"], ingress=[{}], egress=[goal(pods(NOBODY))])
+    ],
+    "types of egress leave ingress rules idle": [
+        policy("x", "p", policyTypes=["Egress"], ingress=[source(pods(NOBODY))], egress=[{}])
+    ],
+    "types of egress without rules": [policy("x", "p", policyTypes=["Egress"], ingress=[{}])],
+    "types of both without ingress rules": [policy("x", "p", policyTypes=BOTH, egress=[{}])],
+    "types of both without egress rules": [policy("x", "p", policyTypes=BOTH, ingress=[{}])],
     "allow everything in": [policy("x", "p", ingress=[{}])],
     "allow everything out": [policy("x", "p", policyTypes=["Egress"], egress=[{}])],
-    "empty from is everybody": [policy("x", "p", ingress=[{"from": [], "ports": [port(80)]}])],
-    "empty ports are all": [policy("x", "p", ingress=[{"from": [pods(API)], "ports": []}])],
-    "pods of the own namespace": [policy("x", "p", ingress=[{"from": [pods({})]}])],
-    "a peer that matches nothing": [policy("x", "p", ingress=[{"from": [pods(labels(app="none"))]}])],
-    "namespaces by label": [policy("x", "p", ingress=[{"from": [spaces(labels(team="blue"))]}])],
-    "all namespaces": [policy("x", "p", ingress=[{"from": [spaces({})]}])],
-    "namespace and pods together": [policy("x", "p", ingress=[{"from": [spaces(labels(team="blue"), WEB)]}])],
-    "namespace or pods": [policy("x", "p", ingress=[{"from": [spaces(labels(team="blue")), pods(WEB)]}])],
-    "namespace by its name": [
-        policy("x", "p", ingress=[{"from": [spaces(labels(**{"kubernetes.io/metadata.name": "z"}))]}])
-    ],
-    "In": [policy("x", "p", ingress=[{"from": [spaces({}, where("app", "In", "web", "db"))]}])],
-    "NotIn holds for an absent key": [policy("x", "p", ingress=[{"from": [spaces({}, where("app", "NotIn", "web"))]}])],
-    "Exists": [policy("x", "p", ingress=[{"from": [spaces({}, where("tier", "Exists"))]}])],
-    "DoesNotExist": [policy("x", "p", ingress=[{"from": [spaces({}, where("app", "DoesNotExist"))]}])],
-    "an empty label value needs the key": [policy("x", "p", ingress=[{"from": [spaces({}, labels(empty=""))]}])],
-    "selectors of targets by expression": [policy("x", "p", where("tier", "DoesNotExist"), policyTypes=["Ingress"])],
-    "one port": [policy("x", "p", ingress=[{"ports": [port(80)]}])],
-    "one port of UDP": [policy("x", "p", ingress=[{"ports": [port(81, "UDP")]}])],
-    "a whole protocol": [policy("x", "p", ingress=[{"ports": [port(protocol="UDP")]}])],
-    "a nil protocol without a port is all of TCP": [policy("x", "p", ingress=[{"ports": [port()]}])],
-    "a range": [policy("x", "p", ingress=[{"ports": [port(79, end=80)]}])],
-    "a range of both": [policy("x", "p", ingress=[{"ports": [port(80, "TCP", 81), port(81, "UDP")]}])],
-    "a named port differs per pod": [policy("x", "p", ingress=[{"ports": [port("http")]}])],
-    "a named port and its protocol": [policy("x", "p", ingress=[{"ports": [port("dns", "UDP")]}])],
-    "a name of another protocol": [policy("x", "p", ingress=[{"ports": [port("dns", "TCP")]}])],
-    "a name that nobody has": [policy("x", "p", ingress=[{"from": [spaces({})], "ports": [port("nobody")]}])],
-    "a name and a number": [policy("x", "p", ingress=[{"ports": [port("serve"), port(81, "UDP")]}])],
-    "named ports of destinations": [
-        policy("x", "p", policyTypes=["Egress"], egress=[{"to": [spaces({})], "ports": [port("http")]}])
-    ],
-    "named ports of any destination": [policy("x", "p", policyTypes=["Egress"], egress=[{"ports": [port("http")]}])],
-    "a block": [policy("x", "p", ingress=[{"from": [block(N1)]}])],
-    "a block with an exception": [policy("x", "p", ingress=[{"from": [block("10.253.0.0/16", N2)]}])],
-    "two exceptions": [policy("x", "p", ingress=[{"from": [block("0.0.0.0/0", "10.253.1.10/32", "10.253.0.99/32")]}])],
-    "an exception of one rule spares another rule": [
-        policy("x", "p", ingress=[{"from": [block("10.253.0.0/16", N2)]}, {"from": [pods(WEB)]}])
-    ],
-    "an exception spares a sibling": [
-        policy("x", "p", ingress=[{"from": [block("10.253.0.0/16", N2), block("10.253.2.12/32")]}])
-    ],
-    "overlapping blocks": [policy("x", "p", ingress=[{"from": [block(N1), block("10.253.1.8/29"), block(N2)]}])],
-    "everything of one family": [policy("x", "p", ingress=[{"from": [block("0.0.0.0/0")]}])],
-    "everything of IPv6": [policy("x", "p", ingress=[{"from": [block("::/0")]}])],
-    "a block of IPv6": [policy("x", "p", ingress=[{"from": [block(V6, "fd53:2::/64")]}])],
-    "blocks outwards": [policy("x", "p", policyTypes=["Egress"], egress=[{"to": [block(N2), block("fd53:1::/64")]}])],
-    "policies add up": [
-        policy("x", "p", ingress=[{"from": [pods(WEB)]}]),
-        policy("x", "q", ingress=[{"from": [spaces(labels(team="blue"))], "ports": [port(81, "UDP")]}]),
-    ],
-    "a deny takes nothing back": [policy("x", "deny"), policy("x", "allow", ingress=[{}])],
-    "both ends have a say": [
-        policy("x", "out", WEB, policyTypes=["Egress"], egress=[{"to": [spaces(labels(team="blue"))]}]),
-        policy("y", "in", policyTypes=["Ingress"], ingress=[{"from": [spaces(labels(team="red"), WEB)]}]),
-    ],
+    "a policy that selects nobody": [policy("x", "p", NOBODY, policyTypes=BOTH)],
+    "a policy of a namespace without pods": [namespace("w"), policy("w", "p", policyTypes=BOTH)],
+    "a policy selects in its own namespace only": [policy("z", "p", WEB, policyTypes=BOTH)],
     "one policy of both types keeps its directions apart": [
         policy("x", "p", policyTypes=BOTH, ingress=[], egress=[{}])
     ],
-    "overlapping policies select different pods": [
-        policy("x", "p", WEB, ingress=[{"from": [pods(API)]}]),
-        policy("x", "q", where("tier", "Exists"), ingress=[{"from": [spaces(labels(team="blue"))]}]),
+    "one policy of both types, the other way": [policy("x", "p", policyTypes=BOTH, ingress=[{}], egress=[])],
+    "one policy of both types with a port for each": [
+        policy("x", "p", policyTypes=BOTH, ingress=[{"ports": [port(80)]}], egress=[{"ports": [port(81)]}])
     ],
+    "one policy of both types with a peer for each": [
+        policy("x", "p", policyTypes=BOTH, ingress=[source(pods(WEB))], egress=[goal(pods(API))])
+    ],
+    "both ends have a say": [
+        policy("x", "out", WEB, policyTypes=["Egress"], egress=[goal(spaces(BLUE))]),
+        policy("y", "in", policyTypes=["Ingress"], ingress=[source(spaces(RED, WEB))]),
+    ],
+    "both ends allow different ports": [out({"ports": [port(80)]}), into({"ports": [port(81, "UDP")]}, own="y")],
+}
+TARGETS: Scenarios = {
+    "selectors of targets by expression": [policy("x", "p", where("tier", "DoesNotExist"), policyTypes=["Ingress"])],
+    "targets by In": [policy("x", "p", where("app", "In", "api", "db"), policyTypes=BOTH)],
+    "targets by NotIn, an absent key": [policy("z", "p", where("app", "NotIn", "api"), policyTypes=BOTH)],
+    "targets by Exists": [policy("x", "p", where("tier", "Exists"), policyTypes=BOTH)],
+    "targets by labels and expressions together": [
+        policy("x", "p", both(WEB, where("tier", "DoesNotExist")), policyTypes=BOTH)
+    ],
+    "targets by two expressions of one key": [
+        policy("x", "p", both(where("app", "Exists"), where("app", "NotIn", "web", "db")), policyTypes=BOTH)
+    ],
+    "targets by what contradicts itself": [
+        policy("x", "p", both(where("app", "In", "web"), where("app", "NotIn", "web")), policyTypes=BOTH)
+    ],
+    "targets by an empty value": [policy("y", "p", labels(empty=""), policyTypes=BOTH)],
+    "targets without labels": [policy("z", "p", where("app", "DoesNotExist"), policyTypes=BOTH)],
+    "a null selector selects all": [{**policy("x", "p"), "spec": {"podSelector": None, "policyTypes": BOTH}}],
+    "a selector of null parts selects all": [
+        policy("x", "p", {"matchLabels": None, "matchExpressions": None}, policyTypes=BOTH)
+    ],
+}
+PEERS: Scenarios = {
+    "empty from is everybody": [policy("x", "p", ingress=[{"from": [], "ports": [port(80)]}])],
+    "null from is everybody": [policy("x", "p", ingress=[{"from": None, "ports": [port(80)]}])],
+    "empty to is everybody": [out({"to": [], "ports": [port(81)]})],
+    "null to and null ports are everything": [out({"to": None, "ports": None})],
+    "empty ports are all": [into({"from": [pods(API)], "ports": []})],
+    "null ports are all": [into({"from": [pods(API)], "ports": None})],
+    "pods of the own namespace": [into(source(pods({})))],
+    "pods of the own namespace outwards": [out(goal(pods({})))],
+    "pods by label are those of the own namespace": [into(source(pods(WEB)), own="y")],
+    "a peer that matches nothing": [into(source(pods(NOBODY)))],
+    "a peer that contradicts itself": [
+        into(source(spaces({}, both(where("app", "In", "web"), where("app", "NotIn", "web")))))
+    ],
+    "a namespace that matches nothing": [into(source(spaces(labels(team="none"))))],
+    "a peer that matches nothing beside one that does": [into(source(pods(NOBODY), spaces(BLUE)))],
+    "namespaces by label": [into(source(spaces(BLUE)))],
+    "namespaces by two labels": [into(source(spaces(labels(team="blue", env="prod"))), own="z")],
+    "all namespaces": [into(source(spaces({})))],
+    "all namespaces outwards": [out(goal(spaces({})))],
+    "all pods of all namespaces": [into(source(spaces({}, {})))],
+    "some pods of all namespaces": [into(source(spaces({}, WEB)))],
+    "all pods of some namespaces": [into(source(spaces(BLUE, {})))],
+    "namespace and pods together": [into(source(spaces(BLUE, WEB)))],
+    "namespace and pods together outwards": [out(goal(spaces(BLUE, WEB)))],
+    "namespace or pods": [into(source(spaces(BLUE), pods(WEB)))],
+    "namespace or pods, in two rules": [into(source(spaces(BLUE)), source(pods(WEB)))],
+    "namespace by its name": [into(source(spaces(labels(**{"kubernetes.io/metadata.name": "z"}))))],
+    "namespaces by In of their names": [
+        into(source(spaces(where("kubernetes.io/metadata.name", "In", "x", "z"), API)), own="y")
+    ],
+    "namespaces by NotIn, an absent key": [into(source(spaces(where("team", "NotIn", "blue"))))],
+    "namespaces by Exists": [into(source(spaces(where("team", "Exists"))), own="z")],
+    "namespaces by DoesNotExist": [into(source(spaces(where("team", "DoesNotExist"))))],
+    "namespaces by labels and expressions": [into(source(spaces(both(RED, where("env", "DoesNotExist")))), own="z")],
+    "namespaces that are labelled alike": [namespace("z", team="blue"), into(source(spaces(BLUE)))],
+    "a namespace that loses its labels": [namespace("y"), into(source(spaces(BLUE)))],
+    "In": [into(source(spaces({}, where("app", "In", "web", "db"))))],
+    "In needs the key": [into(source(spaces({}, where("tier", "In", "front", "back"))))],
+    "NotIn holds for an absent key": [into(source(spaces({}, where("app", "NotIn", "web"))))],
+    "NotIn of several": [into(source(spaces({}, where("app", "NotIn", "web", "api"))))],
+    "Exists": [into(source(spaces({}, where("tier", "Exists"))))],
+    "DoesNotExist": [into(source(spaces({}, where("app", "DoesNotExist"))))],
+    "an empty label value needs the key": [into(source(spaces({}, labels(empty=""))))],
+    "an empty value by In": [into(source(spaces({}, where("empty", "In", ""))))],
+    "an empty value by NotIn": [into(source(spaces({}, where("empty", "NotIn", ""))))],
+    "labels and expressions of one peer": [into(source(spaces({}, both(WEB, where("tier", "NotIn", "back")))))],
+    "three expressions of one peer": [
+        into(source(spaces({}, both(where("app", "Exists"), where("tier", "Exists"), where("tier", "NotIn", "back")))))
+    ],
+    "rules do not mix their peers and ports": [
+        into(source(pods(WEB), ports=[port(80)]), source(spaces(BLUE), ports=[port(81, "UDP")]))
+    ],
+    "one rule combines all its peers and ports": [
+        into(source(pods(WEB), spaces(BLUE), ports=[port(80), port(81, "UDP")]))
+    ],
+    "an empty rule beside a narrow one": [into(source(pods(NOBODY), ports=[port(80)]), {})],
+    "peers of all three kinds": [into(source(pods(API), spaces(BLUE, WEB), block(OUTSIDE4), block(OUTSIDE6)))],
+    "the same peer twice": [into(source(pods(WEB), pods(WEB)), source(pods(WEB)))],
+    "the same selector in and out": [
+        policy("x", "p", ingress=[source(spaces({}, WEB))], egress=[goal(spaces({}, WEB))])
+    ],
+}
+PORTS: Scenarios = {
+    "one port": [into({"ports": [port(80)]})],
+    "one port outwards": [out({"ports": [port(80)]})],
+    "one port of UDP": [into({"ports": [port(81, "UDP")]})],
+    "one number of two protocols": [into({"ports": [port(80, "TCP"), port(80, "UDP")]})],
+    "a whole protocol": [into({"ports": [port(protocol="UDP")]})],
+    "a whole protocol outwards": [out(goal(spaces({}), ports=[port(protocol="TCP")]))],
+    "a whole protocol beside a port of the other": [into({"ports": [port(protocol="UDP"), port(80)]})],
+    "a whole protocol beside one of its ports": [into({"ports": [port(protocol="TCP"), port(80)]})],
+    "a nil protocol without a port is all of TCP": [into({"ports": [port()]})],
+    "SCTP alone opens neither of the others": [into({"ports": [port(protocol="SCTP"), port(80, "SCTP")]})],
+    "all three protocols": [into({"ports": [port(80, "SCTP"), port(80, "TCP"), port(81, "UDP")]})],
+    "a range": [into({"ports": [port(79, end=80)]})],
+    "a range of one": [into({"ports": [port(81, end=81)]})],
+    "a range that begins above": [into({"ports": [port(81, end=90)]})],
+    "a range that ends below": [into({"ports": [port(1, end=79)]})],
+    "a range of all": [into({"ports": [port(1, end=65535)]})],
+    "a range of both": [into({"ports": [port(80, "TCP", 81), port(81, "UDP")]})],
+    "a range of UDP outwards": [out({"ports": [port(70, "UDP", 80)]})],
+    "ranges that overlap": [into({"ports": [port(70, end=80), port(75, end=80), port(80, "UDP", 90)]})],
+    "ranges that touch": [into({"ports": [port(70, end=80), port(81, end=90)]})],
+    "more ports than one match holds": [into({"ports": [*(port(n) for n in range(1001, 1041, 2)), port(81)]})],
+    "more ranges than one match holds": [
+        into({"ports": [*(port(n, "UDP", n + 2) for n in range(1000, 1080, 4)), port(80, "UDP", 81)]})
+    ],
+}
+NAMES: Scenarios = {
+    "a named port differs per pod": [into({"ports": [port("http")]})],
+    "a named port and its protocol": [into({"ports": [port("dns", "UDP")]})],
+    "a name of another protocol": [into({"ports": [port("dns", "TCP")]})],
+    "a name that nobody has": [into(source(spaces({}), ports=[port("nobody")]))],
+    "a name that nobody has, from everybody": [into({"ports": [port("nobody")]})],
+    "a name that nobody has beside a number": [into(source(spaces({}), ports=[port("nobody"), port(81)]))],
+    "a name that nobody has, outwards": [out({"ports": [port("nobody")]})],
+    "a name that one pod has": [into({"ports": [port("serve")]})],
+    "a name and a number": [into({"ports": [port("serve"), port(81, "UDP")]})],
+    "a name from some peers": [into(source(spaces(BLUE), ports=[port("http")]))],
+    "a name from addresses": [into(source(block(N2), block(N1V6), ports=[port("http")]))],
+    "names in two rules": [into(source(pods(WEB), ports=[port("http")]), source(spaces(BLUE), ports=[port("serve")]))],
+    "named ports of destinations": [out(goal(spaces({}), ports=[port("http")]))],
+    "named ports of some destinations": [out(goal(spaces(BLUE), ports=[port("serve")]))],
+    "named ports of any destination": [out({"ports": [port("http")]})],
+    "named ports of UDP of any destination": [out({"ports": [port("dns", "UDP")]})],
+    "named ports of addresses": [out(goal(block(HOSTS4, N2), block(HOSTS6, N1V6), ports=[port("http")]))],
+    "a name beside a number outwards": [out(goal(spaces({}), ports=[port("other"), port(81, "UDP")]))],
+    "one name for two protocols": [
+        pod("x/a", containers=[container(("dns", 80, "TCP"), ("dns", 80, "UDP"), ("other", 81, "UDP"))]),
+        into({"ports": [port("dns", "UDP")]}),
+        into({"ports": [port("dns", "TCP")]}, own="y"),
+        out({"ports": [port("dns", "TCP")]}, own="z"),
+    ],
+    "ports of two pods do not mix": [
+        pod("x/a", containers=[container(("http", 80, "TCP"), ("metrics", 81, "TCP"))]),
+        pod("x/b", containers=[container(("http", 80, "TCP"))]),
+        into({"ports": [port("metrics")]}),
+    ],
+    "names of two containers": [
+        pod("x/a", containers=[container(("first", 80, "TCP")), container(("second", 81, "TCP"))]),
+        into({"ports": [port("second")]}),
+    ],
+    "a sidecar's port has a name": [
+        pod("x/a", initContainers=[container(("side", 81, "TCP"), restartPolicy="Always")]),
+        into({"ports": [port("side")]}),
+    ],
+    "an init container's port has none": [
+        pod("x/a", initContainers=[container(("side", 81, "TCP"))]),
+        into({"ports": [port("side")]}),
+    ],
+    "a pod without ports": [pod("x/a", containers=[{}]), into({"ports": [port("http")]})],
+    "a port without a protocol is of TCP": [
+        pod("x/a", containers=[{"ports": [{"name": "plain", "containerPort": 81}]}]),
+        into({"ports": [port("plain")]}),
+    ],
+    "a name of a finished pod means nothing": [
+        pod("y/a", phase="Succeeded"),
+        out({"ports": [port("http")]}),
+    ],
+    "a name of a pod in its node's network means nothing": [
+        host_pod("x/h", "n2", app="web"),
+        out({"ports": [port("http")]}),
+    ],
+}
+BLOCKS: Scenarios = {
+    "a block": [into(source(block(N1)))],
+    "a block with an exception": [into(source(block(HOSTS4, N2)))],
+    "two exceptions": [into(source(block(ALL4, ip4("x/a"), OUTSIDE4)))],
+    "exceptions inside each other": [into(source(block(ALL4, N1, ip4("x/a"), "10.253.1.8/29")))],
+    "exceptions that leave nothing": [into(source(block(ALL4, "0.0.0.0/1", "128.0.0.0/1")))],
+    "exceptions that leave nothing beside a peer": [into(source(block(ALL4, "0.0.0.0/1", "128.0.0.0/1"), pods(WEB)))],
+    "an exception of one rule spares another rule": [into(source(block(HOSTS4, N2)), source(pods(WEB)))],
+    "an exception of one rule spares another block": [into(source(block(HOSTS4, N2)), source(block(N2)))],
+    "an exception spares a sibling": [into(source(block(HOSTS4, N2), block(ip4("x/c"))))],
+    "an exception spares a sibling before it": [into(source(block(ip4("x/c")), block(HOSTS4, ip4("x/c"))))],
+    "an exception spares a sibling after it": [into(source(block(HOSTS4, ip4("x/c")), block(ip4("x/c"))))],
+    "exceptions of each other": [into(source(block(HOSTS4, N1), block(HOSTS4, N2)))],
+    "an exception of one policy spares another policy": [
+        into(source(block(HOSTS4, N2))),
+        into(source(block(N2)), of=WEB, name="q"),
+    ],
+    "an exception of one port spares another port": [
+        into(source(block(HOSTS4, N2), ports=[port(80)]), source(block(HOSTS4), ports=[port(81)]))
+    ],
+    "an exception spares pods outwards": [out(goal(block(HOSTS4, N2), spaces(BLUE)))],
+    "overlapping blocks": [into(source(block(N1), block("10.253.1.8/29"), block(N2)))],
+    "the same block twice": [into(source(block(N1), block(N1)), source(block(N1)))],
+    "blocks side by side": [into(source(block("10.253.1.0/25"), block("10.253.1.128/25"), block("10.253.2.0/24")))],
+    "a block with host bits": [into(source(block("10.253.1.77/24")))],
+    "a block inside another's exception's inside": [
+        into(source(block(ALL4, N1), block(N1, "10.253.1.8/29"), block(ip4("x/a"))))
+    ],
+    "everything of one family": [into(source(block(ALL4)))],
+    "everything of IPv6": [into(source(block(ALL6)))],
+    "everything of both families": [into(source(block(ALL4), block(ALL6)))],
+    "everything of IPv6 but one": [into(source(block(ALL6, ip6("x/c"))))],
+    "everything of IPv6 outwards": [out(goal(block(ALL6)))],
+    "a block of IPv6": [into(source(block(HOSTS6, N2V6)))],
+    "a block of IPv6 in other letters": [into(source(block("FD53:0001:0:0::/64")))],
+    "a half of everything": [into(source(block("0.0.0.0/1"), block("::/1")))],
+    "a block of each family": [into(source(block(N1), block(N2V6)))],
+    "a block of one family beside pods": [into(source(block(N1V6), pods(API)))],
+    "a block with ports": [into(source(block(N2), block(N1V6), ports=[port(80), port(81, "UDP")]))],
+    "a block of one pod": [into(source(block(ip4("y/a")), block(ip6("y/b"))))],
+    "a block of the outside host": [into(source(block(OUTSIDE4), block(OUTSIDE6)))],
+    "a block of the other node": [into(source(block(NODE2)), of=WEB)],
+    "a block of the own node": [into(source(block(NODE1)), of=WEB)],
+    "blocks outwards": [out(goal(block(N2), block(N1V6)))],
+    "the outside host outwards": [out(goal(block(OUTSIDE4), block(OUTSIDE6)))],
+    "everything but the outside host outwards": [out(goal(block(ALL4, OUTSIDE4), block(ALL6, OUTSIDE6)))],
+    "nodes outwards": [out(goal(block(NODE1), block(f"{NODES['n2'][1]}/128")))],
+    "many blocks": [into(source(*(block(f"10.253.{n // 8 + 1}.{n % 8 * 3 + 4}/31") for n in range(16))))],
+    "a block is not only for pods that are known": [
+        pod("y/a", ips=()),
+        into(source(block(ip4("y/a")))),
+    ],
+}
+PODS_OF_ALL_SORTS: Scenarios = {
+    "a finished pod is no target": [pod("x/a", phase="Succeeded"), CLOSED],
+    "a failed pod is no target": [pod("x/c", phase="Failed"), CLOSED],
+    "a finished pod is no peer": [pod("y/a", phase="Succeeded"), into(source(spaces(BLUE)))],
+    "a finished pod is no peer outwards": [pod("y/a", phase="Failed"), out(goal(spaces(BLUE)))],
+    "a finished pod whose address another has now": [
+        pod("x/old", "y/a", labels={"app": "web"}, phase="Succeeded"),
+        into(source(pods(WEB))),
+        into(own="y", of=API),
+    ],
+    "an address that a finished target gave away": [
+        pod("x/old", "y/a", labels={"app": "old"}, phase="Failed"),
+        policy("x", "old", labels(app="old"), policyTypes=BOTH),
+    ],
+    "another pod at the address of one that is gone": [
+        pod("y/a", ips=()),
+        pod("x/new", "y/a", labels={"app": "api"}),
+        into(source(pods(API))),
+        into(source(pods(WEB)), own="y"),
+    ],
+    "a pod without an address is no target": [pod("x/a", ips=(), phase="Pending"), CLOSED],
+    "a pod without an address is no peer": [pod("y/a", ips=(), phase="Pending"), into(source(spaces(BLUE)))],
+    "a pending pod with an address is both": [
+        pod("x/a", phase="Pending"),
+        pod("y/a", phase="Pending"),
+        into(source(spaces(BLUE))),
+    ],
+    "a pod of an unknown phase is both": [
+        pod("x/a", phase="Unknown"),
+        pod("y/a", phase="Unknown"),
+        into(source(spaces(BLUE))),
+    ],
+    "a pod that is going is both": [
+        {**(going := pod("x/a")), "metadata": {**going["metadata"], "deletionTimestamp": "2030-01-01T00:00:00Z"}},
+        into(source(pods({}))),
+    ],
+    "a pod in its node's network is no target": [host_pod("x/h", "n1", app="web"), CLOSED],
+    "a pod in its node's network is no peer": [
+        host_pod("x/h", "n1", app="web"),
+        host_pod("y/h", "n2", app="web"),
+        into(source(spaces({}, WEB))),
+    ],
+    "a pod in its node's network is no peer outwards": [
+        host_pod("x/h", "n1", app="web"),
+        host_pod("y/h", "n2", app="web"),
+        out(goal(spaces({}, WEB))),
+    ],
+    "a pod in its node's network has its node's address": [
+        host_pod("y/h", "n2", app="web"),
+        policy("x", "p", ingress=[source(block(NODE2))], egress=[goal(block(NODE2))]),
+    ],
+    "a pod with one address and no list": [
+        {**(single := pod("x/a")), "status": {"phase": "Running", "podIP": single["status"]["podIP"]}},
+        into(source(pods(WEB))),
+    ],
+    "a pod whose IPv6 address comes first": [
+        pod("x/a", ips=ADDRESSES["x/a"][::-1]),
+        pod("y/a", ips=ADDRESSES["y/a"][::-1]),
+        into(source(spaces(BLUE))),
+    ],
+    "a pod of IPv4 only": [pod("x/a", ips=ADDRESSES["x/a"][:1]), into(source(pods(WEB)))],
+    "a pod of IPv6 only": [pod("x/a", ips=ADDRESSES["x/a"][1:]), into(source(pods(WEB)))],
+    "a peer of IPv4 only": [pod("y/a", ips=ADDRESSES["y/a"][:1]), into(source(spaces(BLUE)))],
+    "a peer of IPv6 only": [pod("y/a", ips=ADDRESSES["y/a"][1:]), out(goal(spaces(BLUE)))],
+    "an address in other letters": [
+        pod("x/a", ips=(ADDRESSES["x/a"][0], "FD53:0001:0:0::000A")),
+        pod("y/a", ips=(ADDRESSES["y/a"][0], "fd53:1:0:0:0:0:0:D")),
+        into(source(spaces(BLUE))),
+    ],
+    "a pod without labels at all": [
+        {**(bare := pod("x/a")), "metadata": {"namespace": "x", "name": bare["metadata"]["name"], "labels": None}},
+        policy("x", "p", where("app", "DoesNotExist"), policyTypes=BOTH),
+    ],
+    "a pod that changed its labels": [pod("x/a", labels={"app": "db"}), into(source(pods(API)), of=labels(app="db"))],
+    "nodes reach their own pods only": [policy(own, "p", policyTypes=["Ingress"]) for own in "xyz"],
+    "pods do not reach their node unless allowed": [policy(own, "p", policyTypes=["Egress"]) for own in "xyz"],
+    "pods reach a node that is allowed": [out(goal(block(NODE1)), own=own) for own in "xyz"],
+}
+OVERLAPS: Scenarios = {
+    "policies add up": [
+        into(source(pods(WEB))),
+        into(source(spaces(BLUE), ports=[port(81, "UDP")]), name="q"),
+    ],
+    "a deny takes nothing back": [policy("x", "deny"), policy("x", "allow", ingress=[{}])],
+    "a deny takes nothing back, whatever its name": [policy("x", "z-deny"), policy("x", "a-allow", ingress=[{}])],
+    "one policy for each direction": [into(source(pods(API))), out(goal(pods(WEB)), name="q")],
+    "a direction is open that no policy names": [into(source(pods(NOBODY))), into(source(spaces({})), name="q")],
+    "overlapping policies select different pods": [
+        into(source(pods(API)), of=WEB),
+        into(source(spaces(BLUE)), of=where("tier", "Exists"), name="q"),
+    ],
+    "five policies for one pod": [
+        into({"ports": [port(80)]}, name="p1"),
+        into(source(pods(API)), of=WEB, name="p2"),
+        into(source(spaces(BLUE), ports=[port(81)]), of=FRONT, name="p3"),
+        policy("x", "p4", where("app", "Exists"), policyTypes=BOTH, egress=[goal(spaces({}), ports=[port(80)])]),
+        out(goal(block(N1), block(N2V6)), of=both(WEB, FRONT), name="p5"),
+    ],
+    "the same policy under two names": [into(source(pods(WEB))), into(source(pods(WEB)), name="q")],
     "the same body in every namespace": [
-        policy(namespace, "same", ingress=[{"from": [spaces({}, WEB)], "ports": [port(80)]}]) for namespace in "xyz"
+        policy(own, "same", ingress=[source(spaces({}, WEB), ports=[port(80)])]) for own in "xyz"
+    ],
+    "the same words mean other pods in every namespace": [
+        policy(own, "same", ingress=[source(pods(WEB))], egress=[goal(pods({}))]) for own in "xyz"
     ],
     "names that join alike": [
         policy("x", "yz", WEB, policyTypes=["Ingress"]),
-        policy("y", "z", WEB, ingress=[{"ports": [port(81)]}]),
+        into({"ports": [port(81)]}, own="y", of=WEB),
+    ],
+    "long names with dots": [
+        into(source(pods(WEB)), name="a.very.long-name" * 15),
+        into(source(pods(API)), name="a.very.long-name" * 15 + "s", own="y"),
+    ],
+    "many rules of one policy": [
+        into(*(source(pods(labels(app=f"app-{n}")), ports=[port(n)]) for n in range(60, 100)))
+    ],
+    "a web of namespaces": [
+        policy("x", "p", ingress=[source(spaces(BLUE))], egress=[goal(spaces(where("team", "DoesNotExist")))]),
+        policy("y", "p", ingress=[source(spaces(labels(team="none")))], egress=[goal(spaces(RED))]),
+        policy("z", "p", ingress=[source(spaces(RED, WEB))], egress=[goal(spaces(BLUE), ports=[port("http")])]),
     ],
 }
-"""Policies by what they show."""
 
+GROUPS = (ISOLATION, TARGETS, PEERS, PORTS, NAMES, BLOCKS, PODS_OF_ALL_SORTS, OVERLAPS)
+WRITTEN: Scenarios = {name: manifests for group in GROUPS for name, manifests in group.items()}
+"""Every scenario by what it shows."""
+assert len(WRITTEN) == sum(map(len, GROUPS)), "two scenarios have one name"
+assert all(len(merged(manifests)) == len(manifests) for manifests in WRITTEN.values()), "two manifests have one name"
 
-def drawn(seed: int) -> list[Manifest]:
-    """One to four policies from alphabets so small that they collide often."""
-    dice = random.Random(seed)
-
-    def selector() -> Manifest:
-        return dice.choice(
-            (
-                {},
-                labels(app=dice.choice(("web", "api", "db"))),
-                labels(tier="front"),
-                where("app", dice.choice(("In", "NotIn")), "web"),
-                where(dice.choice(("app", "tier")), dice.choice(("Exists", "DoesNotExist"))),
-            )
-        )
-
-    def space() -> Manifest:
-        return dice.choice(({}, labels(team="red"), labels(team="blue"), where("team", "DoesNotExist")))
-
-    def peer() -> Manifest:
-        number = dice.randrange(8, 18)
-        kinds: tuple[Callable[[], Manifest], ...] = (
-            lambda: pods(selector()),
-            lambda: spaces(space()),
-            lambda: spaces(space(), selector()),
-            lambda: block(dice.choice((N1, N2, "10.253.0.0/16", "0.0.0.0/0"))),
-            lambda: block("10.253.0.0/16", dice.choice((N1, N2, f"10.253.1.{number}/32"))),
-            lambda: block("fd53::/16", f"fd53:{dice.choice('12')}::/64"),
-        )
-        return dice.choice(kinds)()
-
-    def one_port() -> Manifest:
-        return dice.choice(
-            (
-                port(80),
-                port(81),
-                port(81, "UDP"),
-                port(80, "TCP", 81),
-                port("http"),
-                port("dns", "UDP"),
-                port(protocol="UDP"),
-            )
-        )
-
-    def rules(side: str) -> list[Manifest]:
-        return [
-            {
-                **({side: [peer() for _ in range(dice.randrange(1, 3))]} if dice.random() < 0.8 else {}),
-                **({"ports": [one_port() for _ in range(dice.randrange(1, 3))]} if dice.random() < 0.5 else {}),
-            }
-            for _ in range(dice.randrange(3))
-        ]
-
-    found: list[Manifest] = []
-    for number in range(dice.randrange(1, 5)):
-        types = dice.choice((["Ingress"], ["Egress"], BOTH))
-        spec: Manifest = {"policyTypes": types}
-        if "Ingress" in types:
-            spec["ingress"] = rules("from")
-        if "Egress" in types:
-            spec["egress"] = rules("to")
-        found.append(policy(dice.choice("xyz"), f"p{number}", selector(), **spec))
-    return found
-
-
-DRAWN = {f"drawn {seed}": drawn(seed) for seed in range(1000, 1020)}
-"""Random policies by seed: the same ones every time."""
+DRAWN: Scenarios = {f"drawn {seed}": drawn(seed) for seed in range(1000, 1020)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable
@@ -13,7 +14,11 @@ from kuberouter.wire.netlink import Message, NetlinkSocket, error_text, load_mod
 TYPES = {kind.value: kind for kind in SetType}
 PER_MESSAGE = 500
 HASHSIZE = 1024
-"""Buckets of a new set. Sets grow by themselves; a set that is known to become big is created big (see `write`)."""
+"""Buckets of a new set. A set grows by itself, but each doubling waits until the kernel has forgotten the old one."""
+MANY = 2 * HASHSIZE
+"""Entries for an empty set from which on it is made anew in the right size first."""
+NAME_SIZE = 31
+"""Longest name of a set (IPSET_MAXNAMELEN in linux/netfilter/ipset/ip_set.h, without the NUL)."""
 HALVES = {4: (b"\0" * 4, b"\x80" + b"\0" * 3), 16: (b"\0" * 16, b"\x80" + b"\0" * 15)}
 """A hash:net set refuses prefix length 0, so it holds both halves instead."""
 
@@ -31,8 +36,8 @@ class _Sets:
         self._owns = owns
         self._wire = NetlinkSocket(ipset.NETLINK_NETFILTER)
 
-    def _dump(self, *, names_only: bool = False) -> list[ipset.SetPart]:
-        kind, body = ipset.message_type(ipset.IPSET_CMD_LIST), ipset.list_request(names_only)
+    def _dump(self, *, entries: bool) -> list[ipset.SetPart]:
+        kind, body = ipset.message_type(ipset.IPSET_CMD_LIST), ipset.list_request(entries=entries)
         try:
             answers = self._wire.dump(kind, body)
         except OSError as error:
@@ -54,11 +59,11 @@ class SetDriver(_Sets):
     def read(self) -> Iterable[IpSet]:
         """Our sets of the types that we use; one of a strange type is reported as hash:ip and so replaced."""
         rows: dict[str, IpSet] = {}
-        for part in self._dump():
+        for part in self._dump(entries=False):
             header = ipset.parse_header(part)
-            if header is not None and header[1] in (Family.IPV4, Family.IPV6):
-                kind = TYPES.get(header[0], SetType.HASH_IP)
-                rows.setdefault(part.name, IpSet(IpSetKey(part.name), kind, Family(header[1])))
+            if header is not None and header.family in (Family.IPV4, Family.IPV6):
+                kind = TYPES.get(header.kind, SetType.HASH_IP)
+                rows.setdefault(part.name, IpSet(IpSetKey(part.name), kind, Family(header.family)))
         return rows.values()
 
     def write(self, batch: Batch[IpSet]) -> Outcome:
@@ -90,18 +95,16 @@ class MemberDriver(_Sets):
     def read(self) -> Iterable[Member]:
         """Every entry of our sets; the two halves of an address space come back as one entry of length 0."""
         nets: set[str] = set()
-        for part in self._dump():
+        for part in self._dump(entries=True):
             header = ipset.parse_header(part)
-            if header is not None and header[0].startswith("hash:net"):
+            if header is not None and header.kind.startswith("hash:net"):
                 nets.add(part.name)
-            halves: set[MemberKey] = set()
-            for address, length, protocol, port in ipset.parse_entries(part):
-                key = MemberKey(part.name, address, length, protocol, port)
-                if length == 1 and part.name in nets:
-                    halves.add(key)
-                else:
-                    yield Member(key)
-            yield from map(Member, _join(halves))
+            rows = [Member(MemberKey(part.name, *entry)) for entry in ipset.parse_entries(part)]
+            if part.name in nets:
+                halves = {row.key for row in rows if row.key.length == 1}
+                rows = [row for row in rows if row.key.length != 1]
+                rows += map(Member, _join(halves))
+            yield from rows
 
     def write(self, batch: Batch[Member]) -> Outcome:
         """Add and remove, many entries in one message; where one is refused the others of its message go one by one."""
@@ -111,22 +114,43 @@ class MemberDriver(_Sets):
         return Outcome(failed)
 
     def _send(self, command: int, rows: Iterable[Member], failed: dict[Hashable, str]) -> None:
-        by_set: dict[str, list[MemberKey]] = {}
+        by_set: defaultdict[str, list[MemberKey]] = defaultdict(list)
         for row in rows:
-            by_set.setdefault(row.key.set, []).append(row.key)
+            key = row.key
+            by_set[key.set].append(key)
         kind = ipset.message_type(command)
-        chunks = [
-            (name, keys[at : at + PER_MESSAGE])
-            for name, keys in by_set.items()
-            for at in range(0, len(keys), PER_MESSAGE)
-        ]
-        messages = [
-            (kind, 0, ipset.entries_request(name, [entry for key in keys for entry in _entries(key)]))
-            for name, keys in chunks
-        ]
+        chunks: list[tuple[str, list[MemberKey]]] = []
+        for name, keys in by_set.items():
+            if command == ipset.IPSET_CMD_ADD and len(keys) >= MANY:
+                self._make_room(name, len(keys))
+            chunks += [(name, keys[at : at + PER_MESSAGE]) for at in range(0, len(keys), PER_MESSAGE)]
+        messages = [(kind, 0, _request(name, keys)) for name, keys in chunks]
         for (name, keys), code in zip(chunks, self._wire.transact(messages), strict=True):
             if code:
                 self._singly(kind, name, keys, failed, ignore_missing=command == ipset.IPSET_CMD_DEL)
+
+    def _make_room(self, name: str, count: int) -> None:
+        """Put a set with buckets for so many entries in the place of an empty one; rules that refer to it stay.
+
+        Nothing is lost where that fails: the set then grows by itself. What a crash leaves behind bears a name of ours.
+        """
+        kind, body = ipset.message_type(ipset.IPSET_CMD_LIST), ipset.list_request(entries=False, name=name)
+        try:
+            answers = self._wire.dump(kind, body)
+        except OSError:
+            return
+        header = ipset.parse_header(ipset.parse_part(answers[0])) if answers else None
+        size = 1 << (count - 1).bit_length()
+        if header is None or header.elements or header.hashsize * 2 > size or header.kind not in TYPES:
+            return
+        draft = name[: NAME_SIZE - 1] + "~"
+        steps = (
+            (ipset.IPSET_CMD_DESTROY, ipset.set_request(draft)),
+            (ipset.IPSET_CMD_CREATE, ipset.create_request(draft, header.kind, header.family, size)),
+            (ipset.IPSET_CMD_SWAP, ipset.swap_request(draft, name)),
+            (ipset.IPSET_CMD_DESTROY, ipset.set_request(draft)),
+        )
+        self._wire.transact([(ipset.message_type(command), 0, body) for command, body in steps])
 
     def _singly(
         self, kind: int, name: str, keys: list[MemberKey], failed: dict[Hashable, str], *, ignore_missing: bool
@@ -136,6 +160,16 @@ class MemberDriver(_Sets):
         for (key, _), code in zip(pairs, codes, strict=True):
             if code and not (ignore_missing and code == errno.ENOENT):
                 failed[key] = f"set {name} does not exist" if code == errno.ENOENT else _text(code)
+
+
+def _request(name: str, keys: list[MemberKey]) -> bytes:
+    size = len(keys[0].address)
+    bits = size * 8
+    # A set is of one family, so nearly always its entries are all alike: whole addresses.
+    addresses = [key.address for key in keys if key.length == bits and not key.protocol]
+    if len(addresses) == len(keys):
+        return ipset.addresses_request(name, addresses)
+    return ipset.entries_request(name, (entry for key in keys for entry in _entries(key)))
 
 
 def _entries(key: MemberKey) -> tuple[ipset.Entry, ...]:

@@ -40,6 +40,8 @@ SO_RCVBUFFORCE = 33
 
 PER_SEND = 500
 """Messages per system call; more gains nothing measurable and risks the receive buffer when all of them fail."""
+SEND_BYTES = 2 << 20
+"""Bytes per system call, from which on no further message is added: the kernel refuses more than the send buffer."""
 BUFFER = 4 << 20
 DUMP_TRIES = 30
 """How often a dump is repeated that the kernel says was interrupted by a change."""
@@ -158,8 +160,12 @@ class NetlinkSocket:
     def transact(self, messages: Sequence[Message]) -> list[int]:
         """Send messages in batches. Returns per message its errno, 0 where the kernel did what was asked."""
         results = [0] * len(messages)
-        for start in range(0, len(messages), PER_SEND):
-            self._send_part(messages[start : start + PER_SEND], start, results)
+        start = size = 0
+        for end, (_, _, body) in enumerate(messages, 1):
+            size += 16 + len(body)
+            if end - start == PER_SEND or size >= SEND_BYTES or end == len(messages):
+                self._send_part(messages[start:end], start, results)
+                start, size = end, 0
         return results
 
     def _send_part(self, part: Sequence[Message], start: int, results: list[int]) -> None:

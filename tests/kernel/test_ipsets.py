@@ -99,6 +99,33 @@ def test_ten_thousand_members_and_one_change(namespace: str) -> None:
     assert owned(members).keys() == {r.key for r in rows} - {rows[77].key}
 
 
+@pytest.mark.parametrize("family", Family)
+def test_a_big_set_is_made_big_at_once_though_rules_refer_to_it(namespace: str, family: Family) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    name = "KUBE-SRC-ABCDEFGHIJKLMNOP" if family is Family.IPV4 else "inet6:KUBE-SRC-ABCDEFGHIJKLMNOP"
+    row = IpSet(IpSetKey(name), SetType.HASH_IP, family)
+    assert converge(sets, [row]) == {}
+    tool = "iptables" if family is Family.IPV4 else "ip6tables"
+    sh(tool, "-A", "INPUT", "-m", "set", "--match-set", name, "src", "-j", "DROP")
+    size = 4 if family is Family.IPV4 else 16
+    rows = {r.key: r for n in range(20_000) if (r := Member(MemberKey(name, (n + 1).to_bytes(size, "big"), size * 8)))}
+    assert members.write(Batch(tuple(rows.values()))).failed == {}
+    listed = sh("ipset", "list", name, "-t")
+    assert "hashsize 32768" in listed
+    assert "References: 1" in listed
+    assert owned(sets) == {row.key: row}
+    assert owned(members) == rows
+
+
+def test_more_than_one_send_can_carry_arrives(namespace: str) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    row = IpSet(IpSetKey("inet6:KUBE-DST-ALL"), SetType.HASH_IP_PORT, Family.IPV6)
+    assert converge(sets, [row]) == {}
+    keys = [MemberKey(row.key.name, (n + 1).to_bytes(16, "big"), 128, 6, n % 60_000 + 1) for n in range(200_000)]
+    assert members.write(Batch(tuple(map(Member, keys)))).failed == {}
+    assert set(owned(members)) == set(keys)
+
+
 def test_a_member_of_a_missing_set_fails_alone(namespace: str) -> None:
     sets, members = SetDriver(ours), MemberDriver(ours)
     assert converge(sets, [ALL[0]]) == {}

@@ -25,7 +25,7 @@ from kuberouter.compilers.names import (
     TUNNEL_PREFIX,
     TUNNEL_TABLE,
 )
-from kuberouter.compilers.policies import COMPILERS as POLICY_COMPILERS
+from kuberouter.compilers.policies import IPTABLES
 from kuberouter.compilers.routing import COMPILERS as ROUTING_COMPILERS
 from kuberouter.compilers.services import COMPILERS as SERVICE_COMPILERS
 from kuberouter.daemon.config import Config
@@ -277,7 +277,7 @@ def _firewall(settings: FirewallSettings) -> Part:
     part.needs = frozenset((*needed, "interfaces", "podlinks"))
     part.dependents = [policies]
     part.sources = [PodLinkSource()]
-    _register(part, POLICY_COMPILERS, settings)
+    _register(part, IPTABLES, settings)
     tables = (Sysctl, IpSet, Member, Chain, Hook)
     part.drivers = dict.fromkeys(tables, _shared)
     part.chain_prefixes = (

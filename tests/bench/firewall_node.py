@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kuberouter.cluster.dependents import policies
-from kuberouter.compilers.policies import COMPILERS
+from kuberouter.compilers.policies import IPTABLES
 from kuberouter.decode import DECODERS
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
@@ -55,7 +55,7 @@ class Node:
                 Chain: ChainDriver(self.xtables, tuple(Family), PREFIXES),
                 Hook: HookDriver(self.xtables, tuple(Family)),
             }
-        self.world = World([policies], COMPILERS, FirewallSettings(), ROWS, tuple(Family), drivers=drivers)
+        self.world = World([policies], IPTABLES, FirewallSettings(), ROWS, tuple(Family), drivers=drivers)
         self.world.feed(content.node())
         self.world.sync()
 

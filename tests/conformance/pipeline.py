@@ -9,7 +9,7 @@ from typing import Any
 
 from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.policies import COMPILERS
+from kuberouter.compilers.policies import IPTABLES
 from kuberouter.decode import DECODERS
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
@@ -43,7 +43,7 @@ class Firewall:
         self._namespace = namespace
         cluster = Cluster(NodeSettings(node, FAMILIES), (policies,))
         settings = FirewallSettings()
-        compilers = [Registered(name, "firewall", compiler, settings) for name, compiler in COMPILERS]
+        compilers = [Registered(name, "firewall", compiler, settings) for name, compiler in IPTABLES]
         tables: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Rule, Hook)
         self.planner = Planner(cluster, compilers, tables, Journal())
         with inside(namespace):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kuberouter.cluster.view import ClusterView
-from kuberouter.compilers.policies.firewall import compile_firewall
-from kuberouter.compilers.policies.iptables import profile_rules
+from kuberouter.compilers.policies import IPTABLES
+from kuberouter.compilers.policies.iptables.policies import profile_rules
 from kuberouter.drivers.ipsets import SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables, detect_variant
 from kuberouter.model.core import Batch, Family, ObjectRef, Owner, Prefix
@@ -60,7 +60,7 @@ STRICT = FirewallSettings(cluster_ranges=RANGES, default_deny=True, cut_flows=Tr
 
 @pytest.mark.parametrize("settings", [PLAIN, STRICT], ids=["plain", "strict"])
 def test_what_the_compilers_write_is_read_back_as_it_was_meant(xtables: Xtables, settings: FirewallSettings) -> None:
-    fixed = compile_firewall(
+    fixed = dict(IPTABLES)["firewall"](
         Owner("firewall", ObjectRef("Node", "", "n1")), ClusterView(), node=NODE, settings=settings
     ).rows
     assert converge(SetDriver(lambda name: True), [row for row in fixed if isinstance(row, IpSet)]) == {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.derived import namespace_isolation
-from kuberouter.compilers.policies import COMPILERS
+from kuberouter.compilers.policies import IPTABLES
 from kuberouter.decode.annotations import NAMESPACE_POLICY
 from kuberouter.model.cluster import PodLink
 from kuberouter.model.core import Family, ObjectRef, Row
@@ -105,7 +105,7 @@ STRICT = FirewallSettings(namespace_annotation=True, default_deny=True, cut_flow
 def world(settings: FirewallSettings = PLAIN) -> World:
     made = World(
         [policies],
-        COMPILERS,
+        IPTABLES,
         settings,
         ROWS,
         (Family.IPV4, Family.IPV6),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kuberouter.cluster.dependents import policies
-from kuberouter.compilers.policies import COMPILERS
+from kuberouter.compilers.policies import IPTABLES
 from kuberouter.model.core import Family, Row
 from kuberouter.model.host import Sysctl
 from kuberouter.model.netfilter import Chain, ChainKey, Hook, IpSet, Member, Table
@@ -150,7 +150,7 @@ def test_the_rows_mean_what_the_manifests_say(seed: int) -> None:
     dice = random.Random(seed)
     found, ends, nodes = objects(dice)
     found += drawn(5000 + seed)
-    world = World([policies], COMPILERS, FirewallSettings(), ROWS, (Family.IPV4, Family.IPV6))
+    world = World([policies], IPTABLES, FirewallSettings(), ROWS, (Family.IPV4, Family.IPV6))
     addresses = [{"type": "InternalIP", "address": a} for a in ("192.0.2.1", "2001:db8::1")]
     world.feed(json.dumps({"kind": "Node", "metadata": {"name": NODE}, "status": {"addresses": addresses}}).encode())
     dice.shuffle(found)

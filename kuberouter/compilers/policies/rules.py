@@ -16,6 +16,11 @@ from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan
 Interval = tuple[int, int]
 
 
+def governs(policy: NetworkPolicy, direction: Direction) -> bool:
+    """Whether a policy isolates the pods that it selects in a direction."""
+    return (policy.ingress if direction is Direction.INGRESS else policy.egress) is not None
+
+
 def body(policy: NetworkPolicy, direction: Direction, family: Family) -> Body | None:
     """What a policy allows in one direction, or None when it does not govern that direction.
 

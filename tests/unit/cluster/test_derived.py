@@ -5,7 +5,7 @@ from __future__ import annotations
 from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.derived import ANNOTATION_POLICY, namespace_isolation
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.policies import COMPILERS
+from kuberouter.compilers.policies import IPTABLES
 from kuberouter.compilers.policies.rules import body
 from kuberouter.model.cluster import Namespace, NetworkPolicy, Pod, PolicyRule, Selector
 from kuberouter.model.core import Family, ObjectRef, Owner, Reason
@@ -63,7 +63,7 @@ def test_without_the_flag_nothing_closes_and_one_problem_names_the_flag() -> Non
     known = cluster(flag=False)
     dirty = known.apply(Upserted(Namespace(SHOP, default_deny=True)))
     assert dirty == {Owner("annotation", SHOP)}
-    compile_ = dict(COMPILERS)["annotation"]
+    compile_ = dict(IPTABLES)["annotation"]
     node = NodeFacts("node1", (b"\xc0\x00\x02\x01",))
     (owner,) = dirty
     (problem,) = compile_(owner, known, node=node, settings=FirewallSettings()).problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.policies import compile_firewall, compile_isolation
+from kuberouter.compilers.policies import IPTABLES
 from kuberouter.compilers.policies.names import CUT_CHAIN, UNKNOWN_CHAIN
 from kuberouter.model.cluster import NetworkPolicy, Pod, Selector
 from kuberouter.model.core import Family, ObjectRef, Owner, Prefix, Reason
@@ -18,6 +18,7 @@ NODE = NodeFacts("n1", (b"\xc0\x00\x02\x01",), (CIDR,))
 POD = Pod(ObjectRef("Pod", "shop", "web"), "n1", addresses=(b"\x0a\xf4\x01\x07",))
 FIREWALL, ISOLATION = Owner("firewall", ObjectRef("Node", "", "n1")), Owner("isolation", POD.ref)
 DENY = FirewallSettings(default_deny=True)
+compile_firewall, compile_isolation = (dict(IPTABLES)[name] for name in ("firewall", "isolation"))
 
 
 def cluster(*objects: Pod | NetworkPolicy) -> Cluster:

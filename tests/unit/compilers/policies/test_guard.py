@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.policies import compile_binding, compile_cluster_addresses
-from kuberouter.compilers.policies.firewall import compile_node_ports
+from kuberouter.compilers.policies import IPTABLES
 from kuberouter.model.cluster import NetworkPolicy, Node, Pod, PodLink, Selector, Service, ServicePort, ServiceType
 from kuberouter.model.core import Family, L4Protocol, ObjectRef, Owner, Prefix
 from kuberouter.model.events import Upserted
@@ -16,6 +15,7 @@ NODE = NodeFacts("n1", (bytes((10, 0, 0, 1)),))
 POD = Pod(ObjectRef("Pod", "default", "a"), "n1", addresses=(bytes((10, 244, 1, 2)),))
 POLICY = NetworkPolicy(ObjectRef("NetworkPolicy", "default", "p"), 0.0, Selector(), egress=())
 PLAIN = FirewallSettings()
+COMPILERS = dict(IPTABLES)
 
 
 def cluster(*objects: object) -> Cluster:
@@ -26,7 +26,7 @@ def cluster(*objects: object) -> Cluster:
 
 
 def guard_rules(*objects: object) -> list[str]:
-    rows = compile_binding(Owner("binding", POD.ref), cluster(POD, *objects), node=NODE, settings=PLAIN).rows
+    rows = COMPILERS["binding"](Owner("binding", POD.ref), cluster(POD, *objects), node=NODE, settings=PLAIN).rows
     return [row.key.text for row in rows if isinstance(row, Rule) and row.key.chain.name == "KUBE-ROUTER-POD-GUARD"]
 
 
@@ -50,7 +50,7 @@ def test_a_pod_with_egress_policy_may_use_no_address_but_its_own() -> None:
 
 def test_the_addresses_of_the_cluster_are_those_of_its_nodes_and_their_pods() -> None:
     node = Node(ObjectRef("Node", "", "n2"), (bytes((10, 0, 0, 2)),), (), (Prefix(bytes((10, 244, 2, 0)), 24),))
-    rows = compile_cluster_addresses(
+    rows = COMPILERS["cluster-addresses"](
         Owner("cluster-addresses", node.ref), cluster(node), node=NODE, settings=PLAIN
     ).rows
     found = {(row.key.address, row.key.length) for row in rows if isinstance(row, Member)}
@@ -60,7 +60,7 @@ def test_the_addresses_of_the_cluster_are_those_of_its_nodes_and_their_pods() ->
 def test_only_node_ports_of_services_are_left_to_the_proxy() -> None:
     ports = tuple(ServicePort("", L4Protocol.UDP, 53, number) for number in (0, 30053, 20000))
     service = Service(ObjectRef("Service", "default", "dns"), 0.0, ServiceType.NODE_PORT, ports=ports)
-    rows = compile_node_ports(Owner("node-ports", service.ref), cluster(service), node=NODE, settings=PLAIN).rows
+    rows = COMPILERS["node-ports"](Owner("node-ports", service.ref), cluster(service), node=NODE, settings=PLAIN).rows
     members = [row.key for row in rows if isinstance(row, Member)]
     assert {(key.protocol, key.port) for key in members} == {(L4Protocol.UDP, 30053)}
     assert {(key.address, key.length) for key in members} == {(bytes(4), 1), (b"\x80\0\0\0", 1)}

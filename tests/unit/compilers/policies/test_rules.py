@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kuberouter.compilers.policies.iptables import policy_rules
+from kuberouter.compilers.policies.iptables.policies import policy_rules
 from kuberouter.compilers.policies.rules import body, prefixes_of, span, subtract, union
 from kuberouter.model.cluster import IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, Selector
 from kuberouter.model.core import Family, L4Protocol, ObjectRef, Prefix, Problem, Reason

@@ -1,7 +1,11 @@
-"""The iptables spelling: allowances become policy chains, combinations of them become profile chains.
+"""Allowances become policy chains, combinations of them become profile chains.
 
 A rule's order never matters inside a policy chain, for it only allows; rules are sorted so that equal content has equal
 text. A policy chain leaves by goto into the chain that sets the mark and from there returns to the profile chain.
+
+One rule in a dispatch chain sends the members of a profile's set into its chain by goto, so the first profile that
+matches decides alone. While a pod moves from one profile to another it is in both sets for a moment: either verdict is
+a complete one.
 """
 
 from __future__ import annotations
@@ -9,26 +13,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+from kuberouter.compilers.policies.iptables.names import (
+    block_set,
+    chain_key,
+    named_set,
+    open_set,
+    policy_chain,
+    profile_chain,
+    profile_set,
+)
 from kuberouter.compilers.policies.names import (
     ALLOW_CHAIN,
     ALLOWED_MARK,
     CUT_CHAIN,
     CUT_MARK,
+    DISPATCH_CHAIN,
     NFLOG_GROUP,
     PASSED_MARK,
+    PEER_USE,
     UNKNOWN_CHAIN,
-    block_set,
-    chain_key,
-    pod_set,
-    policy_chain,
-    profile_chain,
+    USE,
 )
 from kuberouter.compilers.policies.rules import body
+from kuberouter.compilers.policies.spelling import Place
 from kuberouter.model.cluster import NetworkPolicy
-from kuberouter.model.core import Family, L4Protocol
-from kuberouter.model.netfilter import Chain, IpSet, make_chain
-from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan, Use
+from kuberouter.model.core import Family, L4Protocol, Row, family_of
+from kuberouter.model.netfilter import Chain, Member, MemberKey, Rule, RuleKey, make_chain
+from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan
+from kuberouter.model.settings import FirewallSettings
 
+DISPATCH_RANK = 10
 PROTOCOL = {L4Protocol.TCP: "tcp", L4Protocol.UDP: "udp", L4Protocol.SCTP: "sctp"}
 MULTIPORT_SLOTS = 15
 """Ports that one multiport match holds; a range takes two (linux/netfilter/xt_multiport.h)."""
@@ -64,17 +78,12 @@ def _spell(allowed: Body, direction: Direction, family: Family) -> Iterator[str]
             yield " ".join(word for word in words if word)
 
 
-def peer_use(direction: Direction) -> Use:
-    """The end of a packet that is the peer."""
-    return Use.SOURCE if direction is Direction.INGRESS else Use.DESTINATION
-
-
 def _peer(allowance: Allowance, direction: Direction, family: Family) -> str:
     peer = allowance.peer
     if peer is None:
         return ""
-    use = peer_use(direction)
-    members = pod_set(family, peer) if isinstance(peer, PodSet) else block_set(family, use, peer)
+    use = PEER_USE[direction]
+    members = named_set(family, peer) if isinstance(peer, PodSet) else block_set(family, use, peer)
     return f"-m set --match-set {members.key.name} {use.value}"
 
 
@@ -83,7 +92,7 @@ def _ports(ports: PortSpan | PodSet | None, family: Family) -> Iterator[tuple[st
     if ports is None:
         yield "", ""
     elif isinstance(ports, PodSet):
-        yield "", f"-m set --match-set {pod_set(family, ports).key.name} dst,dst"
+        yield "", f"-m set --match-set {named_set(family, ports).key.name} dst,dst"
     elif not ports.intervals:
         yield f"-p {PROTOCOL[ports.protocol]}", ""
     else:
@@ -105,15 +114,52 @@ def _slots(intervals: Iterable[tuple[int, int]]) -> Iterator[str]:
         yield ",".join(words)
 
 
-def policy_sets(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[tuple[IpSet, Allowance]]:
-    """The sets that the chain of a policy refers to, each with an allowance that does so."""
+def pod_set(family: Family, pods: PodSet) -> tuple[Row]:
+    """The set in which pods, or their named ports, are kept."""
+    return (named_set(family, pods),)
+
+
+def member(pods: PodSet, address: bytes, protocol: int = 0, port: int = 0) -> Row:
+    """A pod's entry in such a set."""
+    name = named_set(family_of(address), pods).key.name
+    return Member(MemberKey(name, address, len(address) * 8, protocol, port))
+
+
+def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:
+    """What a policy allows in one direction, with the sets of its ipBlocks."""
+    chain = policy_rules(policy, direction, family)
+    if chain is None or not chain.rules:
+        return
     for allowance in body(policy, direction, family) or ():
-        if isinstance(allowance.peer, PodSet):
-            yield pod_set(family, allowance.peer), allowance
-        elif allowance.peer is not None:
-            yield block_set(family, peer_use(direction), allowance.peer), allowance
-        if isinstance(allowance.ports, PodSet):
-            yield pod_set(family, allowance.ports), allowance
+        for pods in (allowance.peer, allowance.ports):
+            if isinstance(pods, PodSet):
+                yield named_set(family, pods)
+        if isinstance(allowance.peer, tuple):
+            blocks = block_set(family, PEER_USE[direction], allowance.peer)
+            yield blocks
+            for prefix in allowance.peer:
+                yield Member(MemberKey(blocks.key.name, prefix.address, prefix.length))
+    yield chain
+
+
+def place(place: Place, settings: FirewallSettings) -> Iterator[Row]:
+    """A pod's profile, and its membership in the profile's set."""
+    family, direction = place.family, place.direction
+    chains = [c for p in place.policies if (c := policy_rules(p, direction, family)) is not None]
+    if chains:
+        bodies = tuple(sorted({chain.key.name for chain in chains if chain.rules}))
+        members = profile_set(family, direction, bodies)
+        profile = profile_rules(family, direction, bodies, cut=settings.cut_flows)
+        yield profile
+        verdict = f"-g {profile.key.name}"
+    else:
+        members = open_set(family, direction)
+        verdict = "-j RETURN"
+    yield members
+    for address in place.addresses:
+        yield Member(MemberKey(members.key.name, address, len(address) * 8))
+    text = f"-m set --match-set {members.key.name} {USE[direction].value} {verdict}"
+    yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), DISPATCH_RANK, text))
 
 
 def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool = False) -> Chain:
@@ -179,8 +225,3 @@ def unknown_rules(family: Family) -> Chain:
     """
     rules = (_log(UNKNOWN_CHAIN), "-j DROP")
     return make_chain(chain_key(family, UNKNOWN_CHAIN), rules, fallback=("-j DROP",))
-
-
-def allow_rules(family: Family) -> Chain:
-    """The chain into which policy chains go when something matches."""
-    return make_chain(chain_key(family, ALLOW_CHAIN), (SET_ALLOWED,))

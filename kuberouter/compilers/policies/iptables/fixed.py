@@ -1,0 +1,150 @@
+"""The top chains with their hooks, the dispatch chains, the guard of source addresses.
+
+Every top chain lets packets go on to everybody else's rules by RETURN; it never accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from kuberouter.compilers.policies.firewall import GATES, ICMP_ALWAYS, ICMPV6_ALWAYS, Gate
+from kuberouter.compilers.policies.iptables.names import chain_key, fixed_set
+from kuberouter.compilers.policies.iptables.policies import (
+    CLEAR_ALLOWED,
+    CLEAR_BOTH,
+    SET_ALLOWED,
+    cut_rules,
+    open_flows,
+    reopened,
+    unknown_rules,
+)
+from kuberouter.compilers.policies.names import (
+    ALLOW_CHAIN,
+    DISPATCH_CHAIN,
+    GUARD_CHAIN,
+    GUARD_SET,
+    NODE_PORT_SET,
+    TOP_CHAIN,
+    UNKNOWN_CHAIN,
+)
+from kuberouter.decode.scalars import show_prefix
+from kuberouter.model.cluster import PodLink
+from kuberouter.model.core import Family, L4Protocol, Prefix, Row
+from kuberouter.model.netfilter import (
+    Hook,
+    HookKey,
+    HookRank,
+    IpSet,
+    Member,
+    MemberKey,
+    Rule,
+    RuleKey,
+    SetType,
+    Table,
+    make_chain,
+)
+from kuberouter.model.policy import Direction
+from kuberouter.model.settings import FirewallSettings
+
+GUARD_RANK = 5
+"""In the dispatch chain: behind the rule that clears marks, before the profiles."""
+UNKNOWN_RANK = 90
+"""Behind the rules of all profiles."""
+FROM_NODE = "-m addrtype --src-type LOCAL -j RETURN"
+
+
+def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
+    """What stands without any policy."""
+    yield _node_ports(family)
+    yield make_chain(chain_key(family, ALLOW_CHAIN), (SET_ALLOWED,))
+    # Marks that packets bring along are wiped before they could count.
+    for direction, wipe in ((Direction.EGRESS, CLEAR_BOTH), (Direction.INGRESS, CLEAR_ALLOWED)):
+        yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), 0, wipe))
+    if settings.cut_flows:
+        yield cut_rules(family)
+    for gate in GATES:
+        chain = TOP_CHAIN[gate.hook]
+        yield make_chain(chain_key(family, chain), tuple(_top(family, gate, settings)))
+        yield Hook(HookKey(family, Table.FILTER, gate.hook.upper(), f"-j {chain}"), HookRank.POLICY)
+
+
+def _top(family: Family, gate: Gate, settings: FirewallSettings) -> Iterator[str]:
+    yield from open_flows(cut=settings.cut_flows)
+    yield from _icmp(family)
+    if gate.services:
+        if settings.default_deny:
+            # The node speaks to itself also from its addresses on the pods' bridge.
+            yield "-i lo -j RETURN"
+        yield from _exempt(family, settings)
+    if gate.node:
+        yield FROM_NODE
+    for direction in gate.directions:
+        yield f"-j {DISPATCH_CHAIN[direction]}"
+    if settings.cut_flows:
+        yield reopened()
+
+
+def _icmp(family: Family) -> Iterator[str]:
+    if family is Family.IPV4:
+        yield from (f"-p icmp -m icmp --icmp-type {kind} -j RETURN" for kind in ICMP_ALWAYS)
+    else:
+        yield from (f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in ICMPV6_ALWAYS)
+
+
+def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
+    for prefix in settings.cluster_ranges:
+        if prefix.family is family:
+            yield f"-d {show_prefix(prefix)} -j RETURN"
+    ports = _node_ports(family).key.name
+    yield f"-m addrtype --dst-type LOCAL -m set --match-set {ports} dst,dst -j RETURN"
+    for prefix in (*settings.external_ranges, *settings.load_balancer_ranges):
+        if prefix.family is family:
+            yield f"-d {show_prefix(prefix)} -j RETURN"
+
+
+def node_ports(family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Iterator[Row]:
+    """Ports of the node that the proxy serves."""
+    members = _node_ports(family)
+    yield members
+    for protocol, port in ports:
+        # A set of this kind has no entry for all addresses, but for each half of them.
+        for half in _halves(family):
+            yield Member(MemberKey(members.key.name, half, 1, protocol, port))
+
+
+def _node_ports(family: Family) -> IpSet:
+    return fixed_set(family, NODE_PORT_SET, SetType.HASH_NET_PORT)
+
+
+def _halves(family: Family) -> tuple[bytes, bytes]:
+    rest = bytes(3 if family is Family.IPV4 else 15)
+    return b"\0" + rest, b"\x80" + rest
+
+
+def known_only(family: Family, prefixes: Iterable[Prefix]) -> Iterator[Row]:
+    """Below all profiles: what no profile has taken and still has an address of this node's pods is nobody's yet."""
+    yield unknown_rules(family)
+    for prefix in prefixes:
+        for direction, option in ((Direction.EGRESS, "-s"), (Direction.INGRESS, "-d")):
+            text = f"{option} {show_prefix(prefix)} -j {UNKNOWN_CHAIN}"
+            yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), UNKNOWN_RANK, text))
+
+
+def cluster_addresses(family: Family, prefixes: Iterable[Prefix]) -> Iterator[Row]:
+    """Addresses that no pod may borrow."""
+    members = fixed_set(family, GUARD_SET, SetType.HASH_NET)
+    yield members
+    for prefix in prefixes:
+        yield Member(MemberKey(members.key.name, prefix.address, prefix.length))
+
+
+def guard(family: Family, link: PodLink, own: bytes | None, *, confined: bool) -> Iterator[Row]:
+    """What comes in from a link without the pod's own address is dropped."""
+    words = [f"-m physdev --physdev-in {link.ref.name}" if link.bridged else f"-i {link.ref.name}"]
+    if own is not None:
+        words.insert(0, f"! -s {show_prefix(Prefix(own, len(own) * 8))}")
+    if not confined:
+        words.append(f"-m set --match-set {fixed_set(family, GUARD_SET, SetType.HASH_NET).key.name} src")
+    yield Rule(RuleKey(chain_key(family, GUARD_CHAIN), GUARD_RANK, f"{' '.join(words)} -j DROP"))
+    dispatch = chain_key(family, DISPATCH_CHAIN[Direction.EGRESS])
+    yield Rule(RuleKey(dispatch, GUARD_RANK, f"-j {GUARD_CHAIN}"))

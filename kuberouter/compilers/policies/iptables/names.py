@@ -1,0 +1,61 @@
+"""Keys of chains and names of ipsets."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from kuberouter.compilers.policies.names import POLICY_PREFIX, PROFILE_PREFIX, SET_PREFIX, USE, content_name
+from kuberouter.model.core import Family, Prefix
+from kuberouter.model.netfilter import ChainKey, IpSet, IpSetKey, SetType, Table
+from kuberouter.model.policy import Direction, PodSet, Use
+
+
+def chain_key(family: Family, name: str) -> ChainKey:
+    """A chain of the filter table."""
+    return ChainKey(family, Table.FILTER, name)
+
+
+def _set_name(use: Use, family: Family, kind: SetType, content: object) -> str:
+    name = content_name(SET_PREFIX[use], (family, kind, content))
+    return f"inet6:{name}" if family is Family.IPV6 else name
+
+
+def fixed_set(family: Family, name: str, kind: SetType) -> IpSet:
+    """A set whose name says it all."""
+    return IpSet(IpSetKey(f"inet6:{name}" if family is Family.IPV6 else name), kind, family)
+
+
+@lru_cache(maxsize=65536)
+def named_set(family: Family, pods: PodSet) -> IpSet:
+    """The set of the addresses, or the named ports, of the pods of a scope."""
+    kind = SetType.HASH_IP_PORT if pods.port else SetType.HASH_IP
+    return IpSet(IpSetKey(_set_name(pods.use, family, kind, ("pods", pods))), kind, family)
+
+
+def block_set(family: Family, use: Use, prefixes: tuple[Prefix, ...]) -> IpSet:
+    """The set of disjoint prefixes that ipBlocks come down to."""
+    name = _set_name(use, family, SetType.HASH_NET, ("blocks", prefixes))
+    return IpSet(IpSetKey(name), SetType.HASH_NET, family)
+
+
+def profile_set(family: Family, direction: Direction, bodies: tuple[str, ...]) -> IpSet:
+    """The set of the local pods that are judged by exactly these policy chains in one direction."""
+    name = _set_name(USE[direction], family, SetType.HASH_IP, ("profile", direction, bodies))
+    return IpSet(IpSetKey(name), SetType.HASH_IP, family)
+
+
+def open_set(family: Family, direction: Direction) -> IpSet:
+    """The set of the local pods that no policy isolates in a direction; in use only where others are cut off."""
+    name = _set_name(USE[direction], family, SetType.HASH_IP, ("open", direction))
+    return IpSet(IpSetKey(name), SetType.HASH_IP, family)
+
+
+def profile_chain(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool) -> ChainKey:
+    """The chain that judges the pods of a profile."""
+    content = (family, direction, bodies, "cut") if cut else (family, direction, bodies)
+    return chain_key(family, content_name(PROFILE_PREFIX, content))
+
+
+def policy_chain(family: Family, rules: tuple[str, ...]) -> ChainKey:
+    """The chain with what one direction of a policy allows."""
+    return chain_key(family, content_name(POLICY_PREFIX, (family, rules)))

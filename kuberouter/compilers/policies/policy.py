@@ -1,0 +1,35 @@
+"""What a policy allows: its chains, the sets they refer to, the prefixes of its ipBlocks."""
+
+from __future__ import annotations
+
+from kuberouter.cluster.selectors import pod_sets
+from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.policies.spelling import Spelling
+from kuberouter.model.cluster import NetworkPolicy
+from kuberouter.model.core import Fragment, Owner, Row
+from kuberouter.model.node import NodeFacts
+from kuberouter.model.policy import Direction, PodSet
+from kuberouter.model.settings import FirewallSettings
+
+
+def compile_policy(
+    key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings, spell: Spelling
+) -> Fragment:
+    """Chains and sets of one policy; nothing while it selects no pod of this node."""
+    del settings
+    policy = view.policy(key.subject)
+    if policy is None or not view.matches.active(policy.ref):
+        return Fragment()
+    rows: dict[Row, None] = {}
+    for family in node.families:
+        # Pods enter a set in every family that they have, so it stands in each, even where no rule of it refers to it.
+        for pods in sorted_sets(policy):
+            rows.update(dict.fromkeys(spell.pod_set(family, pods)))
+        for direction in Direction:
+            rows.update(dict.fromkeys(spell.policy(policy, direction, family)))
+    return Fragment(tuple(rows), policy.problems)
+
+
+def sorted_sets(policy: NetworkPolicy) -> list[PodSet]:
+    """The sets of pods that a policy refers to, in a fixed order."""
+    return sorted(pod_sets(policy), key=repr)

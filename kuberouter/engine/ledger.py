@@ -1,7 +1,7 @@
 """Who claims which row, and who wins. One ledger per row type; no I/O, no clock.
 
 The common case is one owner per key and costs one entry in each of two dictionaries that share the key object; only
-contested keys get a list of their claims.
+contested keys get a book of their claims.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class _Claimant(Generic[R]):
     """One owner's standing claim: its place in the order and the rows it holds."""
 
     __slots__ = ("order", "owner", "rank", "rows")
+    # Compared and hashed by identity: there is one of each owner.
 
     def __init__(self, owner: Owner, rank: Rank, rows: tuple[R, ...]) -> None:
         self.owner = owner
@@ -43,7 +44,7 @@ class Ledger(Generic[R]):
         self._rows: dict[Hashable, R] = {}
         self._holders: dict[Hashable, _Claimant[R]] = {}
         self._claimants: dict[Owner, _Claimant[R]] = {}
-        self._contested: dict[Hashable, list[tuple[_Claimant[R], R]]] = {}
+        self._contested: dict[Hashable, dict[_Claimant[R], R]] = {}
 
     def claim(self, owner: Owner, rows: Iterable[R], *, rank: Rank = FIRST) -> dict[Hashable, R | None]:
         """Replace everything that `owner` claims here; no rows releases it.
@@ -64,7 +65,7 @@ class Ledger(Generic[R]):
             claimant = self._claimants[owner] = _Claimant(owner, rank, ())
         held = {row.key: row for row in claimant.rows}
         for key, row in wanted.items():
-            old = held.pop(key, None)
+            old = held.pop(key, None) if held else None
             if old is None:
                 self._take(claimant, key, row, before)
             elif old == row:
@@ -77,44 +78,50 @@ class Ledger(Generic[R]):
             claimant.rows = tuple(wanted.values())
         else:
             del self._claimants[owner]
-        return {key: row for key, row in before.items() if self._rows.get(key) != row}
+        rows_now = self._rows
+        return {key: row for key, row in before.items() if rows_now.get(key) != row}
 
     def _take(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
         holder = self._holders.get(key)
-        before.setdefault(key, self._rows.get(key))
         if holder is None:
+            before.setdefault(key, None)
             self._rows[key] = row
             self._holders[key] = claimant
             return
-        claims = self._contested.setdefault(key, [(holder, self._rows[key])])
-        claims.append((claimant, row))
-        self._settle(key, claims)
+        claims = self._contested.get(key)
+        if claims is None:
+            claims = self._contested[key] = {holder: self._rows[key]}
+        claims[claimant] = row
+        if claimant.order < holder.order:
+            self._install(claimant, key, row, before)
 
     def _replace(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
-        before.setdefault(key, self._rows.get(key))
         claims = self._contested.get(key)
-        if claims is None:
-            self._rows[key] = row
-            return
-        claims[:] = [(c, row if c is claimant else r) for c, r in claims]
-        self._settle(key, claims)
+        if claims is not None:
+            claims[claimant] = row
+        if self._holders[key] is claimant:
+            self._install(claimant, key, row, before)
 
     def _release(self, claimant: _Claimant[R], key: Hashable, before: dict[Hashable, R | None]) -> None:
-        before.setdefault(key, self._rows.get(key))
         claims = self._contested.get(key)
         if claims is None:
+            before.setdefault(key, self._rows[key])
             del self._rows[key]
             del self._holders[key]
             return
-        claims[:] = [(c, r) for c, r in claims if c is not claimant]
-        self._settle(key, claims)
+        del claims[claimant]
+        if self._holders[key] is claimant:
+            heir = min(claims, key=lambda claim: claim.order)
+            self._install(heir, key, claims[heir], before)
         if len(claims) == 1:
             del self._contested[key]
 
-    def _settle(self, key: Hashable, claims: list[tuple[_Claimant[R], R]]) -> None:
-        holder, row = min(claims, key=lambda claim: claim[0].order)
-        self._holders[key] = holder
-        if self._rows.get(key) != row:
+    def _install(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
+        """From now on this claim wins; equal rows stay the same object."""
+        old = self._rows[key]
+        before.setdefault(key, old)
+        self._holders[key] = claimant
+        if old != row:
             self._rows[key] = row
 
     def winner(self, key: Hashable) -> R | None:
@@ -130,7 +137,7 @@ class Ledger(Generic[R]):
         """Everybody who claims this key, the winner first."""
         claims = self._contested.get(key)
         if claims is not None:
-            return [c.owner for c, _ in sorted(claims, key=lambda claim: claim[0].order)]
+            return [claim.owner for claim in sorted(claims, key=lambda claim: claim.order)]
         holder = self.holder(key)
         return [] if holder is None else [holder]
 

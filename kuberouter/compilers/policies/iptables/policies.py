@@ -174,7 +174,7 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
     rules = ["-m conntrack --ctstate INVALID -j DROP"]
     for chain in bodies:
         rules += [f"-j {chain}", f"{IF_ALLOWED} -j RETURN"]
-    rules.append(_log(key.name))
+    rules.append(_log(key.name, direction))
     if cut:
         rules += [
             f"{IF_OPEN_FLOW} -j CONNMARK --set-xmark {CUT_MARK:#x}/{CUT_MARK:#x}",
@@ -184,7 +184,9 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
     return make_chain(key, tuple(rules), fallback=("-j DROP",))
 
 
-def _log(prefix: str) -> str:
+def _log(chain: str, direction: Direction | None = None) -> str:
+    """Who reads the log learns the chain, and by the direction which end of the packet is the pod."""
+    prefix = f'"{chain} {direction.value}"' if direction is not None else chain
     return f"-m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-prefix {prefix} --nflog-group {NFLOG_GROUP}"
 
 

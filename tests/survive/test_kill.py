@@ -21,12 +21,12 @@ from tests.support.probes import Job, Report, until
 
 pytestmark = pytest.mark.root
 
-KILLS = int(os.environ.get("SURVIVE_KILLS", "16"))
+KILLS = int(os.environ.get("SURVIVE_KILLS", "12"))
 SEED = int(os.environ.get("SURVIVE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-BACKENDS: dict[str, list[str]] = {"iptables": []}
-LIFE = 1.2
+MODES: dict[str, list[str]] = {"iptables": [], "iptables-default-deny": ["--netpol-default-deny"]}
+LIFE = 1.6
 """Longest life of a daemon in seconds. It is ready after about one: kills fall before, into and after the apply."""
-SETTLE_EVERY = 8
+SETTLE_EVERY = 6
 ANSWER = {True: 5.0, False: 0.3}
 """Seconds that a probe of an allowed or a forbidden path waits.
 
@@ -81,14 +81,13 @@ class Watch:
         self._running: dict[str, list[Path]] = {}
         self.probes = 0
 
-    def start(self, target: Pod) -> None:
-        """Hammer a pod that is closed to all but the friend."""
-        self._running[target.key] = paths = []
-        for source, allowed in ((self._friend, True), (self._stranger, False)):
-            for protocol in ("tcp", "udp"):
-                name = f"{protocol} {target.key}"
-                source.prober.stream(name, Job(protocol, target.ip, 80), rate=25, bound=ANSWER[allowed])
-                paths.append(Path(source, name, allowed))
+    def start(self, target: Pod, *, allowed: bool) -> None:
+        """Hammer a pod that is closed to all but the friend, from the friend or from the stranger."""
+        source = self._friend if allowed else self._stranger
+        for protocol in ("tcp", "udp"):
+            name = f"{protocol} {target.key}"
+            source.prober.stream(name, Job(protocol, target.ip, 80), rate=25, bound=ANSWER[allowed])
+            self._running.setdefault(target.key, []).append(Path(source, name, allowed))
 
     def stop(self, target: Pod) -> list[str]:
         """End its streams; what went wrong."""
@@ -154,9 +153,9 @@ class Churn:
         return self._passing
 
 
-@pytest.fixture(params=list(BACKENDS))
+@pytest.fixture(params=list(MODES))
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    arguments = ["--run-router=false", "--run-service-proxy=false", *BACKENDS[request.param]]
+    arguments = ["--run-router=false", "--run-service-proxy=false", *MODES[request.param]]
     with Lab(nodes=2, subnets=1, daemon_arguments=arguments) as lab:
         lab.wire_statically()
         lab.start()
@@ -170,10 +169,10 @@ def test_no_kill_opens_or_closes_a_path(lab: Lab, capsys: pytest.CaptureFixture[
     friend = lab.pod("friend", "node1", labels={"role": "friend"})
     stranger = lab.pod("stranger", "node2")
     lab.pod("extra", "node1", labels={"role": "extra"})
-    steady = lab.pod("steady", "node2", labels={"app": "closed"})
     node = lab.node("node2")
     lab.apply(DENY)
     lab.apply(ALLOW % 1)
+    steady = lab.pod("steady", "node2", labels={"app": "closed"})
     watch = Watch(friend, stranger)
     churn = Churn(lab, draw, watch)
 
@@ -184,16 +183,22 @@ def test_no_kill_opens_or_closes_a_path(lab: Lab, capsys: pytest.CaptureFixture[
             assert until(stranger.prober, job, lambda result: not result.allowed, 20) is not None
             assert until(friend.prober, job, lambda result: result.allowed, 20) is not None
 
-    in_force(steady)
-    watch.start(steady)
+    def watch_from_now(target: Pod) -> None:
+        """Count at once what nobody may let pass, else from the moment in which policy is in force."""
+        if closed_from_the_start:
+            watch.start(target, allowed=False)
+        in_force(target)
+        for allowed in (True,) if closed_from_the_start else (True, False):
+            watch.start(target, allowed=allowed)
+
+    closed_from_the_start = "--netpol-default-deny" in node.daemon_arguments
+    watch_from_now(steady)
     early = 0
     start = time.monotonic()
     for number in range(KILLS):
         if number % SETTLE_EVERY == 0:
             lab.wait(lambda: lab.check_alive() and node.ready(), 40, "the daemon ready")
-            passing = churn.replace_pod()
-            in_force(passing)
-            watch.start(passing)
+            watch_from_now(churn.replace_pod())
         node.stop_daemon(signal.SIGKILL)
         churn.step()
         node.start_daemon()

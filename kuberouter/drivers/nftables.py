@@ -10,23 +10,25 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
-from kuberouter.model.core import Batch, Family, Outcome, Unavailable, family_of
+from kuberouter.model.core import Batch, Outcome, Unavailable
 from kuberouter.model.netfilter import chain_digest
 from kuberouter.model.nftables import (
     TABLE_NAME,
     BaseHook,
     FormerTable,
+    KeyType,
     NftChain,
     NftChainKey,
     NftElement,
     NftElementKey,
+    NftFamily,
     NftSet,
     NftSetKey,
     NftTable,
     NftTableKey,
     NftVerdict,
     NftVerdictKey,
-    SetContent,
+    SetForm,
 )
 from kuberouter.wire import nftables as wire
 from kuberouter.wire.netlink import Message, error_text
@@ -45,6 +47,8 @@ REASONS = {
     errno.EBUSY: "something still refers to it",
     errno.EEXIST: "it overlaps with what is there",
 }
+KEY_TYPES = {kind.value: kind for kind in KeyType}
+FORMS = {0: SetForm.KEYS, wire.SET_INTERVAL: SetForm.RANGES, wire.SET_MAP: SetForm.VERDICTS}
 NO_VERDICT = "?"
 """The chain of a verdict of a kind that we never write."""
 
@@ -62,9 +66,14 @@ class Nftables:
 
     def sets(self) -> Iterator[tuple[NftSet, int]]:
         """Our sets and maps with the length of their keys."""
-        for family in Family:
+        for family in NftFamily:
             for facts in wire.sets(self.link, family, TABLE_NAME[family]):
-                yield NftSet(NftSetKey(family, facts.name), _content(facts, family)), facts.size
+                types = tuple(KEY_TYPES[number] for number in facts.types if number in KEY_TYPES)
+                # Newer tools mark concatenations by a flag of their own.
+                form = FORMS.get(facts.flags & ~wire.SET_CONCAT, SetForm.STRANGE)
+                if len(types) != len(facts.types):
+                    form = SetForm.STRANGE
+                yield NftSet(NftSetKey(family, facts.name), types, form), facts.size
 
     def commit(self, requests: Sequence[Request], split: Callable[[Hashable], Request] | None = None) -> Failures:
         """Write requests in few transactions; of those with several keys that fail `split` makes single ones."""
@@ -107,18 +116,6 @@ def _deletes(message: Message) -> bool:
     return message[0] & 0xFF in (wire.DELTABLE, wire.DELCHAIN, wire.DELRULE, wire.DELSET, wire.DELSETELEM)
 
 
-def _content(facts: wire.SetFacts, family: Family) -> SetContent:
-    size = 4 if family is Family.IPV4 else 16
-    kinds = {
-        (0, size): SetContent.ADDRESSES,
-        (wire.SET_INTERVAL, size): SetContent.BLOCKS,
-        (0, size + 8): SetContent.PORTS,
-        (wire.SET_MAP, size): SetContent.VERDICTS,
-    }
-    # Newer tools mark concatenations by a flag of their own.
-    return kinds.get((facts.flags & ~wire.SET_CONCAT, facts.size), SetContent.STRANGE)
-
-
 class TableDriver:
     """Driver of `NftTable` rows."""
 
@@ -127,7 +124,7 @@ class TableDriver:
 
     def read(self) -> Iterable[NftTable]:
         """Our tables."""
-        for family in Family:
+        for family in NftFamily:
             for facts in wire.tables(self._nftables.link, family):
                 if facts.name == TABLE_NAME[family]:
                     yield NftTable(NftTableKey(family), facts.dormant)
@@ -218,22 +215,15 @@ class ElementDriver:
     def read(self) -> Iterable[NftElement]:
         """Every element of our sets; those of maps are verdicts."""
         for row, size in self._nftables.sets():
-            if row.content in (SetContent.VERDICTS, SetContent.STRANGE):
+            if row.form in (SetForm.VERDICTS, SetForm.STRANGE):
                 continue
-            family, name = row.key.family, row.key.name
-            packed = wire.dump_elements(self._nftables.link, family, TABLE_NAME[family], name)
-            if row.content is SetContent.BLOCKS:
+            packed = wire.dump_elements(self._nftables.link, row.key.family, TABLE_NAME[row.key.family], row.key.name)
+            if row.form is SetForm.RANGES:
                 entries = [entry for part in packed for entry in wire.parse_entries(part)]
-                yield from (NftElement(NftElementKey(name, *ends)) for ends in _ranges(entries))
-                continue
-            width = 4 if family is Family.IPV4 else 16
-            for part in packed:
-                for key in wire.parse_keys(part, size):
-                    if size == width:
-                        yield NftElement(NftElementKey(name, key))
-                    else:
-                        port = int.from_bytes(key[width + 4 : width + 6], "big")
-                        yield NftElement(NftElementKey(name, key[:width], b"", key[width], port))
+                yield from (NftElement(NftElementKey(row.key, *ends)) for ends in _ranges(entries))
+            else:
+                for part in packed:
+                    yield from (NftElement(NftElementKey(row.key, key)) for key in wire.parse_keys(part, size))
 
     def owns(self, row: NftElement) -> bool:
         """Everything in our tables is ours."""
@@ -245,34 +235,30 @@ class ElementDriver:
         return Outcome(failed | self._send(wire.NEWSETELEM, batch.add))
 
     def _send(self, what: int, rows: Iterable[NftElement]) -> Failures:
-        by_set: dict[tuple[Family, str], list[NftElementKey]] = {}
+        by_set: dict[NftSetKey, list[NftElementKey]] = {}
         for row in rows:
-            by_set.setdefault((row.key.family, row.key.set), []).append(row.key)
+            by_set.setdefault(row.key.set, []).append(row.key)
         requests: list[Request] = [
-            (tuple(part), (_elements(what, family, name, part),))
-            for (family, name), keys in by_set.items()
+            (tuple(part), (_elements(what, name, part),))
+            for name, keys in by_set.items()
             for at in range(0, len(keys), PER_MESSAGE)
             if (part := keys[at : at + PER_MESSAGE])
         ]
 
         def single(key: Hashable) -> Request:
             assert isinstance(key, NftElementKey)
-            return (key,), (_elements(what, key.family, key.set, [key]),)
+            return (key,), (_elements(what, key.set, [key]),)
 
         return self._nftables.commit(requests, single)
 
 
-def _elements(what: int, family: Family, name: str, keys: list[NftElementKey]) -> Message:
+def _elements(what: int, name: NftSetKey, keys: list[NftElementKey]) -> Message:
     """One message for elements of one set, which are all of one form."""
-    packed: Iterable[bytes]
     if keys[0].last:
-        packed = [wire.pack_range(key.address, key.last) for key in keys]
-    elif keys[0].protocol:
-        size = len(keys[0].address) + 8
-        packed = wire.pack_keys((wire.concatenated(k.address, k.protocol, k.port) for k in keys), size)
+        packed: Iterable[bytes] = [wire.pack_range(key.first, key.last) for key in keys]
     else:
-        packed = wire.pack_keys((key.address for key in keys), len(keys[0].address))
-    return wire.elements(what, family, TABLE_NAME[family], name, packed)
+        packed = wire.pack_keys((key.first for key in keys), len(keys[0].first))
+    return wire.elements(what, name.family, TABLE_NAME[name.family], name.name, packed)
 
 
 def _ranges(entries: list[wire.Entry]) -> Iterator[tuple[bytes, bytes]]:
@@ -298,7 +284,7 @@ class ChainDriver:
     def read(self) -> Iterable[NftChain]:
         """All chains of our tables; rules of others in them change the digest, so they are put right."""
         link = self._nftables.link
-        for family in Family:
+        for family in NftFamily:
             tags: dict[str, list[str]] = {}
             for chain, comment in wire.rule_comments(link, family, TABLE_NAME[family]):
                 tags.setdefault(chain, []).append(comment_tag(comment))
@@ -399,12 +385,12 @@ class VerdictDriver:
     def read(self) -> Iterable[NftVerdict]:
         """Every element of our maps."""
         for row, _ in self._nftables.sets():
-            if row.content is not SetContent.VERDICTS:
+            if row.form is not SetForm.VERDICTS:
                 continue
-            family, name = row.key.family, row.key.name
-            for part in wire.dump_elements(self._nftables.link, family, TABLE_NAME[family], name):
+            family = row.key.family
+            for part in wire.dump_elements(self._nftables.link, family, TABLE_NAME[family], row.key.name):
                 for key, _, chain in wire.parse_entries(part):
-                    yield NftVerdict(NftVerdictKey(name, key), NO_VERDICT if chain is None else chain)
+                    yield NftVerdict(NftVerdictKey(row.key, key), NO_VERDICT if chain is None else chain)
 
     def owns(self, row: NftVerdict) -> bool:
         """Everything in our tables is ours."""
@@ -419,13 +405,12 @@ class VerdictDriver:
 
 
 def _verdict(what: int, key: NftVerdictKey, packed: Iterable[bytes]) -> Message:
-    family = family_of(key.address)
-    return wire.elements(what, family, TABLE_NAME[family], key.map, packed)
+    return wire.elements(what, key.map.family, TABLE_NAME[key.map.family], key.map.name, packed)
 
 
 def _delete(key: NftVerdictKey) -> Message:
-    return _verdict(wire.DELSETELEM, key, wire.pack_keys((key.address,), len(key.address)))
+    return _verdict(wire.DELSETELEM, key, wire.pack_keys((key.packed,), len(key.packed)))
 
 
 def _add(row: NftVerdict) -> Message:
-    return _verdict(wire.NEWSETELEM, row.key, (wire.pack_verdict(row.key.address, row.chain),))
+    return _verdict(wire.NEWSETELEM, row.key, (wire.pack_verdict(row.key.packed, row.chain),))

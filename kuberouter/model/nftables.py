@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import enum
 
-from kuberouter.model.core import Family, KeyValue, Value, family_of
+from kuberouter.model.core import KeyValue, Value
 from kuberouter.model.netfilter import chain_digest, rule_tag
 
-TABLE_NAME = {Family.IPV4: "kube-router-filter-ipv4", Family.IPV6: "kube-router-filter-ipv6"}
-"""The names that the Go kube-router gave its tables."""
+
+class NftFamily(enum.IntEnum):
+    """What a table looks at; the numbers are the kernel's NFPROTO_* (linux/netfilter.h)."""
+
+    IPV4 = 2
+    BRIDGE = 7
+    IPV6 = 10
+
+
+TABLE_NAME = {
+    NftFamily.IPV4: "kube-router-filter-ipv4",
+    NftFamily.BRIDGE: "kube-router-filter-bridge",
+    NftFamily.IPV6: "kube-router-filter-ipv6",
+}
+"""Those of IPv4 and IPv6 had the same names in the Go kube-router."""
 
 
 class NftTableKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """Our table of a family."""
 
-    family: Family
+    family: NftFamily
 
 
 class NftTable(Value, frozen=True, gc=False):
@@ -31,24 +44,32 @@ class NftTable(Value, frozen=True, gc=False):
     dormant: bool = False
 
 
-class SetContent(enum.Enum):
-    """What a set or map holds."""
+class KeyType(enum.IntEnum):
+    """Types of keys; the numbers are those of nft's own data types, by which it marks sets in the kernel."""
 
-    ADDRESSES = "addresses"
-    BLOCKS = "blocks"
-    """Ranges of addresses that do not overlap."""
-    PORTS = "ports"
-    """Address, protocol and port together."""
+    IPV4_ADDR = 7
+    IPV6_ADDR = 8
+    INET_PROTO = 12
+    INET_SERVICE = 13
+    IFNAME = 41
+
+
+class SetForm(enum.Enum):
+    """How keys are kept."""
+
+    KEYS = "keys"
+    RANGES = "ranges"
+    """From a first to a last key; ranges do not overlap."""
     VERDICTS = "verdicts"
-    """A map from an address to a verdict."""
+    """A map from keys to verdicts."""
     STRANGE = "strange"
-    """Something else; only in what a driver reads."""
+    """Any other; only in what a driver reads."""
 
 
 class NftSetKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """A set or map by name."""
 
-    family: Family
+    family: NftFamily
     name: str
 
 
@@ -56,21 +77,16 @@ class NftSet(Value, frozen=True, gc=False):
     """A set or map. Its elements are rows of their own."""
 
     key: NftSetKey
-    content: SetContent
+    types: tuple[KeyType, ...]
+    form: SetForm = SetForm.KEYS
 
 
 class NftElementKey(KeyValue, frozen=True, gc=False, cache_hash=True):
-    """One element of a set: packed address; last address of a range (empty in other sets); protocol and port or 0."""
+    """One element of a set: its packed key, and in a set of ranges the last key of the range."""
 
-    set: str
-    address: bytes
+    set: NftSetKey
+    first: bytes
     last: bytes = b""
-    protocol: int = 0
-    port: int = 0
-
-    @property
-    def family(self) -> Family:
-        return family_of(self.address)
 
 
 class NftElement(Value, frozen=True, gc=False):
@@ -79,10 +95,23 @@ class NftElement(Value, frozen=True, gc=False):
     key: NftElementKey
 
 
+IFNAMSIZ = 16
+
+
+def packed_port(protocol: int, port: int) -> bytes:
+    """A key of the types inet_proto . inet_service; every part fills whole registers of four bytes."""
+    return bytes((protocol, 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
+
+
+def packed_link(name: str) -> bytes:
+    """A key of the type ifname."""
+    return name.encode().ljust(IFNAMSIZ, b"\0")
+
+
 class NftChainKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """A chain by name."""
 
-    family: Family
+    family: NftFamily
     name: str
 
 
@@ -134,18 +163,14 @@ def make_nft_chain(
 
 
 class NftVerdictKey(KeyValue, frozen=True, gc=False, cache_hash=True):
-    """A packed address in a map."""
+    """A packed key in a map."""
 
-    map: str
-    address: bytes
-
-    @property
-    def family(self) -> Family:
-        return family_of(self.address)
+    map: NftSetKey
+    packed: bytes
 
 
 class NftVerdict(Value, frozen=True, gc=False):
-    """What a map says of an address: the chain to go to, or with an empty name to accept."""
+    """What a map says of a key: the chain to go to, or with an empty name to accept."""
 
     key: NftVerdictKey
     chain: str = ""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
-from kuberouter.model.core import Family, Unavailable
+from kuberouter.model.core import Unavailable
 from kuberouter.wire.netlink import (
     ATTRIBUTE,
     ERROR,
@@ -45,7 +45,7 @@ CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE = 1, 3, 4, 5, 7
 HOOK_NUMBER, HOOK_PRIORITY = 1, 2
 RULE_TABLE, RULE_CHAIN, RULE_USERDATA = 1, 2, 7
 UDATA_RULE_COMMENT = 0
-SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_LEN = 1, 2, 3, 5
+SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LEN = 1, 2, 3, 4, 5
 SET_ANONYMOUS, SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_CONCAT = 0x1, 0x4, 0x8, 0x10, 0x80
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
 LIST_ELEM = 1
@@ -58,8 +58,6 @@ NF_ACCEPT, NFT_GOTO = 1, -4
 GENMSG = Struct("!BBH")
 BE32 = Struct("!I")
 SIGNED = Struct("!i")
-FAMILY = {Family.IPV4: 2, Family.IPV6: 10}
-"""NFPROTO_IPV4, NFPROTO_IPV6."""
 
 
 class NftSocket(NetlinkSocket):
@@ -121,15 +119,15 @@ class NftSocket(NetlinkSocket):
             raise Unavailable(f"nf_tables cannot be read: {error.strerror}") from error
 
 
-def _body(family: Family, *parts: bytes) -> bytes:
-    return b"".join((GENMSG.pack(FAMILY[family], 0, 0), *parts))
+def _body(family: int, *parts: bytes) -> bytes:
+    return b"".join((GENMSG.pack(family, 0, 0), *parts))
 
 
 def _string(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
 
 
-def message(what: int, family: Family, *parts: bytes) -> Message:
+def message(what: int, family: int, *parts: bytes) -> Message:
     """A message of a transaction; creating messages also accept what exists."""
     flags = NLM_F_CREATE if what in (NEWTABLE, NEWSETELEM) else 0
     return NFNL_SUBSYS_NFTABLES << 8 | what, flags, _body(family, *parts)
@@ -138,27 +136,27 @@ def message(what: int, family: Family, *parts: bytes) -> Message:
 # --- tables and deletions --------------------------------------------------------------------------------------------
 
 
-def new_table(family: Family, table: str) -> Message:
+def new_table(family: int, table: str) -> Message:
     """Make a table, or wake one that is dormant."""
     return message(NEWTABLE, family, _string(TABLE_NAME, table), attribute(TABLE_FLAGS, BE32.pack(0)))
 
 
-def delete_table(family: Family, table: str) -> Message:
+def delete_table(family: int, table: str) -> Message:
     """Delete a table with everything in it."""
     return message(DELTABLE, family, _string(TABLE_NAME, table))
 
 
-def flush_chain(family: Family, table: str, chain: str) -> Message:
+def flush_chain(family: int, table: str, chain: str) -> Message:
     """Delete all rules of a chain."""
     return message(DELRULE, family, _string(RULE_TABLE, table), _string(RULE_CHAIN, chain))
 
 
-def delete_chain(family: Family, table: str, chain: str) -> Message:
+def delete_chain(family: int, table: str, chain: str) -> Message:
     """Delete an empty chain that nothing refers to."""
     return message(DELCHAIN, family, _string(CHAIN_TABLE, table), _string(CHAIN_NAME, chain))
 
 
-def delete_set(family: Family, table: str, name: str) -> Message:
+def delete_set(family: int, table: str, name: str) -> Message:
     """Delete a set or map, and its elements, that no rule refers to."""
     return message(DELSET, family, _string(SET_TABLE, table), _string(SET_NAME, name))
 
@@ -166,13 +164,13 @@ def delete_set(family: Family, table: str, name: str) -> Message:
 # --- elements --------------------------------------------------------------------------------------------------------
 
 
-def elements(what: int, family: Family, table: str, name: str, packed: Iterable[bytes]) -> Message:
+def elements(what: int, family: int, table: str, name: str, packed: Iterable[bytes]) -> Message:
     """Add (NEWSETELEM) or delete (DELSETELEM) elements of a set; at most 64 KB of them."""
     return message(what, family, _string(LIST_TABLE, table), _string(LIST_SET, name), nested(LIST_ELEMENTS, *packed))
 
 
 def pack_keys(keys: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Elements with keys of `size` bytes (a multiple of four)."""
+    """Elements with keys of `size` bytes, a multiple of four."""
     head = ATTRIBUTE.pack(12 + size, LIST_ELEM | 0x8000)
     head += ATTRIBUTE.pack(8 + size, ELEM_KEY | 0x8000) + ATTRIBUTE.pack(4 + size, DATA_VALUE)
     for key in keys:
@@ -196,11 +194,6 @@ def pack_verdict(key: bytes, chain: str) -> bytes:
     return nested(LIST_ELEM, nested(ELEM_KEY, attribute(DATA_VALUE, key)), nested(ELEM_DATA, verdict))
 
 
-def concatenated(address: bytes, protocol: int, port: int) -> bytes:
-    """The key of address . inet_proto . inet_service: each part fills whole registers of four bytes."""
-    return address + bytes((protocol, 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
-
-
 class Entry(NamedTuple):
     """An element as dumped; `chain` is that of a goto, None for any other verdict or none, empty for accept."""
 
@@ -209,7 +202,7 @@ class Entry(NamedTuple):
     chain: str | None
 
 
-def dump_elements(link: NftSocket, family: Family, table: str, name: str) -> Iterator[bytes]:
+def dump_elements(link: NftSocket, family: int, table: str, name: str) -> Iterator[bytes]:
     """The lists of elements of a set, one per answer, for `parse_keys` or `parse_entries`."""
     for body in link.list(GETSETELEM, _body(family, _string(LIST_TABLE, table), _string(LIST_SET, name))):
         yield attributes(body, GENMSG.size).get(LIST_ELEMENTS, b"")
@@ -267,14 +260,15 @@ class ChainFacts(NamedTuple):
 
 
 class SetFacts(NamedTuple):
-    """A set or map as dumped: flags and length of its keys in bytes."""
+    """A set or map as dumped: flags, the types of its keys by nft's numbers, the length of a key in bytes."""
 
     name: str
     flags: int
+    types: tuple[int, ...]
     size: int
 
 
-def tables(link: NftSocket, family: Family) -> Iterator[TableFacts]:
+def tables(link: NftSocket, family: int) -> Iterator[TableFacts]:
     """All tables of a family."""
     for body in link.list(GETTABLE, _body(family)):
         found = attributes(body, GENMSG.size)
@@ -282,7 +276,7 @@ def tables(link: NftSocket, family: Family) -> Iterator[TableFacts]:
         yield TableFacts(text(found[TABLE_NAME]), bool(flags & TABLE_F_DORMANT))
 
 
-def chains(link: NftSocket, family: Family, table: str) -> Iterator[ChainFacts]:
+def chains(link: NftSocket, family: int, table: str) -> Iterator[ChainFacts]:
     """The chains of a table."""
     for body in link.list(GETCHAIN, _body(family)):
         found = attributes(body, GENMSG.size)
@@ -297,7 +291,7 @@ def chains(link: NftSocket, family: Family, table: str) -> Iterator[ChainFacts]:
         yield ChainFacts(text(found[CHAIN_NAME]), number, priority, accepts)
 
 
-def rule_comments(link: NftSocket, family: Family, table: str) -> Iterator[tuple[str, str]]:
+def rule_comments(link: NftSocket, family: int, table: str) -> Iterator[tuple[str, str]]:
     """Chain and comment of every rule of a table, in order within a chain; an empty comment where there is none."""
     for body in link.list(GETRULE, _body(family, _string(RULE_TABLE, table))):
         found = attributes(body, GENMSG.size)
@@ -316,10 +310,16 @@ def _comment(userdata: bytes) -> str:
     return ""
 
 
-def sets(link: NftSocket, family: Family, table: str) -> Iterator[SetFacts]:
+def sets(link: NftSocket, family: int, table: str) -> Iterator[SetFacts]:
     """The sets and maps of a table that have a name of their own."""
     for body in link.list(GETSET, _body(family, _string(SET_TABLE, table))):
         found = attributes(body, GENMSG.size)
         flags = BE32.unpack(found[SET_FLAGS])[0] if SET_FLAGS in found else 0
         if text(found[SET_TABLE]) == table and not flags & SET_ANONYMOUS:
-            yield SetFacts(text(found[SET_NAME]), flags, BE32.unpack(found[SET_KEY_LEN])[0])
+            number = BE32.unpack(found[SET_KEY_TYPE])[0] if SET_KEY_TYPE in found else 0
+            yield SetFacts(text(found[SET_NAME]), flags, _types(number), BE32.unpack(found[SET_KEY_LEN])[0])
+
+
+def _types(number: int) -> tuple[int, ...]:
+    """nft packs the types of a concatenation into one number, six bits each, the first one on top."""
+    return (*_types(number >> 6), number & 63) if number else ()

@@ -16,36 +16,63 @@ from kuberouter.drivers.nftables import (
     TableDriver,
     VerdictDriver,
 )
-from kuberouter.model.core import Batch, Family
+from kuberouter.model.core import Batch
 from kuberouter.model.nftables import (
     TABLE_NAME,
     BaseHook,
+    KeyType,
     NftChain,
     NftChainKey,
     NftElement,
     NftElementKey,
+    NftFamily,
     NftSet,
     NftSetKey,
     NftTable,
     NftTableKey,
     NftVerdict,
     NftVerdictKey,
-    SetContent,
+    SetForm,
     make_nft_chain,
+    packed_link,
+    packed_port,
 )
 from tests.kernel.drive import converge, owned, sh
 
 pytestmark = pytest.mark.root
 
-V4 = Family.IPV4
-TABLES = [NftTable(NftTableKey(family)) for family in Family]
-NAMES = {
-    (family, content): f"{content.value}-{family.name}"
-    for family in Family
-    for content in SetContent
-    if content is not SetContent.STRANGE
-}
-SETS = [NftSet(NftSetKey(family, name), content) for (family, content), name in NAMES.items()]
+V4 = NftFamily.IPV4
+TABLES = [NftTable(NftTableKey(family)) for family in NftFamily]
+IP, IP6, PROTO, PORT, LINK = (
+    KeyType.IPV4_ADDR,
+    KeyType.IPV6_ADDR,
+    KeyType.INET_PROTO,
+    KeyType.INET_SERVICE,
+    KeyType.IFNAME,
+)
+
+
+def named(name: str, family: NftFamily = V4) -> NftSetKey:
+    return NftSetKey(family, name)
+
+
+ADDRESSES, RANGES, PORTS = named("addresses"), named("ranges"), named("ports")
+VERDICTS = named("verdicts")
+V6 = NftFamily.IPV6
+SETS = [
+    NftSet(ADDRESSES, (IP,)),
+    NftSet(named("addresses", V6), (IP6,)),
+    NftSet(RANGES, (IP,), SetForm.RANGES),
+    NftSet(named("ranges", V6), (IP6,), SetForm.RANGES),
+    NftSet(PORTS, (IP, PROTO, PORT)),
+    NftSet(named("ports", V6), (IP6, PROTO, PORT)),
+    NftSet(named("services"), (PROTO, PORT)),
+    NftSet(named("links"), (LINK,)),
+    NftSet(named("owners"), (LINK, IP)),
+    NftSet(named("owners6", NftFamily.BRIDGE), (LINK, IP6)),
+    NftSet(VERDICTS, (IP,), SetForm.VERDICTS),
+    NftSet(named("verdicts", V6), (IP6,), SetForm.VERDICTS),
+]
 FORWARD = BaseHook("forward", -2)
 
 
@@ -57,7 +84,7 @@ def nftables(request: pytest.FixtureRequest, namespace: str) -> Nftables:
     return made
 
 
-def key(name: str, family: Family = V4) -> NftChainKey:
+def key(name: str, family: NftFamily = V4) -> NftChainKey:
     return NftChainKey(family, name)
 
 
@@ -65,34 +92,40 @@ def packed(text: str) -> bytes:
     return ip_address(text).packed
 
 
-def element(family: Family, content: SetContent, number: int) -> NftElement:
+WIDTH = {IP: 4, IP6: 16, PROTO: 4, PORT: 4, LINK: 16}
+
+
+def element(row: NftSet, number: int) -> NftElement:
     """The number-th possible element of a set; ranges of different numbers do not overlap."""
-    width = 4 if family is V4 else 16
-    raw = number << 8 * (width - 1)
-    address = raw.to_bytes(width, "big")
-    name = NAMES[family, content]
-    match content:
-        case SetContent.BLOCKS:
-            length = (1 << 8 * (width - 1)) if number % 3 else 5
-            return NftElement(NftElementKey(name, address, (raw + length - 1).to_bytes(width, "big")))
-        case SetContent.PORTS:
-            return NftElement(NftElementKey(name, address, b"", (6, 17, 132)[number % 3], number * 256 + 1))
-        case _:
-            return NftElement(NftElementKey(name, address))
+    if row.form is SetForm.RANGES:
+        width = WIDTH[row.types[0]]
+        first = number << 8 * (width - 1)
+        size = (1 << 8 * (width - 1)) if number % 3 else 5
+        return NftElement(
+            NftElementKey(row.key, first.to_bytes(width, "big"), (first + size - 1).to_bytes(width, "big"))
+        )
+    parts = {
+        IP: bytes((number, 0, 0, 1)),
+        IP6: bytes((number, *range(15))),
+        PROTO: bytes(((6, 17, 132)[number % 3], 0, 0, 0)),
+        PORT: bytes((number, number, 0, 0)),
+        LINK: packed_link(f"veth{number}"),
+    }
+    return NftElement(NftElementKey(row.key, b"".join(parts[kind] for kind in row.types)))
 
 
 def test_any_elements_become_any_others(nftables: Nftables) -> None:
     sets, elements = SetDriver(nftables), ElementDriver(nftables)
     dice = random.Random(7)
-    plain = [(f, c) for f, c in NAMES if c is not SetContent.VERDICTS]
+    plain = [row for row in SETS if row.form is not SetForm.VERDICTS]
     for _ in range(8):
         assert converge(sets, SETS) == {}
         assert owned(sets) == {row.key: row for row in SETS}
         state = {
             row.key: row
-            for family, content in plain
+            for each in plain
             for number in (*dice.sample(range(256), dice.randrange(40)), 0, 255)
-            for row in (element(family, content, number),)
+            for row in (element(each, number),)
         }
         assert converge(elements, state.values()) == {}
         assert owned(elements) == state
@@ -104,32 +137,31 @@ def test_any_elements_become_any_others(nftables: Nftables) -> None:
 def test_the_whole_address_space_is_one_range(nftables: Nftables) -> None:
     assert converge(SetDriver(nftables), SETS) == {}
     rows = [
-        NftElement(NftElementKey(NAMES[family, SetContent.BLOCKS], b"\0" * n, b"\xff" * n))
-        for family, n in ((Family.IPV4, 4), (Family.IPV6, 16))
+        NftElement(NftElementKey(named("ranges", family), b"\0" * n, b"\xff" * n)) for family, n in ((V4, 4), (V6, 16))
     ]
     assert converge(ElementDriver(nftables), rows) == {}
     assert owned(ElementDriver(nftables)) == {row.key: row for row in rows}
-    name = NAMES[V4, SetContent.BLOCKS]
-    assert "0.0.0.0/0" in sh("nft", "list", "set", "ip", TABLE_NAME[V4], name)
-    assert sh("nft", "get", "element", "ip", TABLE_NAME[V4], name, "{ 203.0.113.9 }")
+    assert "0.0.0.0/0" in sh("nft", "list", "set", "ip", TABLE_NAME[V4], "ranges")
+    assert sh("nft", "get", "element", "ip", TABLE_NAME[V4], "ranges", "{ 203.0.113.9 }")
 
 
 def test_nft_reads_what_we_wrote(nftables: Nftables) -> None:
     assert converge(SetDriver(nftables), SETS) == {}
     rows = [
-        NftElement(NftElementKey("addresses-IPV4", packed("10.1.2.3"))),
-        NftElement(NftElementKey("addresses-IPV6", packed("fd00::3"))),
-        NftElement(NftElementKey("blocks-IPV4", packed("10.0.0.0"), packed("10.1.255.255"))),
-        NftElement(NftElementKey("blocks-IPV4", packed("10.2.0.0"), packed("10.2.0.255"))),
-        NftElement(NftElementKey("ports-IPV4", packed("10.1.2.3"), b"", 132, 80)),
-        NftElement(NftElementKey("ports-IPV6", packed("fd00::3"), b"", 17, 53)),
+        NftElement(NftElementKey(ADDRESSES, packed("10.1.2.3"))),
+        NftElement(NftElementKey(named("addresses", V6), packed("fd00::3"))),
+        NftElement(NftElementKey(RANGES, packed("10.0.0.0"), packed("10.1.255.255"))),
+        NftElement(NftElementKey(RANGES, packed("10.2.0.0"), packed("10.2.0.255"))),
+        NftElement(NftElementKey(PORTS, packed("10.1.2.3") + packed_port(132, 80))),
+        NftElement(NftElementKey(named("ports", V6), packed("fd00::3") + packed_port(17, 53))),
+        NftElement(NftElementKey(named("owners"), packed_link("veth0123456789a") + packed("10.1.2.3"))),
     ]
     assert converge(ElementDriver(nftables), rows) == {}
     chain = make_nft_chain(key("KUBE-POD-FW-A"), ("counter drop",))
     assert converge(ChainDriver(nftables), [chain]) == {}
     verdicts = [
-        NftVerdict(NftVerdictKey("verdicts-IPV4", packed("10.1.2.3")), "KUBE-POD-FW-A"),
-        NftVerdict(NftVerdictKey("verdicts-IPV4", packed("10.1.2.4"))),
+        NftVerdict(NftVerdictKey(VERDICTS, packed("10.1.2.3")), "KUBE-POD-FW-A"),
+        NftVerdict(NftVerdictKey(VERDICTS, packed("10.1.2.4"))),
     ]
     assert converge(VerdictDriver(nftables), verdicts) == {}
     assert owned(VerdictDriver(nftables)) == {row.key: row for row in verdicts}
@@ -140,6 +172,7 @@ def test_nft_reads_what_we_wrote(nftables: Nftables) -> None:
         "elements = { 10.0.0.0/15, 10.2.0.0/24 }",
         "elements = { 10.1.2.3 . sctp . 80 }",
         "elements = { fd00::3 . udp . 53 }",
+        'elements = { "veth0123456789a" . 10.1.2.3 }',
         "10.1.2.3 : goto KUBE-POD-FW-A",
         "10.1.2.4 : accept",
         'drop comment "kube-router:',
@@ -153,7 +186,7 @@ def test_chains_are_read_back_as_they_were_meant(nftables: Nftables) -> None:
         make_nft_chain(key("KUBE-NWPLCY-A"), ("tcp dport 80-90 accept", "meta l4proto sctp accept")),
         make_nft_chain(key("KUBE-POD-FW-A"), ("jump KUBE-NWPLCY-A", "reject")),
         make_nft_chain(key("KUBE-ROUTER-FORWARD"), ("ct state established accept",), hook=FORWARD),
-        make_nft_chain(key("KUBE-ROUTER-FORWARD", Family.IPV6), (), hook=FORWARD),
+        make_nft_chain(key("KUBE-ROUTER-FORWARD", V6), (), hook=FORWARD),
     ]
     assert converge(driver, rows) == {}
     assert owned(driver) == {row.key: row for row in rows}
@@ -214,17 +247,17 @@ def test_chains_that_lead_in_a_circle_hold_nobody_up(nftables: Nftables) -> None
 def test_an_element_that_is_refused_holds_nobody_up(nftables: Nftables) -> None:
     assert converge(SetDriver(nftables), SETS) == {}
     driver = ElementDriver(nftables)
-    sh("nft", "add", "element", "ip", TABLE_NAME[V4], "blocks-IPV4", "{ 10.0.0.0/8 }")
-    inside = NftElement(NftElementKey("blocks-IPV4", packed("10.5.0.0"), packed("10.5.0.255")))
-    beside = NftElement(NftElementKey("blocks-IPV4", packed("11.5.0.0"), packed("11.5.0.255")))
-    homeless = NftElement(NftElementKey("no-such-set", packed("10.0.0.1")))
+    sh("nft", "add", "element", "ip", TABLE_NAME[V4], "ranges", "{ 10.0.0.0/8 }")
+    inside = NftElement(NftElementKey(RANGES, packed("10.5.0.0"), packed("10.5.0.255")))
+    beside = NftElement(NftElementKey(RANGES, packed("11.5.0.0"), packed("11.5.0.255")))
+    homeless = NftElement(NftElementKey(named("no-such-set"), packed("10.0.0.1")))
     outcome = driver.write(Batch(add=(inside, beside, homeless)))
     assert set(outcome.failed) == {inside.key, homeless.key}
     assert "overlaps" in outcome.failed[inside.key]
     assert beside.key in owned(driver)
     assert converge(driver, [inside, beside]) == {}
     assert set(owned(driver)) == {inside.key, beside.key}
-    sh("nft", "delete", "element", "ip", TABLE_NAME[V4], "blocks-IPV4", "{ 10.5.0.0/24 }")
+    sh("nft", "delete", "element", "ip", TABLE_NAME[V4], "ranges", "{ 10.5.0.0/24 }")
     assert not driver.write(Batch(remove=(inside, beside))).failed
     assert owned(driver) == {}
 
@@ -233,13 +266,13 @@ def test_a_verdict_whose_chain_is_missing_leaves_the_one_before_it(nftables: Nft
     assert converge(SetDriver(nftables), SETS) == {}
     assert converge(ChainDriver(nftables), [make_nft_chain(key("KUBE-POD-FW-A"), ("drop",))]) == {}
     driver = VerdictDriver(nftables)
-    old = [NftVerdict(NftVerdictKey("verdicts-IPV4", packed(f"10.0.0.{n}")), "KUBE-POD-FW-A") for n in range(3)]
+    old = [NftVerdict(NftVerdictKey(VERDICTS, packed(f"10.0.0.{n}")), "KUBE-POD-FW-A") for n in range(3)]
     assert converge(driver, old) == {}
     new = [NftVerdict(old[0].key, "KUBE-NONE"), NftVerdict(old[1].key, ""), old[2]]
     assert set(converge(driver, new)) == {old[0].key}
     assert owned(driver) == {row.key: row for row in (old[0], new[1], old[2])}
     # What somebody else deleted meanwhile is put in all the same.
-    sh("nft", "flush", "map", "ip", TABLE_NAME[V4], "verdicts-IPV4")
+    sh("nft", "flush", "map", "ip", TABLE_NAME[V4], "verdicts")
     assert not driver.write(Batch(change=((old[2], NftVerdict(old[2].key)),), remove=(old[0],))).failed
     assert owned(driver) == {old[2].key: NftVerdict(old[2].key)}
 
@@ -249,7 +282,7 @@ def test_a_chain_in_use_cannot_be_removed_and_holds_nobody_up(nftables: Nftables
     driver = ChainDriver(nftables)
     rows = [make_nft_chain(key(f"KUBE-POD-FW-{n}"), ("drop",)) for n in range(3)]
     assert converge(driver, rows) == {}
-    used = NftVerdict(NftVerdictKey("verdicts-IPV4", packed("10.0.0.1")), "KUBE-POD-FW-1")
+    used = NftVerdict(NftVerdictKey(VERDICTS, packed("10.0.0.1")), "KUBE-POD-FW-1")
     assert converge(VerdictDriver(nftables), [used]) == {}
     assert set(converge(driver, [])) == {rows[1].key}
     # It was not emptied either: its packets are still judged.
@@ -258,8 +291,12 @@ def test_a_chain_in_use_cannot_be_removed_and_holds_nobody_up(nftables: Nftables
 
 def test_a_set_of_another_form_is_replaced(nftables: Nftables) -> None:
     driver = SetDriver(nftables)
-    sh("nft", "add", "set", "ip", TABLE_NAME[V4], "addresses-IPV4", "{ type ipv4_addr; flags timeout; }")
-    assert owned(driver)[NftSetKey(V4, "addresses-IPV4")].content is SetContent.STRANGE
+    sh("nft", "add", "set", "ip", TABLE_NAME[V4], "addresses", "{ type ipv4_addr; flags timeout; }")
+    sh("nft", "add", "set", "ip", TABLE_NAME[V4], "ports", "{ type ipv4_addr . mark; }")
+    sh("nft", "add", "set", "ip", TABLE_NAME[V4], "links", "{ type ipv6_addr; }")
+    assert owned(driver)[ADDRESSES].form is SetForm.STRANGE
+    assert owned(driver)[PORTS].form is SetForm.STRANGE
+    assert owned(driver)[named("links")].types == (IP6,)
     assert converge(driver, SETS) == {}
     assert owned(driver) == {row.key: row for row in SETS}
 

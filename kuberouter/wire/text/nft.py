@@ -10,27 +10,24 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from kuberouter.model.core import Family
 from kuberouter.model.netfilter import rule_tag
-from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftSet, SetContent
+from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily, NftSet, SetForm
 
 MARKER = "kube-router:"
 """Begins the comment of every rule of ours."""
 
-_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
-_ADDRESS = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
-_SET_TYPE = {
-    SetContent.ADDRESSES: "set {where} {{ type {address}; }}",
-    SetContent.BLOCKS: "set {where} {{ type {address}; flags interval; }}",
-    SetContent.PORTS: "set {where} {{ type {address} . inet_proto . inet_service; }}",
-    SetContent.VERDICTS: "map {where} {{ type {address} : verdict; }}",
+_FAMILY = {NftFamily.IPV4: "ip", NftFamily.BRIDGE: "bridge", NftFamily.IPV6: "ip6"}
+_FORM = {
+    SetForm.KEYS: "set {where} {{ type {types}; }}",
+    SetForm.RANGES: "set {where} {{ type {types}; flags interval; }}",
+    SetForm.VERDICTS: "map {where} {{ type {types} : verdict; }}",
 }
 LOOP = "Too many links"
 """What the kernel says of chains that lead to each other in a circle, or too deep."""
 _ERROR = re.compile(r"^[^\s:]+:(\d+):\d+-\d+: Error: (.*)$", re.MULTILINE)
 
 
-def where(family: Family, name: str) -> str:
+def where(family: NftFamily, name: str) -> str:
     """A chain or set in our table of a family."""
     return f"{_FAMILY[family]} {TABLE_NAME[family]} {name}"
 
@@ -43,7 +40,7 @@ def comment_tag(comment: str) -> str:
 class Script:
     """One transaction, in which each line remembers what it is for."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: NftFamily) -> None:
         # What the kernel refuses as a whole libnftables blames on the first line, which therefore is nobody's.
         self._first: list[tuple[str, object]] = [(f"add table {where(family, '').rstrip()}", None)]
         self._chains: list[tuple[str, object]] = []
@@ -51,9 +48,8 @@ class Script:
 
     def set(self, row: NftSet) -> None:
         """Make a set or map; one that exists in the same form stays as it is."""
-        kind = _SET_TYPE[row.content].format(
-            where=where(row.key.family, row.key.name), address=_ADDRESS[row.key.family]
-        )
+        types = " . ".join(kind.name.lower() for kind in row.types)
+        kind = _FORM[row.form].format(where=where(row.key.family, row.key.name), types=types)
         self._first.append((f"add {kind}", row.key))
 
     def drop_chain(self, key: NftChainKey) -> None:

@@ -1,5 +1,7 @@
 # Every target installs what it needs first (.ci/setup); lanes that need root use sudo where you are not root.
 #   make demo [KEEP=1]       a cluster in a box, a shop in it, and a live table of checks
+#   make look [ON=place] [RUN='command']   look around in a demo that was kept
+#   make clean               takes kept demos down, and what killed labs left
 #   make test                every lane below; each closes with 'N passed, N failed'
 #   make lint unit kernel conformance vm
 #   make bench [BENCH=name]  figures against their targets
@@ -10,7 +12,7 @@ PYTHON := $(CURDIR)/.venv/bin/python
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL env PYTHONDONTWRITEBYTECODE=1)
 LANES := lint unit kernel conformance vm
 
-.PHONY: setup test $(LANES) demo bench survive lock clean
+.PHONY: setup test $(LANES) demo look bench survive lock clean
 
 test: setup
 	@rm -rf build/lanes; status=0; \
@@ -30,6 +32,10 @@ kernel conformance vm: setup
 demo: setup
 	@KEEP=$(KEEP) $(AS_ROOT) $(PYTHON) -m tests.lab.demo
 
+# ON is a node, a pod as namespace/name, or outside; nothing lists the cluster.
+look: setup
+	@$(AS_ROOT) $(PYTHON) -m tests.lab.look $(ON) $(RUN)
+
 bench: setup
 	@$(AS_ROOT) $(PYTHON) -m tests.bench $(BENCH)
 
@@ -43,6 +49,6 @@ lock: setup
 		--no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock \
 		pyproject.toml
 
-# Removes what labs of killed processes left behind.
+# Takes kept demos down, and removes what labs and guests of killed processes left behind.
 clean: setup
 	@$(AS_ROOT) $(PYTHON) -m tests.lab.clean --all

@@ -1,7 +1,9 @@
-"""`python -m tests.lab.look`: look around in a running lab.
+"""`python -m tests.lab.look`, or `make look [ON=place] [RUN='command']`: look around in a running lab.
 
 Without words it lists the cluster; `look node1 ipvsadm -Ln` runs a command on a node, `look shop/frontend-1 ip route`
-in a pod, `look outside ...` on the outside client.
+in a pod, `look outside ...` on the outside client; `look node1` is a shell, `look node1 log` the end of the daemon's
+log. The newest demo is looked at, without one the newest lab. A lab in a guest is found and entered in the same way; if
+it hangs, Ctrl-] gets a terminal out of it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.lab import kept
 from tests.support.lab import janitor, netns
 from tests.support.lab.objects import Json, Object, field, items, text
 from tests.support.lab.process import enter
+from tests.vm import channel
+from tests.vm.server import Refused
 
 
 def homes() -> list[Path]:
@@ -35,7 +41,7 @@ def command(home: Path, place: str, argv: list[str]) -> list[str]:
     if place in note["pods"]:
         return ["ip", "netns", "exec", note["pods"][place][0], *argv]
     known = ", ".join([*note["nodes"], "outside", *note["pods"]])
-    raise SystemExit(f"no such place: {place}; there are {known}")
+    raise Refused(f"no such place: {place}; there are {known}")
 
 
 def listing(objects: list[Object]) -> str:
@@ -51,7 +57,11 @@ def listing(objects: list[Object]) -> str:
         kind = text(obj, "kind")
         if kind in rows:
             rows[kind].append(_row(kind, obj))
-    return "\n\n".join(f"{kind}s\n{_table(table)}" for kind, table in rows.items() if len(table) > 1)
+    return "\n\n".join(f"{_plural(kind)}\n{_table(table)}" for kind, table in rows.items() if len(table) > 1)
+
+
+def _plural(kind: str) -> str:
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
 
 
 def _row(kind: str, obj: Object) -> tuple[str, ...]:
@@ -86,19 +96,52 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def main(words: list[str]) -> int:
-    """List, or run a command; its exit status."""
-    labs = homes()
-    if not labs:
-        print("no lab is running: start one with `make demo KEEP=1`", file=sys.stderr)
-        return 1
+def answer(home: Path, words: Sequence[str]) -> list[str] | str:
+    """What the words stand for in a lab on this kernel: the cluster's listing, or a command line. Raises Refused."""
     if not words:
-        print(listing(json.loads((labs[-1] / "objects.json").read_text())))
-        return 0
-    argv = words[1:] or ["sh"]
+        return listing(json.loads((home / "objects.json").read_text()))
+    argv = list(words[1:]) or ["sh"]
+    if argv == ["log"]:
+        argv = ["tail", "-n", "30", str(home / words[0] / "daemon.log")]
     if argv[0] == "gobgp":
         argv[1:1] = ["--target", "unix:///run/kube-router/gobgp.sock"]
-    return subprocess.run(command(labs[-1], words[0], argv), check=False, env=dict(os.environ)).returncode
+    return command(home, words[0], argv)
+
+
+def _here(home: Path, words: Sequence[str]) -> int:
+    """Look at a lab on this machine."""
+    told = answer(home, words)
+    if isinstance(told, str):
+        print(told)
+        return 0
+    # The network tools are not in the PATH of everybody who can become root.
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    return subprocess.run(told, check=False, env={**os.environ, "PATH": path}).returncode
+
+
+def _there(demo: kept.Kept, way: Path, words: Sequence[str]) -> int:
+    """Look at a lab in a guest."""
+    if not demo.held:
+        raise Refused("the demo has not finished its checks: it can be looked at afterwards")
+    return channel.call(way, words, lambda: demo.keeper.alive)
+
+
+def main(words: Sequence[str], root: Path = kept.KEPT) -> int:
+    """List, or run a command; its exit status."""
+    if os.geteuid():
+        print("look: needs root to enter network namespaces", file=sys.stderr)
+        return 2
+    demos, labs = kept.alive(root), homes()
+    try:
+        if demos and (way := demos[-1].channel):
+            return _there(demos[-1], way, words)
+        mine = [home for home in labs if demos and janitor.owner(home.name) == demos[-1].keeper.pid]
+        if not labs:
+            raise Refused("no lab is running: start one with `make demo KEEP=1`")
+        return _here((mine or labs)[-1], words)
+    except (Refused, channel.Gone) as error:
+        print(f"look: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

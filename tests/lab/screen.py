@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,13 +34,16 @@ class Line:
     took: float | None = None
     """Seconds from the change to the first probe or kernel read that showed it."""
 
-    def text(self, width: int, colour: bool) -> str:
-        """The row as printed."""
+    def text(self, width: int, colour: bool, columns: int | None = None) -> str:
+        """The row as printed, cut to a number of columns."""
         word = f"{self.state.value:<8}"
+        took = "" if self.took is None else f"{self.took * 1000:.0f} ms"
+        rest = f" {self.title:<{width}} {took:>9}  {self.seen}"
+        if columns is not None:
+            rest = rest[: max(0, columns - len(word) - 2)]
         if colour and self.state in _COLOUR:
             word = f"\x1b[{_COLOUR[self.state]}m{word}\x1b[0m"
-        took = "" if self.took is None else f"{self.took * 1000:.0f} ms"
-        return f"  {word} {self.title:<{width}} {took:>9}  {self.seen}"
+        return f"  {word}{rest}"
 
 
 class Screen:
@@ -89,7 +93,10 @@ class Screen:
     def _draw(self) -> None:
         if self._drawn:
             self._out.write(f"\x1b[{self._drawn}A")
+        # A row that wraps would spoil the way back up; the last time there is none.
+        final = all(line.state not in (State.WAITING, State.RUNNING) for line in self._lines)
+        columns = None if final else shutil.get_terminal_size().columns
         for line in self._lines:
-            self._out.write(f"\x1b[2K{line.text(self._width, True)}\n")
+            self._out.write(f"\x1b[2K{line.text(self._width, True, columns)}\n")
         self._drawn = len(self._lines)
         self._out.flush()

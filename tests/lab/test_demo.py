@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.lab import kept
 from tests.lab.checks import CHECKS, SHOP, Check, Seen, Shop, Wrong, admitted, denied, routes_learnt
 from tests.lab.demo import judge, summary
-from tests.lab.look import command, listing
+from tests.lab.look import answer, command, homes, listing
 from tests.lab.screen import Screen, State
-from tests.support.lab import Lab
+from tests.support.lab import Lab, janitor, netns
 
 pytestmark = pytest.mark.root
 
@@ -58,6 +63,42 @@ def test_a_check_that_cannot_run_here_is_skipped_by_name_and_a_broken_one_fails(
     assert summary(lines, 2.4) == "demo: 1 passed, 2 failed, 1 skipped in 2 s"
     assert "this kernel lacks no_such_link_type" in out.getvalue()
     assert "2 ms" in out.getvalue()
+
+
+@pytest.mark.timeout(600)
+def test_a_kept_demo_stays_well_and_goes_without_a_trace(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "tests.lab.demo", "--here", f"--keeper={tmp_path}"]
+    code = "import sys; from pathlib import Path; from tests.lab import kept; "
+    code += "sys.exit(kept.launch(sys.argv[2:], Path(sys.argv[1])))"
+    launched = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    (demo,) = kept.alive(tmp_path)
+    try:
+        assert launched.returncode == 0, launched.stdout
+        assert " 0 failed" in launched.stdout
+        assert launched.stderr == ""
+        (home,) = [home for home in homes() if janitor.owner(home.name) == demo.keeper.pid]
+        offered = re.findall(r"make look(?: ON=(\S+))?(?: RUN=(?:'(.+?)'|(\S+)))?", launched.stdout)
+        shown = {}
+        for place, quoted, plain in offered:
+            words = answer(home, [word for word in (place, *(quoted or plain).split()) if word])
+            if isinstance(words, list):
+                done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+                shown[quoted or plain] = done.stdout
+        assert shown["gobgp neighbor"].count("Establ") == 2
+        assert shown["ip route"].count("proto 17") == 2
+        assert "KUBE-ROUTER-FORWARD" in shown["iptables -S"]
+        assert "kube-router version" in shown["log"]
+        if netns.have("ip_vs"):
+            assert "10.96.0.20:80" in shown["ipvsadm -Ln"]
+        assert len(offered) == 9
+    finally:
+        assert kept.end(demo)
+    assert list(tmp_path.iterdir()) == []
+    assert not home.exists()
+    assert netns.names(f"{netns.PREFIX}{demo.keeper.pid}x") == []
+    assert home.name not in subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True).stdout
 
 
 def test_every_check_of_the_demo_has_its_own_title() -> None:

@@ -16,9 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from tests.vm import processes
 from tests.vm.kernel import cache, kernel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,10 +45,20 @@ MODULES = (
     "veth",
     "bridge",
 )
+GRACE = 10.0
+"""Seconds in which a guest whose command has ended shuts down."""
 PROBE_BOUND = 15.0
 """Seconds in which a guest under KVM has to come up; stock kernels hang on some hosts that offer /dev/kvm."""
 NO_STATUS = 70
 """Exit status when the guest left none: it hung, crashed or was stopped by the bound."""
+
+
+class Hold(NamedTuple):
+    """A command that stays: once the file `ready` is there it has `seconds` more."""
+
+    ready: Path
+    seconds: float
+
 
 _SCRIPT = """#!/bin/sh
 export PATH={path} HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 KUBE_ROUTER_GUEST=1 {environment}
@@ -81,15 +93,28 @@ def acceleration() -> str:
     return answer
 
 
-def run_in_guest(argv: Sequence[str], timeout: float = 540.0, environment: dict[str, str] | None = None) -> int:
+def run_in_guest(
+    argv: Sequence[str],
+    timeout: float = 540.0,
+    environment: Mapping[str, str] | None = None,
+    hold: Hold | None = None,
+) -> int:
     """Run a command in a guest, in the checkout, as root; its output appears as it comes. Returns its exit status.
 
-    The guest is ended after `timeout` seconds; NO_STATUS then.
+    The guest is ended after `timeout` seconds, unless `hold` gives it more; NO_STATUS then.
     """
-    return _boot(list(argv), timeout, acceleration(), show=True, environment=environment)
+    return _boot(list(argv), timeout, acceleration(), show=True, environment=environment, hold=hold)
 
 
-def _boot(argv: list[str], timeout: float, accel: str, *, show: bool, environment: dict[str, str] | None = None) -> int:
+def _boot(
+    argv: list[str],
+    timeout: float,
+    accel: str,
+    *,
+    show: bool,
+    environment: Mapping[str, str] | None = None,
+    hold: Hold | None = None,
+) -> int:
     SCRATCH.mkdir(parents=True, exist_ok=True)
     image = kernel()
     with tempfile.TemporaryDirectory(prefix="run-", dir=SCRATCH) as folder:
@@ -138,9 +163,10 @@ def _boot(argv: list[str], timeout: float, accel: str, *, show: bool, environmen
             )
             try:
                 with _stoppable():
-                    _follow(guest, output, status, timeout, show=show)
+                    processes.record(Path(folder), guest.pid)
+                    _follow(guest, output, status, timeout, show=show, hold=hold)
             finally:
-                _end(guest)
+                _end(guest, GRACE if status.exists() else 0.0)
         if status.exists():
             return int(status.read_text().strip() or NO_STATUS)
         if show:
@@ -163,6 +189,8 @@ def _stoppable() -> Iterator[None]:
         return
 
     def stop(number: int, _: object) -> None:
+        # Once is enough: a second one must not interrupt the cleaning up.
+        signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -173,13 +201,17 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _follow(guest: subprocess.Popen[bytes], output: Path, status: Path, timeout: float, *, show: bool) -> None:
+def _follow(
+    guest: subprocess.Popen[bytes], output: Path, status: Path, timeout: float, *, show: bool, hold: Hold | None
+) -> None:
     """Pass on what the command writes until it ends, the guest dies, or time is up."""
     end = time.monotonic() + timeout
     text = codecs.getincrementaldecoder("utf-8")("replace")
     with output.open("rb") as source:
         going = True
         while going:
+            if hold is not None and hold.ready.exists():
+                end, hold = time.monotonic() + hold.seconds, None
             going = time.monotonic() < end and not status.exists() and guest.poll() is None
             if going:
                 time.sleep(0.2)
@@ -189,10 +221,10 @@ def _follow(guest: subprocess.Popen[bytes], output: Path, status: Path, timeout:
                 sys.stdout.flush()
 
 
-def _end(guest: subprocess.Popen[bytes]) -> None:
-    """Let the guest shut down, then end its process group."""
+def _end(guest: subprocess.Popen[bytes], grace: float) -> None:
+    """Let the guest shut down for some seconds, then end its process group."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        guest.wait(10.0)
+        guest.wait(grace)
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

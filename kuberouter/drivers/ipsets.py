@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 
-from kuberouter.model.core import Batch, Family, Outcome, Unavailable
+from kuberouter.model.core import Batch, Family, Outcome, Unavailable, family_of
 from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType
+from kuberouter.model.ports import UNMETERED, Meter
 from kuberouter.wire import ipset
 from kuberouter.wire.netlink import Message, NetlinkSocket, error_text, load_module
 
@@ -88,6 +90,10 @@ class SetDriver(_Sets):
 class MemberDriver(_Sets):
     """Entries of our sets."""
 
+    def __init__(self, owns: Owns, meter: Meter = UNMETERED) -> None:
+        super().__init__(owns)
+        self._meter = meter
+
     def owns(self, row: Member) -> bool:
         """Every entry of a set of ours."""
         return self._owns(row.key.set)
@@ -114,6 +120,7 @@ class MemberDriver(_Sets):
         return Outcome(failed)
 
     def _send(self, command: int, rows: Iterable[Member], failed: dict[Hashable, str]) -> None:
+        began = time.perf_counter()
         by_set: defaultdict[str, list[MemberKey]] = defaultdict(list)
         for row in rows:
             key = row.key
@@ -128,6 +135,10 @@ class MemberDriver(_Sets):
         for (name, keys), code in zip(chunks, self._wire.transact(messages), strict=True):
             if code:
                 self._singly(kind, name, keys, failed, ignore_missing=command == ipset.IPSET_CMD_DEL)
+        spent = time.perf_counter() - began
+        # One batch carries both families, so it counts for each that is in it.
+        for family in {family_of(keys[0].address) for keys in by_set.values()}:
+            self._meter.observe(f"ipset {family.name} restore", spent)
 
     def _make_room(self, name: str, count: int) -> None:
         """Put a set with buckets for so many entries in the place of an empty one; rules that refer to it stay.

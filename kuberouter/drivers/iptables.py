@@ -7,12 +7,23 @@ restore names only our chains, and hooks are deleted and inserted by their own w
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
 from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, Position, Table, chain_digest, rule_tag
+from kuberouter.model.ports import UNMETERED, Meter
 from kuberouter.wire.command import Completed, run
-from kuberouter.wire.text.iptables import SavedRule, Script, complaint, jumps, parse_save, placed
+from kuberouter.wire.text.iptables import (
+    CountedRule,
+    SavedRule,
+    Script,
+    complaint,
+    jumps,
+    parse_counters,
+    parse_save,
+    placed,
+)
 
 ATTEMPTS = 64
 """Most restores for one table of one batch; each failed one leaves out or replaces at least one row."""
@@ -59,6 +70,7 @@ class Xtables(Value, frozen=True, gc=False):
     """The tools of one variant."""
 
     variant: Variant
+    meter: Meter = UNMETERED
 
     def tool(self, family: Family, verb: str) -> str:
         """Name of a program, for example `ip6tables-nft-restore`."""
@@ -71,14 +83,27 @@ class Xtables(Value, frozen=True, gc=False):
     def save(self, family: Family, table: Table) -> dict[str, tuple[bool, list[SavedRule]]]:
         """All chains of a table. Raises Unavailable when the kernel or the tool cannot tell."""
         tool = self.tool(family, "save")
+        began = time.perf_counter()
         saved = run((tool, "-t", table.value))
+        self.meter.observe(f"iptables {family.name} save", time.perf_counter() - began)
         if not saved.ok:
             raise Unavailable(f"{tool} -t {table.value} fails: {complaint(saved.errors)}")
         return parse_save(saved.output)
 
     def restore(self, family: Family, script: Script) -> Completed:
         """Apply a script in one transaction, leaving everything that it does not name alone."""
-        return run((self.tool(family, "restore"), "--noflush", "-w", LOCK_WAIT), str(script))
+        began = time.perf_counter()
+        done = run((self.tool(family, "restore"), "--noflush", "-w", LOCK_WAIT), str(script))
+        self.meter.observe(f"iptables {family.name} restore", time.perf_counter() - began)
+        return done
+
+    def counters(self, family: Family, table: Table) -> dict[str, list[CountedRule]]:
+        """The rules of a table by chain, with what they have counted. Raises Unavailable as `save` does."""
+        tool = self.tool(family, "save")
+        saved = run((tool, "-c", "-t", table.value))
+        if not saved.ok:
+            raise Unavailable(f"{tool} -c -t {table.value} fails: {complaint(saved.errors)}")
+        return parse_counters(saved.output)
 
 
 class ChainDriver:

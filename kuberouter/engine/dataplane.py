@@ -7,7 +7,8 @@ read again, with backoff, until it answers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from kuberouter.engine.ledger import Ledger
@@ -62,13 +63,24 @@ class Table(Generic[R]):
 class Report:
     """What one pass did: rows written and failed per table, in stage order."""
 
-    __slots__ = ("batches", "drift", "failed")
+    __slots__ = ("batches", "controllers", "drift", "errors", "failed", "planned", "read", "seconds", "settled")
 
     def __init__(self) -> None:
         self.batches: list[tuple[type[Row], Batch[Any]]] = []
         self.failed: dict[tuple[type[Row], Hashable], str] = {}
         self.drift: dict[type[Row], int] = {}
         """Rows per table in which the kernel differed from what was last written, where a table was read."""
+        self.read: set[type[Row]] = set()
+        self.errors: Counter[tuple[type[Row], str]] = Counter()
+        """Rows refused per table and operation (add, remove); a table that fails as a whole counts once, also in read.
+        """
+        self.seconds: dict[type[Row], float] = {}
+        """Time spent on reading and writing each table."""
+        self.planned = 0.0
+        """Seconds from the events to the changes, and the controllers that had something to plan."""
+        self.controllers: frozenset[str] = frozenset()
+        self.settled = True
+        """Everything that was dirty is compiled."""
 
     @property
     def writes(self) -> int:
@@ -79,8 +91,15 @@ class Report:
 class Dataplane:
     """All tables. Single-threaded: only the engine's thread calls it."""
 
-    def __init__(self, tables: Iterable[Table[Any]], ledgers: Mapping[type[Row], Ledger[Any]]) -> None:
+    def __init__(
+        self,
+        tables: Iterable[Table[Any]],
+        ledgers: Mapping[type[Row], Ledger[Any]],
+        *,
+        stopwatch: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.tables: dict[type[Row], Table[Any]] = {table.row: table for table in tables}
+        self._stopwatch = stopwatch
         self._ledgers = ledgers
         self._unread: set[type[Row]] = set(self.tables)
 
@@ -102,6 +121,7 @@ class Dataplane:
         forgotten; the report says what would be.
         """
         report = Report()
+        report.settled = settled
         for row, previous in changes.items():
             if row in self.tables:
                 self.tables[row].mirror.note(previous)
@@ -131,14 +151,16 @@ class Dataplane:
     def _read(self, table: Table[R], now: float, report: Report) -> None:
         if table.retry_at > now:
             return
+        began = self._stopwatch()
         try:
             actual = {row.key: row for row in table.driver.read() if table.driver.owns(row)}
-        except Unavailable as error:
-            table.lost(str(error), now)
-            return
         except Exception as error:
-            table.lost(f"cannot be read: {type(error).__name__}: {error}", now)
+            table.lost(_why(error, "read"), now)
+            report.errors[table.row, "read"] += 1
             return
+        finally:
+            self._clocked(table.row, began, report)
+        report.read.add(table.row)
         first = table.last_read is None
         known = table.mirror.pending
         differing = table.mirror.refresh(actual, self._ledgers[table.row].desired)
@@ -155,22 +177,32 @@ class Dataplane:
         report.batches.append((table.row, batch))
         if dry_run:
             return
+        began = self._stopwatch()
         try:
             failed = table.driver.write(batch).failed
-        except Unavailable as error:
-            self._unread.add(table.row)
-            table.lost(str(error), now)
-            return
         except Exception as error:
             self._unread.add(table.row)
-            table.lost(f"cannot be written: {type(error).__name__}: {error}", now)
+            table.lost(_why(error, "written"), now)
+            report.errors[table.row, action.value] += 1
             return
+        finally:
+            self._clocked(table.row, began, report)
         table.mirror.wrote(batch, failed, now)
         for key, text in failed.items():
             report.failed[table.row, key] = text
+        if failed:
+            report.errors[table.row, action.value] += len(failed)
+
+    def _clocked(self, row: type[Row], began: float, report: Report) -> None:
+        report.seconds[row] = report.seconds.get(row, 0.0) + self._stopwatch() - began
 
     def next_due(self) -> float | None:
         """When something wants to be tried again, or None."""
         dues = [self.tables[row].retry_at for row in self._unread if self.tables[row].error]
         dues += [due for t in self.tables.values() if t.read and (due := t.mirror.next_due()) is not None]
         return min(dues, default=None)
+
+
+def _why(error: Exception, done: str) -> str:
+    """What is said of a table that is lost: `Unavailable` says it itself, anything else is a bug."""
+    return str(error) if isinstance(error, Unavailable) else f"cannot be {done}: {type(error).__name__}: {error}"

@@ -90,12 +90,15 @@ class Engine:
         if self._planner.backlog:
             timeout = 0.0
         events = self._inbox.take(timeout, WINDOW if timeout else 0.0)
+        began = self._clock()
         changes = self._planner.step(events)
+        planned = self._clock() - began
         drifted, self._planner.drifted = self._planner.drifted, set()
         self._dataplane.resync(drifted)
         report = self._dataplane.converge(
             changes, synced=self._planner.synced, settled=self._planner.backlog == 0, now=self._clock()
         )
+        report.planned, report.controllers = planned, self._planner.busy
         self._report_tables()
         self.beat = self._clock()
         self.states = tuple(self._state(c) for c in self._controllers)

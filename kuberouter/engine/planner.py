@@ -57,6 +57,8 @@ class Planner:
         self.synced: set[str] = set()
         self.drifted: set[type[Row]] = set()
         """Tables that somebody else changed; the engine takes them out and has them read again."""
+        self.busy: frozenset[str] = frozenset()
+        """Controllers for which the last step compiled something."""
         self._dirty: dict[str, dict[Owner, None]] = {c.name: {} for c in compilers}
         self._compiled: dict[str, set[Owner]] = {c.name: set() for c in compilers}
         self._tables_of: dict[str, set[type[Row]]] = {c.name: set() for c in compilers}
@@ -74,6 +76,8 @@ class Planner:
         for event in events:
             self._take(event)
         changes: Changes = {}
+        busy: set[str] = set()
+        self.busy = frozenset()
         node = self.cluster.node
         if node is None:
             return changes
@@ -81,11 +85,14 @@ class Planner:
             registered = self.compilers[name]
             if not registered.needs <= self.synced:
                 continue
+            if dirty and limit > 0:
+                busy.add(registered.controller)
             while dirty and limit > 0:
                 limit -= 1
                 owner = next(iter(dirty))
                 del dirty[owner]
                 self._compile(registered, owner, node, changes)
+        self.busy = frozenset(busy)
         if self._assembler is not None and (rules := changes.pop(Rule, None)):
             _merge(changes, Chain, self._assembler.assemble(rules))
         return changes

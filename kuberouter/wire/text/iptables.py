@@ -17,6 +17,7 @@ MARKER = "kube-router:"
 """Begins the comment of every rule of ours."""
 
 _COMMENT = re.compile(r'-m comment --comment "?kube-router:([0-9a-f]{10})(?::(first|last):(\d+))?"? ?')
+_COUNTED = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
 _LINE = re.compile(r"\bline:? (\d+)", re.IGNORECASE)
 _NAME = re.compile(r"'([^']+)'")
 
@@ -32,7 +33,29 @@ class SavedRule(Value, frozen=True, gc=False):
     @property
     def text(self) -> str:
         """The words without our comment."""
-        return _COMMENT.sub("", self.words, count=1)
+        return _plain(self.words)
+
+
+class CountedRule(Value, frozen=True, gc=False):
+    """A rule as a tool printed it, without our comment, and what has met it since it was put in."""
+
+    text: str
+    packets: int
+    bytes: int
+
+
+def parse_counters(output: str) -> dict[str, list[CountedRule]]:
+    """What `iptables-save -c -t TABLE` printed: the rules of each chain in order."""
+    chains: dict[str, list[CountedRule]] = {}
+    for line in output.splitlines():
+        if (found := _COUNTED.match(line)) is not None:
+            packets, size, chain, words = found.groups()
+            chains.setdefault(chain, []).append(CountedRule(_plain(words), int(packets), int(size)))
+    return chains
+
+
+def _plain(words: str) -> str:
+    return _COMMENT.sub("", words, count=1)
 
 
 def parse_save(output: str) -> dict[str, tuple[bool, list[SavedRule]]]:

@@ -40,7 +40,7 @@ ATTEMPTS = 64
 PER_MESSAGE = 500
 PER_COMMIT = 2 << 20
 """Bytes of one netlink transaction, well below what the socket's buffer holds."""
-HOOKS = {1: "input", 2: "forward", 3: "output"}
+HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output"}
 """enum nf_inet_hooks."""
 REASONS = {
     errno.ENOENT: "what it refers to does not exist",

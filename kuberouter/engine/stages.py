@@ -23,6 +23,7 @@ from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link, PolicyRule, Route
+from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 
 
 class Action(enum.Enum):
@@ -44,6 +45,12 @@ ADD_ORDER: tuple[type[Row], ...] = (
     Chain,
     FormerChain,
     FormerHook,  # before its chain: these are only removed, and that from the bottom up
+    FormerTable,
+    NftTable,
+    NftSet,
+    NftElement,  # sets are full before rules match them
+    NftChain,
+    NftVerdict,  # what a pod is led to stands whole
     Hook,  # policy, guard and SNAT stand before anything can be reached
     Link,  # links before what lies on them
     VirtualService,
@@ -73,6 +80,10 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
     Member: (IpSet,),
     Chain: (IpSet, Member),
     Hook: (Chain,),
+    NftSet: (NftTable,),
+    NftElement: (NftSet,),
+    NftChain: (NftSet, NftElement),
+    NftVerdict: (NftChain,),
     Destination: (VirtualService,),
     Address: (VirtualService, Link),
     Route: (Link,),
@@ -88,7 +99,8 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
 """Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""
 
 SUCCESSORS: dict[type[Row], tuple[type[Row], ...]] = {
-    FormerChain: (Chain, Hook),
-    FormerHook: (Chain, Hook),
+    FormerChain: (Chain, Hook, NftChain, NftVerdict),
+    FormerHook: (Chain, Hook, NftChain, NftVerdict),
+    FormerTable: (Chain, Hook),
 }
 """Tables that take over from a table: of that one nothing is removed before everything desired stands in these."""

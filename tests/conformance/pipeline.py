@@ -9,8 +9,9 @@ from typing import Any
 
 from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.policies import IPTABLES
+from kuberouter.compilers.policies import IPTABLES, NFTABLES
 from kuberouter.decode import DECODERS
+from kuberouter.drivers import nftables as nft
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
@@ -21,6 +22,7 @@ from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import Deleted, Event, Upserted
 from kuberouter.model.host import Sysctl
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
+from kuberouter.model.nftables import NftChain, NftElement, NftSet, NftTable, NftVerdict
 from kuberouter.model.settings import FirewallSettings, NodeSettings
 from tests.support.lab.netns import inside
 
@@ -36,28 +38,42 @@ def ours(name: str) -> bool:
     return name.startswith(SETS)
 
 
+def _iptables(variant: Variant) -> list[Table[Any]]:
+    xtables = Xtables(variant)
+    return [
+        Table(IpSet, SetDriver(ours)),
+        Table(Member, MemberDriver(ours)),
+        Table(Chain, ChainDriver(xtables, FAMILIES, PREFIXES)),
+        Table(Hook, HookDriver(xtables, FAMILIES)),
+    ]
+
+
+def _nftables() -> list[Table[Any]]:
+    kernel = nft.Nftables()
+    return [
+        Table(NftTable, nft.TableDriver(kernel)),
+        Table(NftSet, nft.SetDriver(kernel)),
+        Table(NftElement, nft.ElementDriver(kernel)),
+        Table(NftChain, nft.ChainDriver(kernel)),
+        Table(NftVerdict, nft.VerdictDriver(kernel)),
+    ]
+
+
 class Firewall:
     """What the daemon runs for NetworkPolicy on one node, without its threads and sources."""
 
-    def __init__(self, node: str, namespace: str, variant: Variant) -> None:
+    def __init__(self, node: str, namespace: str, variant: Variant | None) -> None:
+        """With the nftables backend `variant` is None, else it says which iptables is used."""
         self._namespace = namespace
         cluster = Cluster(NodeSettings(node, FAMILIES), (policies,))
         settings = FirewallSettings()
-        compilers = [Registered(name, "firewall", compiler, settings) for name, compiler in IPTABLES]
-        tables: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Rule, Hook)
-        self.planner = Planner(cluster, compilers, tables, Journal())
+        backend = NFTABLES if variant is None else IPTABLES
+        compilers = [Registered(name, "firewall", compiler, settings) for name, compiler in backend]
         with inside(namespace):
-            xtables = Xtables(variant)
-            self.dataplane = Dataplane(
-                (
-                    Table(Sysctl, SysctlDriver()),
-                    Table(IpSet, SetDriver(ours)),
-                    Table(Member, MemberDriver(ours)),
-                    Table(Chain, ChainDriver(xtables, FAMILIES, PREFIXES)),
-                    Table(Hook, HookDriver(xtables, FAMILIES)),
-                ),
-                self.planner.ledgers,
-            )
+            tables = [Table(Sysctl, SysctlDriver()), *(_nftables() if variant is None else _iptables(variant))]
+            rows: list[type[Row]] = [table.row for table in tables]
+            self.planner = Planner(cluster, compilers, [*rows, Rule], Journal())
+            self.dataplane = Dataplane(tables, self.planner.ledgers)
         self._objects: dict[ObjectRef, Manifest] = {}
 
     def apply(self, manifests: Iterable[Manifest]) -> Report:

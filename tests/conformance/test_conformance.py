@@ -21,12 +21,12 @@ Cell = tuple[Host, Host, int, str, int]
 class Arena:
     """Two nodes with their firewalls, and every path between the hosts."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, backend: str) -> None:
         self.topology = topology
         self._nodes = {name: node for name, (node, _, _) in PODS.items()}
         addresses = {name: host.ips for name, host in topology.hosts.items()}
         self.base = base(addresses, {node: topology.cidrs(node) for node in topology.nodes})
-        variant = detect_variant()
+        variant = detect_variant() if backend == "iptables" else None
         self._firewalls = [Firewall(node, topology.namespace(node), variant) for node in topology.nodes]
         self._cells: list[Cell] = [
             (source, target, version, protocol, port)
@@ -61,12 +61,12 @@ class Arena:
         }
 
 
-@pytest.fixture(scope="module")
-def arena() -> Iterator[Arena]:
+@pytest.fixture(scope="module", params=["iptables", "nftables"])
+def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
     if os.geteuid():
         pytest.skip("needs root: network namespaces")
     with Topology({name: node for name, (node, _, _) in PODS.items()}) as topology:
-        yield Arena(topology)
+        yield Arena(topology, request.param)
 
 
 def mismatches(arena: Arena, policies: list[Manifest]) -> list[str]:

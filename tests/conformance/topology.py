@@ -76,6 +76,7 @@ class Topology:
             self._build()
             for name in self.hosts:
                 self._start(name)
+            self._await_agents()
         except BaseException:
             self.close()
             raise
@@ -147,6 +148,17 @@ class Topology:
         script = Path(__file__).with_name("agent.py")
         words = ["ip", "netns", "exec", self.namespace(name), sys.executable, str(script), *map(str, PORTS)]
         self._agents[name] = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def _await_agents(self) -> None:
+        """Until every agent answers on its own addresses."""
+        jobs: dict[str, list[Job]] = {
+            host.name: [(ip, protocol, port) for ip in host.ips for protocol in PROTOCOLS for port in PORTS]
+            for host in self.hosts.values()
+        }
+        for _ in range(100):
+            if all(outcome == "open" for outcomes in self.probe(jobs).values() for outcome in outcomes):
+                return
+        raise RuntimeError("agents do not answer on their own addresses")
 
     def flush_connections(self) -> None:
         """Forget every flow on the nodes, so that the next packet is a first one."""

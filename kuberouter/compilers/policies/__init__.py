@@ -8,7 +8,7 @@
 - `firewall`: the fixed chains and hooks of the node;
 - `annotation`: no rows, only what is to be said of an annotation without effect.
 
-They say what is meant; a backend spells it in rows of its own.
+They say what is meant; the packages `iptables` and `nftables` spell it, each in rows of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from kuberouter.compilers.policies import iptables
+from kuberouter.compilers.policies import iptables, nftables
 from kuberouter.compilers.policies.annotation import compile_annotation
 from kuberouter.compilers.policies.binding import compile_binding, compile_cluster_addresses
 from kuberouter.compilers.policies.firewall import compile_firewall, compile_node_ports
@@ -25,7 +25,7 @@ from kuberouter.compilers.policies.membership import compile_membership
 from kuberouter.compilers.policies.policy import compile_policy
 from kuberouter.compilers.policies.spelling import Spelling
 
-__all__ = ["IPTABLES", "compilers"]
+__all__ = ["IPTABLES", "NFTABLES", "compilers"]
 
 
 def compilers(spell: Spelling) -> tuple[tuple[str, Any], ...]:
@@ -43,3 +43,4 @@ def compilers(spell: Spelling) -> tuple[tuple[str, Any], ...]:
 
 
 IPTABLES = compilers(iptables)
+NFTABLES = compilers(nftables)

@@ -1,0 +1,71 @@
+"""Keys of chains, sets and maps."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from kuberouter.compilers.policies.names import (
+    DISPATCH_CHAIN,
+    NODE_PORT_SET,
+    POLICY_PREFIX,
+    PROFILE_PREFIX,
+    SET_PREFIX,
+    content_name,
+)
+from kuberouter.model.core import Family, Prefix
+from kuberouter.model.nftables import KeyType, NftChainKey, NftFamily, NftSet, NftSetKey, SetForm
+from kuberouter.model.policy import Direction, PodSet, Use
+
+LAYER = {Family.IPV4: NftFamily.IPV4, Family.IPV6: NftFamily.IPV6}
+ADDRESS = {Family.IPV4: KeyType.IPV4_ADDR, Family.IPV6: KeyType.IPV6_ADDR}
+IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+
+
+def chain_key(family: Family, name: str) -> NftChainKey:
+    """A chain of the table of a family."""
+    return NftChainKey(LAYER[family], name)
+
+
+def set_key(family: Family, name: str) -> NftSetKey:
+    """A set of the table of a family."""
+    return NftSetKey(LAYER[family], name)
+
+
+@lru_cache(maxsize=65536)
+def named_set(family: Family, pods: PodSet) -> NftSet:
+    """The set of the addresses, or the named ports, of the pods of a scope."""
+    types: tuple[KeyType, ...] = (ADDRESS[family],)
+    if pods.port:
+        types += (KeyType.INET_PROTO, KeyType.INET_SERVICE)
+    return NftSet(set_key(family, content_name(SET_PREFIX[pods.use], (family, "pods", pods))), types)
+
+
+def block_set(family: Family, use: Use, prefixes: tuple[Prefix, ...]) -> NftSet:
+    """The set of disjoint prefixes that ipBlocks come down to."""
+    name = content_name(SET_PREFIX[use], (family, "blocks", prefixes))
+    return NftSet(set_key(family, name), (ADDRESS[family],), SetForm.RANGES)
+
+
+def dispatch_map(family: Family, direction: Direction) -> NftSet:
+    """The map from the addresses of local pods to who judges a direction."""
+    return NftSet(set_key(family, DISPATCH_CHAIN[direction]), (ADDRESS[family],), SetForm.VERDICTS)
+
+
+def node_port_set(family: Family) -> NftSet:
+    """Ports of the node that the proxy serves."""
+    return NftSet(set_key(family, NODE_PORT_SET), (KeyType.INET_PROTO, KeyType.INET_SERVICE))
+
+
+def pod_blocks(family: Family) -> NftSet:
+    """The pod CIDRs of this node; in use only where addresses that nobody has placed are cut off."""
+    return NftSet(set_key(family, "KUBE-ROUTER-POD-BLOCKS"), (ADDRESS[family],), SetForm.RANGES)
+
+
+def profile_chain(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool) -> NftChainKey:
+    """The chain that judges the pods of a profile."""
+    return chain_key(family, content_name(PROFILE_PREFIX, ("nft", family, direction, bodies, cut)))
+
+
+def policy_chain(family: Family, rules: tuple[str, ...]) -> NftChainKey:
+    """The chain with what one direction of a policy allows."""
+    return chain_key(family, content_name(POLICY_PREFIX, ("nft", family, rules)))

@@ -1,0 +1,169 @@
+"""Allowances become policy chains, combinations of them profile chains, and a pod's place is an element of a map.
+
+Each direction is judged in a base chain of its own, where `accept` ends nothing but that direction; so a verdict is a
+verdict, and no packet is marked. A rule's order never matters inside a policy chain, for it only allows; rules are
+sorted so that equal content has equal text. A pod moves from one profile to another by the replacement of one element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from kuberouter.compilers.policies.names import CUT_MARK, NFLOG_GROUP, PEER_USE
+from kuberouter.compilers.policies.nftables.names import (
+    IP,
+    block_set,
+    dispatch_map,
+    named_set,
+    policy_chain,
+    profile_chain,
+)
+from kuberouter.compilers.policies.rules import body, span
+from kuberouter.compilers.policies.spelling import Place
+from kuberouter.model.cluster import NetworkPolicy
+from kuberouter.model.core import Family, L4Protocol, Prefix, Row, family_of
+from kuberouter.model.nftables import (
+    NftChain,
+    NftElement,
+    NftElementKey,
+    NftSetKey,
+    NftVerdict,
+    NftVerdictKey,
+    make_nft_chain,
+    packed_port,
+)
+from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan, Use
+from kuberouter.model.settings import FirewallSettings
+
+PROTOCOL = {L4Protocol.TCP: "tcp", L4Protocol.UDP: "udp", L4Protocol.SCTP: "sctp"}
+END = {Use.SOURCE: "saddr", Use.DESTINATION: "daddr"}
+REFUSAL = {
+    Family.IPV4: "reject with icmp type port-unreachable",
+    Family.IPV6: "reject with icmpv6 type port-unreachable",
+}
+RESET = "reject with tcp reset"
+IF_CUT = f"ct mark and {CUT_MARK:#x} == {CUT_MARK:#x}"
+
+
+@lru_cache(maxsize=4096)
+def policy_rules(policy: NetworkPolicy, direction: Direction, family: Family) -> NftChain | None:
+    """The chain with what a policy allows in one direction, without rules if nothing; None if it does not govern it.
+
+    Should the kernel refuse one of its rules, the chain is put in without any: it then allows nothing.
+    """
+    allowed = body(policy, direction, family)
+    if allowed is None:
+        return None
+    rules = tuple(sorted(set(_spell(allowed, direction, family))))
+    return make_nft_chain(policy_chain(family, rules), rules, fallback=())
+
+
+def _spell(allowed: Body, direction: Direction, family: Family) -> Iterator[str]:
+    for allowance in allowed:
+        for ports in _ports(allowance.ports, family):
+            yield " ".join(word for word in (ports, _peer(allowance, direction, family), "accept") if word)
+
+
+def _peer(allowance: Allowance, direction: Direction, family: Family) -> str:
+    peer = allowance.peer
+    if peer is None:
+        return ""
+    use = PEER_USE[direction]
+    members = named_set(family, peer) if isinstance(peer, PodSet) else block_set(family, use, peer)
+    return f"{IP[family]} {END[use]} @{members.key.name}"
+
+
+def _ports(ports: PortSpan | PodSet | None, family: Family) -> Iterator[str]:
+    """The port match of each rule that these ports need.
+
+    A rule holds one range: a set of ports in a rule would be a set of the table as well, and those without a name make
+    the kernel search all others with every new one.
+    """
+    if ports is None:
+        yield ""
+    elif isinstance(ports, PodSet):
+        yield f"{IP[family]} daddr . meta l4proto . th dport @{named_set(family, ports).key.name}"
+    elif not ports.intervals:
+        yield f"meta l4proto {PROTOCOL[ports.protocol]}"
+    else:
+        for first, last in ports.intervals:
+            yield f"{PROTOCOL[ports.protocol]} dport {first if first == last else f'{first}-{last}'}"
+
+
+def pod_set(family: Family, pods: PodSet) -> tuple[Row]:
+    """The set in which pods, or their named ports, are kept."""
+    return (named_set(family, pods),)
+
+
+def member(pods: PodSet, address: bytes, protocol: int = 0, port: int = 0) -> Row:
+    """A pod's entry in such a set."""
+    ports = packed_port(protocol, port) if pods.port else b""
+    return NftElement(NftElementKey(named_set(family_of(address), pods).key, address + ports))
+
+
+def block(members: NftSetKey, prefix: Prefix) -> NftElement:
+    """A prefix in a set of ranges."""
+    first, last = span(prefix)
+    size = len(prefix.address)
+    return NftElement(NftElementKey(members, first.to_bytes(size, "big"), last.to_bytes(size, "big")))
+
+
+def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:
+    """What a policy allows in one direction, with the sets of its ipBlocks."""
+    chain = policy_rules(policy, direction, family)
+    if chain is None or not chain.rules:
+        return
+    for allowance in body(policy, direction, family) or ():
+        for pods in (allowance.peer, allowance.ports):
+            if isinstance(pods, PodSet):
+                yield named_set(family, pods)
+        if isinstance(allowance.peer, tuple):
+            blocks = block_set(family, PEER_USE[direction], allowance.peer)
+            yield blocks
+            for prefix in allowance.peer:
+                yield block(blocks.key, prefix)
+    yield chain
+
+
+def place(place: Place, settings: FirewallSettings) -> Iterator[Row]:
+    """A pod's profile, and the verdict that leads there."""
+    family, direction = place.family, place.direction
+    chains = [c for p in place.policies if (c := policy_rules(p, direction, family)) is not None]
+    verdict = ""
+    if chains:
+        bodies = tuple(sorted({chain.key.name for chain in chains if chain.rules}))
+        profile = profile_rules(family, direction, bodies, cut=settings.cut_flows)
+        yield profile
+        verdict = profile.key.name
+    dispatch = dispatch_map(family, direction).key
+    for address in place.addresses:
+        yield NftVerdict(NftVerdictKey(dispatch, address), verdict)
+
+
+def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool = False) -> NftChain:
+    """The chain that judges one direction of the pods which these policy chains select.
+
+    It answers with an ICMP error also for TCP: a reset sent from OUTPUT is not translated back by IPVS. With `cut` it
+    meets packets of open flows as well: of one that it refuses the connection is marked, and TCP is told by a reset,
+    for an established connection takes no notice of ICMP errors. Should the kernel refuse one of the rules, the chain
+    drops everything.
+    """
+    key = profile_chain(family, direction, bodies, cut=cut)
+    rules = ["ct state invalid drop", *(f"jump {chain}" for chain in bodies), log(key.name, direction)]
+    if cut:
+        rules += [
+            f"ct state established ct mark set ct mark or {CUT_MARK:#x}",
+            f"meta l4proto tcp ct state established {RESET}",
+        ]
+    rules.append(f"counter {REFUSAL[family]}")
+    return make_nft_chain(key, tuple(rules), fallback=("drop",))
+
+
+def log(chain: str, direction: Direction | None = None) -> str:
+    """The rule that tells a listener on the NFLOG group of what is refused.
+
+    Who reads the log learns the chain, and by the direction which end of the packet is the pod.
+    """
+    prefix = f"{chain} {direction.value}" if direction is not None else chain
+    return f'limit rate 10/minute burst 10 packets log prefix "{prefix}" group {NFLOG_GROUP}'

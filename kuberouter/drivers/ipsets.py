@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, family_of
+from kuberouter.model.meter import UNMETERED, Meter
 from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType
-from kuberouter.model.ports import UNMETERED, Meter
 from kuberouter.wire import ipset
 from kuberouter.wire.netlink import Message, NetlinkSocket, error_text, load_module
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
+from kuberouter.model.meter import UNMETERED, Meter
 from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, Position, Table, chain_digest, rule_tag
-from kuberouter.model.ports import UNMETERED, Meter
 from kuberouter.wire.command import Completed, run
 from kuberouter.wire.text.iptables import (
     CountedRule,

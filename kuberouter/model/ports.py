@@ -1,4 +1,4 @@
-"""The protocols that rooms implement for each other: Source, Inbox, Driver, Sink, Meter, Compiler."""
+"""The protocols that rooms implement for each other: Source, Inbox, Driver, Sink, Compiler."""
 
 from __future__ import annotations
 
@@ -68,22 +68,3 @@ class Sink(Protocol):
     def raised(self, problem: Problem) -> None: ...
 
     def cleared(self, problem: Problem) -> None: ...
-
-
-class Meter(Protocol):
-    """Somebody who wants to know how long things take. Callable from any thread; never blocks for long, never raises.
-
-    What is not asked for is dropped, so whoever does the work need not know what is wanted.
-    """
-
-    def observe(self, what: str, seconds: float) -> None: ...
-
-
-class Unmetered:
-    """The meter of those who do not want to know."""
-
-    def observe(self, what: str, seconds: float) -> None:
-        """Drop it."""
-
-
-UNMETERED: Meter = Unmetered()

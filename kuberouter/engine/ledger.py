@@ -52,20 +52,18 @@ class Ledger(Generic[R]):
         Returns the keys whose winning row changed, each with the row that won before (None: nobody claimed it).
         """
         wanted: dict[Hashable, R] = {row.key: row for row in rows}
-        before: dict[Hashable, R | None] = {}
         claimant = self._claimants.get(owner)
         if claimant is None:
-            if not wanted:
-                return {}
-            claimant = self._claimants[owner] = _Claimant(owner, rank, ())
-        elif claimant.rank != rank:
+            return self._enter(owner, rank, wanted) if wanted else {}
+        before: dict[Hashable, R | None] = {}
+        if claimant.rank != rank:
             # Every key may change hands: release all, then claim anew under the new rank.
             for row in claimant.rows:
                 self._release(claimant, row.key, before)
             claimant = self._claimants[owner] = _Claimant(owner, rank, ())
         held = {row.key: row for row in claimant.rows}
         for key, row in wanted.items():
-            old = held.pop(key, None) if held else None
+            old = held.pop(key, None)
             if old is None:
                 self._take(claimant, key, row, before)
             elif old == row:
@@ -80,6 +78,18 @@ class Ledger(Generic[R]):
             del self._claimants[owner]
         rows_now = self._rows
         return {key: row for key, row in before.items() if rows_now.get(key) != row}
+
+    def _enter(self, owner: Owner, rank: Rank, wanted: dict[Hashable, R]) -> dict[Hashable, R | None]:
+        """A first claim. At a start there is nothing else, and most take what nobody holds: those go in whole."""
+        claimant = self._claimants[owner] = _Claimant(owner, rank, tuple(wanted.values()))
+        if self._holders.keys().isdisjoint(wanted):
+            self._rows.update(wanted)
+            self._holders.update(dict.fromkeys(wanted, claimant))
+            return dict.fromkeys(wanted)
+        before: dict[Hashable, R | None] = {}
+        for key, row in wanted.items():
+            self._take(claimant, key, row, before)
+        return before
 
     def _take(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
         holder = self._holders.get(key)
@@ -117,11 +127,11 @@ class Ledger(Generic[R]):
             del self._contested[key]
 
     def _install(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
-        """From now on this claim wins; equal rows stay the same object."""
-        old = self._rows[key]
-        before.setdefault(key, old)
+        """From now on this claim wins; an equal row stays the same object, and is no change."""
         self._holders[key] = claimant
+        old = self._rows[key]
         if old != row:
+            before.setdefault(key, old)
             self._rows[key] = row
 
     def winner(self, key: Hashable) -> R | None:

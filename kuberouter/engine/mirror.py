@@ -38,11 +38,13 @@ class Mirror(Generic[R]):
 
     def note(self, previous: Mapping[Hashable, R | None]) -> None:
         """The desired rows of these keys changed; these were desired, and so in the kernel, until now."""
-        pending = self._pending
+        pending, due = self._pending, self._due
+        if not due and pending.keys().isdisjoint(previous):
+            pending.update(previous)
+            return
         for key, row in previous.items():
-            if key not in pending:
-                pending[key] = row
-            self._due.pop(key, None)
+            pending.setdefault(key, row)
+            due.pop(key, None)
 
     def standing(self, desired: Mapping[Hashable, R]) -> bool:
         """Whether the kernel holds every desired row, as far as known."""

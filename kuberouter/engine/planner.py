@@ -5,7 +5,9 @@ Synchronous, no I/O, no clock. One owner that fails keeps its last claim and hol
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from kuberouter.cluster.store import Cluster
@@ -87,9 +89,10 @@ class Planner:
                 continue
             if dirty and limit > 0:
                 busy.add(registered.controller)
-            while dirty and limit > 0:
-                limit -= 1
-                owner = next(iter(dirty))
+            # Picked first and taken out one by one: looking for the first of a book over and over walks over the gaps.
+            picked = list(islice(dirty, limit))
+            limit -= len(picked)
+            for owner in picked:
                 del dirty[owner]
                 self._compile(registered, owner, node, changes)
         self.busy = frozenset(busy)
@@ -133,9 +136,9 @@ class Planner:
             self._compiled[registered.name].add(owner)
             return
         self.journal.report(owner, fragment.problems)
-        by_table: dict[type[Row], list[Row]] = {}
+        by_table: defaultdict[type[Row], list[Row]] = defaultdict(list)
         for row in fragment.rows:
-            by_table.setdefault(type(row), []).append(row)
+            by_table[type(row)].append(row)
         tables = self._tables_of[registered.name]
         tables.update(by_table)
         for table in tables:
@@ -161,6 +164,9 @@ def _merge(changes: Changes, table: type[Row], changed: Mapping[Hashable, Row | 
     earlier = changes.get(table)
     if earlier is None:
         changes[table] = dict(changed)
+        return
+    if earlier.keys().isdisjoint(changed):
+        earlier.update(changed)
         return
     for key, row in changed.items():
         earlier.setdefault(key, row)

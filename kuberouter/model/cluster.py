@@ -156,14 +156,14 @@ class Namespace(Value, frozen=True, gc=False):
     """The annotation `net.beta.kubernetes.io/network-policy` asks for ingress isolation of all its pods."""
 
 
-class IpBlock(Value, frozen=True, gc=False):
+class IpBlock(KeyValue, frozen=True, gc=False, cache_hash=True):
     """`ipBlock` of a policy peer: inside `prefix` and in none of `excepts`."""
 
     prefix: Prefix
     excepts: tuple[Prefix, ...] = ()
 
 
-class PolicyPeer(Value, frozen=True, gc=False):
+class PolicyPeer(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One item of `from` or `to`: either `block`, or pods by `namespaces` and `pods` (None: selector absent)."""
 
     block: IpBlock | None = None
@@ -171,7 +171,7 @@ class PolicyPeer(Value, frozen=True, gc=False):
     pods: Selector | None = None
 
 
-class PolicyPort(Value, frozen=True, gc=False):
+class PolicyPort(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One item of `ports`: a named port, a number (`end` 0) or an inclusive range; neither is the whole protocol."""
 
     protocol: L4Protocol = L4Protocol.TCP
@@ -180,14 +180,14 @@ class PolicyPort(Value, frozen=True, gc=False):
     name: str = ""
 
 
-class PolicyRule(Value, frozen=True, gc=False):
+class PolicyRule(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One ingress or egress rule. Empty `peers` is anybody, empty `ports` is everything, as in the API."""
 
     peers: tuple[PolicyPeer, ...] = ()
     ports: tuple[PolicyPort, ...] = ()
 
 
-class NetworkPolicy(Value, frozen=True, gc=False):
+class NetworkPolicy(KeyValue, frozen=True, gc=False, cache_hash=True):
     """A networking.k8s.io/v1 NetworkPolicy with `policyTypes` already defaulted.
 
     `ingress` is None when the policy does not govern ingress; an empty tuple denies everything. Likewise `egress`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from kuberouter.model.core import Family, Prefix, Value, family_of
 
 
@@ -32,4 +34,11 @@ class NodeFacts(Value, frozen=True, gc=False):
     @property
     def families(self) -> tuple[Family, ...]:
         """Families in use, IPv4 first."""
-        return tuple(f for f in Family if self.address(f) is not None)
+        return _families(self.addresses)
+
+
+@lru_cache(maxsize=16)
+def _families(addresses: tuple[bytes, ...]) -> tuple[Family, ...]:
+    # Every compiler asks for each of its owners, and a node hardly ever changes its addresses.
+    present = {family_of(address) for address in addresses}
+    return tuple(family for family in Family if family in present)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from kuberouter.cluster.selectors import pod_sets
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.spelling import Spelling
-from kuberouter.model.cluster import NetworkPolicy
 from kuberouter.model.core import Fragment, Owner, Row
 from kuberouter.model.node import NodeFacts
-from kuberouter.model.policy import Direction, PodSet
+from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
 
 
@@ -21,15 +20,11 @@ def compile_policy(
     if policy is None or not view.matches.active(policy.ref):
         return Fragment()
     rows: dict[Row, None] = {}
+    sets = pod_sets(policy)
     for family in node.families:
         # Pods enter a set in every family that they have, so it stands in each, even where no rule of it refers to it.
-        for pods in sorted_sets(policy):
+        for pods in sets:
             rows.update(dict.fromkeys(spell.pod_set(family, pods)))
         for direction in Direction:
             rows.update(dict.fromkeys(spell.policy(policy, direction, family)))
     return Fragment(tuple(rows), policy.problems)
-
-
-def sorted_sets(policy: NetworkPolicy) -> list[PodSet]:
-    """The sets of pods that a policy refers to, in a fixed order."""
-    return sorted(pod_sets(policy), key=repr)

@@ -25,14 +25,15 @@ from kuberouter.compilers.names import (
     TUNNEL_PREFIX,
     TUNNEL_TABLE,
 )
-from kuberouter.compilers.policies import IPTABLES
+from kuberouter.compilers.policies import IPTABLES, NFTABLES
 from kuberouter.compilers.routing import COMPILERS as ROUTING_COMPILERS
 from kuberouter.compilers.services import COMPILERS as SERVICE_COMPILERS
 from kuberouter.daemon.config import Config
 from kuberouter.daemon.events import EventSink
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.daemon.xtables import XtablesChoice
-from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver
+from kuberouter.drivers import nftables as nft
+from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver, FormerIptablesDriver
 from kuberouter.drivers.host import CniDriver, SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver
@@ -44,11 +45,22 @@ from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import NODE_KNOWN, Planner, Registered
 from kuberouter.model import bgp
-from kuberouter.model.core import Row
+from kuberouter.model.core import Family, Row
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
-from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, HookRank, IpSet, Member, Rule
+from kuberouter.model.netfilter import (
+    Chain,
+    FormerChain,
+    FormerHook,
+    FormerIptables,
+    Hook,
+    HookRank,
+    IpSet,
+    Member,
+    Rule,
+)
 from kuberouter.model.network import TABLE_MAIN, Address, Link, PolicyRule, Route
+from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 from kuberouter.model.ports import Sink, Source
 from kuberouter.model.settings import FirewallSettings, ProxySettings, RouterSettings
 from kuberouter.sources.apiserver import RESOURCES, ApiSource
@@ -59,6 +71,18 @@ from kuberouter.sources.podlinks import PodLinkSource
 from kuberouter.wire.kubeapi import connect
 
 DriverMaker = Callable[[], Any]
+
+FIREWALL_CHAINS = (
+    "KUBE-ROUTER-INPUT",
+    "KUBE-ROUTER-FORWARD",
+    "KUBE-ROUTER-OUTPUT",
+    "KUBE-ROUTER-POD-",
+    "KUBE-POD-FW-",
+    "KUBE-NWPLCY-",
+)
+"""Prefixes of the firewall's chains in iptables."""
+FIREWALL_SETS = ("KUBE-SRC-", "KUBE-DST-")
+"""Prefixes of its ipsets, without `inet6:`."""
 
 
 class Part:
@@ -172,12 +196,40 @@ def _tables(config: Config, parts: list[Part], journal: Journal) -> list[Table[A
         awaited = [part.removals_await[row] for part in users if row in part.removals_await]
         needs = frozenset((NODE_KNOWN, *awaited, *(need for part in users for need in part.needs)))
         found.append(Table(row, _Lazy(make), removal_needs=needs))
-    needs = frozenset((NODE_KNOWN, *(need for part in parts if part.hooks for need in part.needs)))
+    needs = frozenset((NODE_KNOWN, *(need for part in parts for need in part.needs)))
     former: dict[type[Row], DriverMaker] = {
         FormerChain: lambda: FormerChainDriver(xtables.other(), families, prefixes),
         FormerHook: lambda: FormerHookDriver(xtables.other(), families, ranks),
     }
+    if config.firewall is not None:
+        # What the other backend of the firewall has left behind.
+        former |= _former_backend(config.firewall, families, xtables)
     return found + [Table(row, _Lazy(make), removal_needs=needs) for row, make in former.items()]
+
+
+def _former_backend(
+    settings: FirewallSettings, families: tuple[Family, ...], xtables: XtablesChoice
+) -> dict[type[Row], DriverMaker]:
+    if not settings.nftables:
+        return {FormerTable: lambda: nft.FormerTableDriver(nft.Nftables())}
+    return {
+        FormerIptables: lambda: FormerIptablesDriver(
+            (xtables.get, xtables.other), families, FIREWALL_CHAINS, (HookRank.POLICY,), FIREWALL_SETS
+        )
+    }
+
+
+class _Once:
+    """Something that several drivers share, made at its first use."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+
+    def get(self) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
 
 class _Lazy:
@@ -277,20 +329,24 @@ def _firewall(settings: FirewallSettings) -> Part:
     part.needs = frozenset((*needed, "interfaces", "podlinks"))
     part.dependents = [policies]
     part.sources = [PodLinkSource()]
-    _register(part, IPTABLES, settings)
-    tables = (Sysctl, IpSet, Member, Chain, Hook)
-    part.drivers = dict.fromkeys(tables, _shared)
-    part.chain_prefixes = (
-        "KUBE-ROUTER-INPUT",
-        "KUBE-ROUTER-FORWARD",
-        "KUBE-ROUTER-OUTPUT",
-        "KUBE-ROUTER-POD-",
-        "KUBE-POD-FW-",
-        "KUBE-NWPLCY-",
-    )
-    part.hooks = (HookRank.POLICY,)
-    part.sets = ("KUBE-SRC-", "KUBE-DST-")
-    part.audits = [(settings.sync_period, tables)]
+    if settings.nftables:
+        _register(part, NFTABLES, settings)
+        kernel = _Once(nft.Nftables)
+        part.drivers = {
+            Sysctl: _shared,
+            NftTable: lambda: nft.TableDriver(kernel.get()),
+            NftSet: lambda: nft.SetDriver(kernel.get()),
+            NftElement: lambda: nft.ElementDriver(kernel.get()),
+            NftChain: lambda: nft.ChainDriver(kernel.get()),
+            NftVerdict: lambda: nft.VerdictDriver(kernel.get()),
+        }
+    else:
+        _register(part, IPTABLES, settings)
+        part.drivers = dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook), _shared)
+        part.chain_prefixes = FIREWALL_CHAINS
+        part.hooks = (HookRank.POLICY,)
+        part.sets = FIREWALL_SETS
+    part.audits = [(settings.sync_period, tuple(part.drivers))]
     return part
 
 

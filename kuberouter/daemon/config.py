@@ -223,6 +223,7 @@ def _firewall(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> Fire
         node_ports=ports or (30000, 32767),
         default_deny=reader.flag("netpol-default-deny", bool),
         cut_flows=flows == "cut",
+        nftables=reader.flag("use-nftables-for-netpol", bool),
         namespace_annotation=reader.flag("netpol-namespace-annotation", bool),
     )
 

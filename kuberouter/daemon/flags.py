@@ -204,6 +204,7 @@ FLAGS: tuple[Flag, ...] = (
         "CIDR from which external IPs come; may be repeated. Policy leaves traffic to them to the proxy.",
     ),
     Flag("service-node-port-range", STRING, "30000-32767", "Ports of NodePort Services, as first-last."),
+    Flag("use-nftables-for-netpol", BOOL, False, "Enforce NetworkPolicies with nftables, not with iptables and ipset."),
     Flag("v", STRING, "0", "How much to log: 0 is what an operator has to know, 2 tells every change.", "v"),
     Flag("version", BOOL, False, "Show the version.", "V"),
 )

@@ -7,12 +7,14 @@ Nothing is ever written there but deletions, and no table is looked at that does
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+from kuberouter.drivers.ipsets import SetDriver
 from kuberouter.drivers.iptables import TABLES, ChainDriver, HookDriver, Variant, Xtables
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
-from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, Table
+from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, FormerIptablesKey, Hook, Table
 from kuberouter.wire.command import run
 from kuberouter.wire.text.iptables import MARKER, complaint
 
@@ -131,3 +133,62 @@ class FormerChainDriver:
     def write(self, batch: Batch[FormerChain]) -> Outcome:
         """Delete chains; there are only removals."""
         return self._chains.write(Batch(remove=tuple(Chain(row.key, b"") for row in batch.remove)))
+
+
+class FormerIptablesDriver:
+    """Driver of `FormerIptables` rows: what the firewall has left in iptables, in either variant, and in ipsets."""
+
+    def __init__(
+        self,
+        variants: Iterable[Callable[[], Xtables]],
+        families: Collection[Family],
+        chains: tuple[str, ...],
+        ranks: tuple[int, ...],
+        sets: tuple[str, ...],
+    ) -> None:
+        self._variants = tuple(variants)
+        self._families = tuple(families)
+        self._chains = chains
+        self._ranks = ranks
+        self._sets = SetDriver(lambda name: name.removeprefix("inet6:").startswith(sets))
+
+    def read(self) -> Iterable[FormerIptables]:
+        """The families in which anything is left."""
+        for family in self._families:
+            if any(found for _, found in self._rows(family)):
+                yield FormerIptables(FormerIptablesKey(family))
+
+    def owns(self, row: FormerIptables) -> bool:
+        """By rank of a hook and prefix of a name; `read` yields nothing else."""
+        return True
+
+    def write(self, batch: Batch[FormerIptables]) -> Outcome:
+        """Take out hooks, then chains, then sets; there are only removals."""
+        failed: dict[Hashable, str] = {}
+        for row in batch.remove:
+            for driver, found in self._rows(row.key.family):
+                outcome = driver.write(Batch(remove=tuple(found)))
+                failed.update((row.key, text) for text in outcome.failed.values())
+        return Outcome(failed)
+
+    def _rows(self, family: Family) -> Iterator[tuple[Any, list[Any]]]:
+        """What is left in a family with the driver that removes it; what can't be looked at has nothing left."""
+        drivers: list[Any] = []
+        for find in self._variants:
+            try:
+                xtables = find()
+            except Unavailable:
+                continue
+            tables = [table for table in existing(xtables, family) if table is Table.FILTER]
+            drivers.append(HookDriver(xtables, (family,), tables, self._ranks))
+            drivers.append(ChainDriver(xtables, (family,), self._chains, tables))
+        for driver in drivers:
+            try:
+                found = [row for row in driver.read() if driver.owns(row)]
+            except Unavailable:
+                continue
+            yield driver, found
+        try:
+            yield self._sets, [row for row in self._sets.read() if row.family is family]
+        except Unavailable:
+            return

@@ -21,7 +21,7 @@ from kuberouter.model.bgp import (
 from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
-from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, IpSet, Member
+from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link, PolicyRule, Route
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 
@@ -45,7 +45,8 @@ ADD_ORDER: tuple[type[Row], ...] = (
     Chain,
     FormerChain,
     FormerHook,  # before its chain: these are only removed, and that from the bottom up
-    FormerTable,
+    FormerTable,  # what the other backend of the firewall wrote, as a whole
+    FormerIptables,
     NftTable,
     NftSet,
     NftElement,  # sets are full before rules match them
@@ -99,8 +100,9 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
 """Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""
 
 SUCCESSORS: dict[type[Row], tuple[type[Row], ...]] = {
-    FormerChain: (Chain, Hook, NftChain, NftVerdict),
-    FormerHook: (Chain, Hook, NftChain, NftVerdict),
-    FormerTable: (Chain, Hook),
+    FormerChain: (Chain, Hook),
+    FormerHook: (Chain, Hook),
+    FormerTable: (IpSet, Member, Chain, Hook),
+    FormerIptables: (NftTable, NftSet, NftElement, NftChain, NftVerdict),
 }
 """Tables that take over from a table: of that one nothing is removed before everything desired stands in these."""

@@ -113,6 +113,18 @@ class FormerChain(Value, frozen=True, gc=False):
     key: ChainKey
 
 
+class FormerIptablesKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A family."""
+
+    family: Family
+
+
+class FormerIptables(Value, frozen=True, gc=False):
+    """Hooks, chains or sets of the firewall in iptables while it is written in nftables. Never desired, so removed."""
+
+    key: FormerIptablesKey
+
+
 class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One rule of a shared chain: `rank` orders rules in the chain (ties by text)."""
 

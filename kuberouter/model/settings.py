@@ -57,5 +57,7 @@ class FirewallSettings(Value, frozen=True, gc=False):
     """Addresses of this node's pod CIDRs that are no pod's yet, as far as the API tells, are cut off."""
     cut_flows: bool = False
     """Flows that were open when a policy closed them end; otherwise they are kept."""
+    nftables: bool = False
+    """Written as nftables, not as iptables and ipsets."""
     namespace_annotation: bool = False
     """The annotation by which a namespace isolates itself has an effect."""

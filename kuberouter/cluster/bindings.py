@@ -9,6 +9,7 @@ from kuberouter.model.cluster import ClusterObject, Pod, PodLink
 from kuberouter.model.core import ObjectRef
 
 T = TypeVar("T")
+NONE: frozenset[bytes] = frozenset()
 
 
 class BindingIndex:
@@ -37,12 +38,14 @@ class BindingIndex:
                 )
             case Pod(ref=ref):
                 before, after = self._addresses(old), self._addresses(new)
+                if not before and not after:
+                    # A pod of another node, as nearly all are.
+                    return
                 for address in before - after:
                     self._drop(self._pods, address, ref)
                 for address in after - before:
                     self._pods.setdefault(address, []).append(ref)
-                if before or after:
-                    self.touched.add(ref)
+                self.touched.add(ref)
 
     def _link(self, name: str, old: PodLink | None, new: PodLink | None) -> None:
         before, after = (set(link.addresses) if link is not None else set() for link in (old, new))
@@ -57,9 +60,10 @@ class BindingIndex:
         for address in before | after:
             self.touched.update(self._pods.get(address, ()))
 
-    def _addresses(self, pod: ClusterObject | None) -> set[bytes]:
-        ours = isinstance(pod, Pod) and pod.node == self._node and enforceable(pod)
-        return set(pod.addresses) if ours and isinstance(pod, Pod) else set()
+    def _addresses(self, pod: ClusterObject | None) -> frozenset[bytes]:
+        if isinstance(pod, Pod) and pod.node == self._node and enforceable(pod):
+            return frozenset(pod.addresses)
+        return NONE
 
     @staticmethod
     def _drop(claims: dict[bytes, list[T]], address: bytes, who: T) -> None:

@@ -41,11 +41,15 @@ def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
         yield Owner("cluster-addresses", change.ref)
     elif change.ref.kind == "Service":
         yield Owner("node-ports", change.ref)
-    touched = view.matches.touched
-    yield from (Owner("policy", ref) for ref in touched.policies)
-    yield from (Owner("membership", ref) for ref in touched.members)
-    yield from (Owner("isolation", ref) for ref in touched.isolated)
-    yield from (Owner("binding", ref) for ref in touched.isolated | view.bindings.touched)
+    touched, bound = view.matches.touched, view.bindings.touched
+    for compiler, refs in (
+        ("policy", touched.policies),
+        ("membership", touched.members),
+        ("isolation", touched.isolated),
+        ("binding", touched.isolated | bound if bound else touched.isolated),
+    ):
+        for ref in refs:
+            yield Owner(compiler, ref)
 
 
 def services(change: Change, view: ClusterView) -> Iterable[Owner]:

@@ -5,7 +5,8 @@ An event that leaves the model value equal (a heartbeat, an annotation that we d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
+from typing import Protocol
 
 from kuberouter.cluster.dependents import Change, Dependents
 from kuberouter.cluster.derived import Derive
@@ -15,6 +16,13 @@ from kuberouter.model.cluster import ClusterObject, EndpointSlice, Interface, No
 from kuberouter.model.core import ObjectRef, Owner
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.settings import NodeSettings
+
+
+class Index(Protocol):
+    """Something that follows objects of some kinds; nothing old and nothing new is no change."""
+
+    def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
+        """Take in one change."""
 
 
 class Cluster(ClusterView):
@@ -31,13 +39,25 @@ class Cluster(ClusterView):
         self._dependents = tuple(dependents)
         self._derive = tuple(derive)
         self._by_kind = {kind.__name__: table for kind, table in self._objects.items()}
+        self._concerned: dict[str, tuple[Index, ...]] = {
+            "Pod": (self.matches, self.bindings),
+            "Namespace": (self.matches,),
+            "NetworkPolicy": (self.matches,),
+            "PodLink": (self.bindings,),
+            "Service": (self.frontends,),
+            "EndpointSlice": (self.frontends,),
+            "Node": (self.routes,),
+            "LearnedRoute": (self.routes,),
+        }
+        self._updated: tuple[Index, ...] = ()
+        """Those that the last change concerned."""
         self.facts_changed = False
         """Set when the last `apply` changed the facts of this node: every owner has to be compiled again."""
 
-    def apply(self, event: Upserted | Deleted) -> frozenset[Owner]:
+    def apply(self, event: Upserted | Deleted) -> Set[Owner]:
         """Take in one event; returns the compile keys that it dirties. Work is proportional to those keys."""
         self.facts_changed = False
-        return frozenset(self._take(event))
+        return self._take(event)
 
     def _take(self, event: Upserted | Deleted) -> set[Owner]:
         if isinstance(event, Upserted):
@@ -53,8 +73,8 @@ class Cluster(ClusterView):
             del table[ref]
         else:
             table[ref] = new
-        self._index(old, new)
-        dirty = set(self._dirtied(Change(ref, old, new)))
+        self._index(ref.kind, old, new)
+        dirty = self._dirtied(Change(ref, old, new))
         if isinstance(new or old, Node | Interface):
             dirty |= self._update_facts(ref)
         for event_of in self._derive:
@@ -63,11 +83,13 @@ class Cluster(ClusterView):
                 dirty |= self._take(derived)
         return dirty
 
-    def _dirtied(self, change: Change) -> Iterable[Owner]:
+    def _dirtied(self, change: Change) -> set[Owner]:
+        dirty: set[Owner] = set()
         for dependents in self._dependents:
-            yield from dependents(change, self)
+            dirty.update(dependents(change, self))
+        return dirty
 
-    def _index(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
+    def _index(self, kind: str, old: ClusterObject | None, new: ClusterObject | None) -> None:
         if isinstance(old, EndpointSlice):
             slices = self._slices[old.service]
             del slices[old.ref]
@@ -75,10 +97,14 @@ class Cluster(ClusterView):
                 del self._slices[old.service]
         if isinstance(new, EndpointSlice):
             self._slices.setdefault(new.service, {})[new.ref] = new
-        self.matches.update(old, new)
-        self.bindings.update(old, new)
-        self.routes.update(old, new)
-        self.frontends.update(old, new)
+        concerned = self._concerned.get(kind, ())
+        if concerned is not self._updated:
+            # What the last change meant to indexes that this one does not concern is past.
+            for index in self._updated:
+                index.update(None, None)
+            self._updated = concerned
+        for index in concerned:
+            index.update(old, new)
 
     def _update_facts(self, ref: ObjectRef) -> set[Owner]:
         if ref.kind == "Node" and ref.name != self._settings.name:
@@ -89,4 +115,4 @@ class Cluster(ClusterView):
             return set()
         self._node = new
         self.facts_changed = True
-        return set(self._dirtied(Change(ObjectRef("NodeFacts", "", new.name), old, new)))
+        return self._dirtied(Change(ObjectRef("NodeFacts", "", new.name), old, new))

@@ -33,9 +33,10 @@ spec: {podSelector: {matchLabels: {app: confined}}, policyTypes: [Egress]}
 """
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["iptables", "nftables"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     arguments = ["--run-router=false", "--run-service-proxy=false"]
+    arguments += ["--use-nftables-for-netpol"] if request.param == "nftables" else []
     with Lab(nodes=2, subnets=1, daemon_arguments=arguments) as lab:
         lab.wire_statically()
         for node in lab.nodes:

@@ -5,7 +5,7 @@ A backend is a package with these functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from kuberouter.model.cluster import NetworkPolicy, PodLink
@@ -41,7 +41,7 @@ class Spelling(Protocol):
     def place(self, place: Place, settings: FirewallSettings) -> Iterable[Row]:
         """A pod's way to its verdict."""
 
-    def cluster_addresses(self, family: Family, prefixes: Iterable[Prefix]) -> Iterable[Row]:
+    def cluster_addresses(self, family: Family, prefixes: Sequence[Prefix]) -> Iterable[Row]:
         """Addresses that no pod may borrow."""
 
     def guard(self, family: Family, link: PodLink, own: bytes | None, *, confined: bool) -> Iterable[Row]:

@@ -75,10 +75,10 @@ def _base(family: Family, gate: Gate, direction: Direction, settings: FirewallSe
             # The node speaks to itself also from its addresses on the pods' bridge.
             yield 'iifname "lo" accept'
         yield from _exempt(family, settings)
-    if direction is Direction.EGRESS:
-        yield f"jump {GUARD_CHAIN}"
     if gate.node:
         yield "fib saddr type local accept"
+    elif direction is Direction.EGRESS:
+        yield f"jump {GUARD_CHAIN}"
     end = END[USE[direction]]
     yield f"{IP[family]} {end} vmap @{dispatch_map(family, direction).key.name}"
     if settings.default_deny:

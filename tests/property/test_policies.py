@@ -10,18 +10,30 @@ from hypothesis import strategies as st
 
 from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.derived import namespace_isolation
-from kuberouter.compilers.policies import IPTABLES
+from kuberouter.compilers.policies import IPTABLES, NFTABLES
 from kuberouter.decode.annotations import NAMESPACE_POLICY
 from kuberouter.model.cluster import PodLink
 from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
+from kuberouter.model.nftables import (
+    NftChain,
+    NftChainKey,
+    NftElement,
+    NftSet,
+    NftSetKey,
+    NftTable,
+    NftVerdict,
+)
 from kuberouter.model.settings import FirewallSettings
+from kuberouter.wire.text.nft import jumps
 from tests.conformance.scenarios import drawn
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook)
+NFT_ROWS: tuple[type[Row], ...] = (Sysctl, NftTable, NftSet, NftElement, NftChain, NftVerdict)
+BACKENDS = {"iptables": (IPTABLES, ROWS), "nftables": (NFTABLES, NFT_ROWS)}
 LABELS: tuple[dict[str, str], ...] = ({}, {"app": "web"}, {"app": "api", "tier": "front"}, {"tier": "back"})
 SPACES: tuple[dict[str, str], ...] = ({}, {"team": "red"}, {"team": "blue"})
 Object = dict[str, Any]
@@ -102,12 +114,13 @@ PLAIN = FirewallSettings(namespace_annotation=True)
 STRICT = FirewallSettings(namespace_annotation=True, default_deny=True, cut_flows=True)
 
 
-def world(settings: FirewallSettings = PLAIN) -> World:
+def world(settings: FirewallSettings = PLAIN, backend: str = "iptables") -> World:
+    compilers, rows = BACKENDS[backend]
     made = World(
         [policies],
-        IPTABLES,
+        compilers,
         settings,
-        ROWS,
+        rows,
         (Family.IPV4, Family.IPV6),
         derive=[namespace_isolation],
     )
@@ -123,15 +136,15 @@ def world(settings: FirewallSettings = PLAIN) -> World:
 
 
 def kernel(made: World) -> dict[type[Row], dict[Any, Any]]:
-    return {row: dict(made.table(row)) for row in ROWS}
+    return {row: dict(made.table(row)) for row in made.drivers}
 
 
-@settings(max_examples=60, deadline=None)
-@given(STEPS, st.randoms(use_true_random=False), st.sampled_from((PLAIN, STRICT)))
+@settings(max_examples=100, deadline=None)
+@given(STEPS, st.randoms(use_true_random=False), st.sampled_from((PLAIN, STRICT)), st.sampled_from(list(BACKENDS)))
 def test_incremental_equals_from_scratch_in_any_order(
-    steps: list[tuple[Object, bool]], dice: Any, how: FirewallSettings
+    steps: list[tuple[Object, bool]], dice: Any, how: FirewallSettings, backend: str
 ) -> None:
-    walked = world(how)
+    walked = world(how, backend)
     final: dict[Key, Object] = {}
     for obj, exists in steps:
         if exists:
@@ -140,7 +153,7 @@ def test_incremental_equals_from_scratch_in_any_order(
         elif final.pop(key(obj), None) is not None:
             walked.put(Deleted(ObjectRef(*key(obj))))
         walked.sync()
-    fresh = world(how)
+    fresh = world(how, backend)
     objects = list(final.values())
     dice.shuffle(objects)
     for obj in objects:
@@ -167,6 +180,44 @@ def test_nothing_refers_to_what_does_not_exist() -> None:
                 assert {words[i + 1] for i, w in enumerate(words) if w == "--match-set"} <= sets
                 targets = {words[i + 1] for i, w in enumerate(words) if w in ("-j", "-g")}
                 assert all((where.family, t) in chains for t in targets if t.startswith("KUBE-"))
+
+
+def test_nothing_in_nftables_refers_to_what_does_not_exist() -> None:
+    for seed in range(40):
+        made = world(STRICT if seed % 2 else PLAIN, "nftables")
+        for obj in (*(space(n, i) for i, n in enumerate("xyz")), *drawn(seed), link(1, "a", bool(seed % 3))):
+            take(made, obj)
+        for number, namespace in enumerate("xyz"):
+            made.feed(json.dumps(pod(namespace, "a", 1, number, "Running", NODE)).encode())
+        made.sync()
+        tables = {k.family for k in made.table(NftTable)}
+        sets, chains = set(made.table(NftSet)), set(made.table(NftChain))
+        assert {k.family for k in (*sets, *chains)} == tables
+        assert {k.set for k in made.table(NftElement)} <= sets
+        for where, chain in made.table(NftChain).items():
+            for rule in (*chain.rules, *(chain.fallback or ())):
+                words = rule.split()
+                assert {NftSetKey(where.family, w[1:]) for w in words if w.startswith("@")} <= sets
+                assert {NftChainKey(where.family, name) for name in jumps([rule])} <= chains
+        for where, verdict in made.table(NftVerdict).items():
+            assert where.map in sets
+            assert not verdict.chain or NftChainKey(where.map.family, verdict.chain) in chains
+
+
+def test_a_pod_that_joins_costs_elements_and_its_verdicts_in_nftables() -> None:
+    made = world(backend="nftables")
+    for obj in (space("x", 0), *({**p, "metadata": {**p["metadata"], "namespace": "x"}} for p in drawn(7))):
+        made.feed(json.dumps(obj).encode())
+    for number in range(1, 3):
+        made.feed(json.dumps(pod("x", "a", number, 1, "Running", NODE)).encode())
+    made.sync()
+    made.feed(json.dumps(pod("x", "b", 1, 1, "Running", NODE)).encode())
+    assert made.sync()
+    assert {row for row, _ in made.report.batches} <= {NftElement, NftVerdict}
+    address = bytes((10, 244, 1, ord("b")))
+    named = [row for _, batch in made.report.batches for row in (*batch.add, *batch.remove)]
+    assert any(address in getattr(row.key, "packed", b"") for row in named)
+    assert not any(batch.change for _, batch in made.report.batches)
 
 
 def test_a_pod_that_joins_costs_its_own_entries_only() -> None:

@@ -107,7 +107,7 @@ class MatchIndex:
         if group is None:
             return ()
         local = pod in group.local
-        return (s for scope in group.scopes for s in scope.sets if local or not s.local)
+        return [s for scope in group.scopes if scope.sets for s in scope.sets if local or not s.local]
 
     # --- changes ----------------------------------------------------------------------------------------------------
 

@@ -18,17 +18,14 @@ def compile_membership(
     if pod is None:
         return Fragment()
     families = node.families
+    addresses = [address for address in pod.addresses if family_of(address) in families]
+    member = spell.member
     rows: list[Row] = []
     for pods in view.matches.sets_of(pod.ref):
-        for address in pod.addresses:
-            if family_of(address) not in families:
-                continue
-            if not pods.port:
-                rows.append(spell.member(pods, address))
-                continue
-            rows += [
-                spell.member(pods, address, port.protocol, port.number)
-                for port in pod.ports
-                if port.name == pods.port and port.protocol is pods.protocol
-            ]
+        if not pods.port:
+            rows += [member(pods, address) for address in addresses]
+            continue
+        for port in pod.ports:
+            if port.name == pods.port and port.protocol is pods.protocol:
+                rows += [member(pods, address, port.protocol, port.number) for address in addresses]
     return Fragment(tuple(rows))

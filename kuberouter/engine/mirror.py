@@ -47,8 +47,11 @@ class Mirror(Generic[R]):
             due.pop(key, None)
 
     def standing(self, desired: Mapping[Hashable, R]) -> bool:
-        """Whether the kernel holds every desired row, as far as known."""
-        return not any(key in desired for key in self._pending)
+        """Whether the kernel holds every desired row, as far as known; what stands in for a refused one will do."""
+        return not any(
+            key in desired and not (key in self.failures and getattr(desired[key], "fallback", None) is not None)
+            for key in self._pending
+        )
 
     def refresh(self, actual: Mapping[Hashable, R], desired: Mapping[Hashable, R]) -> int:
         """The kernel was read. Returns in how many keys it differs from what is desired."""

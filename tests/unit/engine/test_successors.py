@@ -9,6 +9,7 @@ from kuberouter.cluster.store import Cluster
 from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.dataplane import Dataplane, Table
 from kuberouter.engine.journal import Journal
+from kuberouter.engine.mirror import Mirror
 from kuberouter.engine.planner import Planner
 from kuberouter.model.core import Batch, Family, ObjectRef, Outcome, Owner, Rank
 from kuberouter.model.netfilter import Chain, ChainKey, FormerChain, FormerHook, Hook, HookKey, HookRank, make_chain
@@ -30,6 +31,17 @@ class Stubborn(MemoryDriver[Any]):
             return super().write(batch)
         failed: dict[Hashable, str] = {row.key: "refused" for row in batch.add}
         return Outcome(failed)
+
+
+def test_a_refused_chain_whose_closed_form_stands_in_holds_nothing_up() -> None:
+    mirror: Mirror[Chain] = Mirror()
+    for fallback, stands in ((None, False), ((), True)):
+        row = make_chain(CHAIN.key, ("-j NOWHERE",), fallback=fallback)
+        mirror.refresh({}, {row.key: row})
+        assert not mirror.standing({row.key: row})
+        mirror.wrote(Batch(add=(row,)), {row.key: "refused"}, 0.0)
+        assert mirror.standing({row.key: row}) is stands
+        mirror.refresh({}, {})
 
 
 def test_former_rules_stay_until_the_new_ones_stand() -> None:

@@ -24,7 +24,7 @@ LIMIT = 3.0
 """Seconds after which a probe counts as timed out. The firewall refuses with an answer, so few probes wait for it."""
 RESEND = 0.2
 """Seconds after which a probe without retries of its own is sent again."""
-IP_RECVERR, IPV6_RECVERR = 11, 25
+IP_PKTINFO, IP_RECVERR, IPV6_RECVERR = 8, 11, 25
 """Socket options of linux/in.h and linux/in6.h that Python does not name."""
 UNLIMITED = {
     "ipv4/icmp_ratemask": "0",
@@ -41,7 +41,7 @@ Job = tuple[str, str, int]
 
 def serve(ports: list[int]) -> None:
     """Accept and close TCP connections, echo UDP datagrams, acknowledge SCTP, in both families."""
-    poller = select.poll()
+    poller = select.epoll()
     sockets: dict[int, socket.socket] = {}
     for port in ports:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
@@ -54,8 +54,12 @@ def serve(ports: list[int]) -> None:
                 listener.listen(256)
             sockets[listener.fileno()] = listener
     sockets.update({sock.fileno(): sock for sock in map(sctp.raw, FAMILIES)})
-    for number in sockets:
-        poller.register(number, select.POLLIN)
+    for number, listener in sockets.items():
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            listener.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        poller.register(number, select.EPOLLIN)
     served = set(ports)
     while True:
         for number, _ in poller.poll():
@@ -63,13 +67,25 @@ def serve(ports: list[int]) -> None:
             try:
                 if listener.type == socket.SOCK_STREAM:
                     listener.accept()[0].close()
-                elif listener.type == socket.SOCK_DGRAM:
-                    data, peer = listener.recvfrom(64)
-                    listener.sendto(data, peer)
                 else:
-                    sctp.answer(listener, served)
+                    _answer(listener, served)
             except OSError:
                 continue
+
+
+def _answer(sock: socket.socket, served: set[int]) -> None:
+    """Answer one datagram or SCTP packet from the address that it was sent to: a node has several."""
+    data, ancillary, _, peer = sock.recvmsg(256, 256)
+    if sock.type == socket.SOCK_RAW:
+        data, peer = sctp.reply(sctp.bare(sock, data), served), (peer[0], 0)
+    here = []
+    for level, kind, info in ancillary:
+        if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            here.append((level, kind, info[:16] + bytes(4)))
+        elif level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+            here.append((level, kind, bytes(4) + info[8:12] + bytes(4)))
+    if data:
+        sock.sendmsg([data], here, 0, peer)
 
 
 class Prober:
@@ -77,12 +93,12 @@ class Prober:
 
     def __init__(self, jobs: list[Job]) -> None:
         self.results = ["timeout"] * len(jobs)
-        self._poller = select.poll()
+        self._poller = select.epoll()
         self._open: dict[int, tuple[int, socket.socket, str]] = {}
         self._raw = {family: sctp.raw(family) for family in FAMILIES}
         for sock in self._raw.values():
             _report_errors(sock)
-            self._poller.register(sock, select.POLLIN)
+            self._poller.register(sock, select.EPOLLIN)
         self._inits: dict[int, tuple[int, str, int]] = {}
         """SCTP probes without an answer, by source port, which is their tag too: job, address, port."""
         for index, (address, protocol, port) in enumerate(jobs):
@@ -97,7 +113,7 @@ class Prober:
         end = time.monotonic() + LIMIT
         resend = time.monotonic() + RESEND
         while (self._open or self._inits) and (now := time.monotonic()) < end:
-            for number, seen in self._poller.poll(max(1, int((min(end, resend) - now) * 1000))):
+            for number, seen in self._poller.poll(max(0.001, min(end, resend) - now)):
                 if number in self._open:
                     self._finish(number, seen)
                 else:
@@ -110,6 +126,7 @@ class Prober:
                     self._send_init(source)
         for sock in (*self._raw.values(), *(sock for _, sock, _ in self._open.values())):
             sock.close()
+        self._poller.close()
         return self.results
 
     def _start(self, index: int, address: str, protocol: str, port: int) -> None:
@@ -124,12 +141,11 @@ class Prober:
             sock.close()
             return
         self._open[sock.fileno()] = (index, sock, protocol)
-        self._poller.register(sock, select.POLLOUT if protocol == "TCP" else select.POLLIN)
+        self._poller.register(sock, select.EPOLLOUT if protocol == "TCP" else select.EPOLLIN)
 
     def _finish(self, number: int, seen: int) -> None:
         index, sock, protocol = self._open.pop(number)
-        self._poller.unregister(number)
-        self.results[index] = "refused" if seen & select.POLLERR else _outcome(sock, protocol)
+        self.results[index] = "refused" if seen & select.EPOLLERR else _outcome(sock, protocol)
         sock.close()
 
     def _send_init(self, source: int) -> None:
@@ -147,14 +163,14 @@ class Prober:
         """Answers to SCTP probes, and the errors that name one."""
         for _ in range(256):
             try:
-                data, peer = sctp.received(sock)
+                data, peer = sock.recvfrom(256)
             except BlockingIOError:
                 break
             except OSError:
                 continue
-            found = sctp.parse(data)
+            found = sctp.parse(sctp.bare(sock, data))
             if found is not None and found[0] == sctp.INIT_ACK:
-                self._settle(found[2], peer, found[1], "open")
+                self._settle(found[2], peer[0], found[1], "open")
         for _ in range(256):
             try:
                 data, _, _, target = sock.recvmsg(256, 256, socket.MSG_ERRQUEUE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kuberouter.cluster.dependents import policies
@@ -28,7 +28,8 @@ from tests.support.lab.netns import inside
 
 PREFIXES = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
 SETS = ("KUBE-SRC-", "KUBE-DST-", "inet6:KUBE-SRC-", "inet6:KUBE-DST-")
-FAMILIES = (Family.IPV4, Family.IPV6)
+FAMILIES = {4: Family.IPV4, 6: Family.IPV6}
+VARIANTS = {"iptables-nft": Variant.NFT, "iptables-legacy": Variant.LEGACY}
 
 Manifest = Mapping[str, Any]
 
@@ -38,13 +39,13 @@ def ours(name: str) -> bool:
     return name.startswith(SETS)
 
 
-def _iptables(variant: Variant) -> list[Table[Any]]:
+def _iptables(variant: Variant, families: tuple[Family, ...]) -> list[Table[Any]]:
     xtables = Xtables(variant)
     return [
         Table(IpSet, SetDriver(ours)),
         Table(Member, MemberDriver(ours)),
-        Table(Chain, ChainDriver(xtables, FAMILIES, PREFIXES)),
-        Table(Hook, HookDriver(xtables, FAMILIES)),
+        Table(Chain, ChainDriver(xtables, families, PREFIXES)),
+        Table(Hook, HookDriver(xtables, families)),
     ]
 
 
@@ -62,15 +63,18 @@ def _nftables() -> list[Table[Any]]:
 class Firewall:
     """What the daemon runs for NetworkPolicy on one node, without its threads and sources."""
 
-    def __init__(self, node: str, namespace: str, variant: Variant | None) -> None:
-        """With the nftables backend `variant` is None, else it says which iptables is used."""
+    def __init__(self, node: str, namespace: str, backend: str, versions: Sequence[int] = (4, 6)) -> None:
+        """`backend` is nftables, iptables-nft or iptables-legacy; `versions` are those of IP that the cluster has."""
         self._namespace = namespace
-        cluster = Cluster(NodeSettings(node, FAMILIES), (policies,))
+        families = tuple(FAMILIES[version] for version in versions)
+        cluster = Cluster(NodeSettings(node, families), (policies,))
         settings = FirewallSettings()
-        backend = NFTABLES if variant is None else IPTABLES
-        compilers = [Registered(name, "firewall", compiler, settings) for name, compiler in backend]
+        variant = VARIANTS.get(backend)
+        named = NFTABLES if variant is None else IPTABLES
+        compilers = [Registered(name, "firewall", compiler, settings) for name, compiler in named]
         with inside(namespace):
-            tables = [Table(Sysctl, SysctlDriver()), *(_nftables() if variant is None else _iptables(variant))]
+            kernel = _nftables() if variant is None else _iptables(variant, families)
+            tables = [Table(Sysctl, SysctlDriver()), *kernel]
             rows: list[type[Row]] = [table.row for table in tables]
             self.planner = Planner(cluster, compilers, [*rows, Rule], Journal())
             self.dataplane = Dataplane(tables, self.planner.ledgers)

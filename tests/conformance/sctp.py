@@ -65,16 +65,15 @@ def raw(family: int) -> socket.socket:
     return made
 
 
-def received(sock: socket.socket) -> tuple[bytes, str]:
-    """One packet without its IP header, and who sent it."""
-    data, peer = sock.recvfrom(256)
-    return (data[(data[0] & 15) * 4 :] if sock.family == socket.AF_INET else data), peer[0]
+def bare(sock: socket.socket, data: bytes) -> bytes:
+    """A received packet without its IP header."""
+    return data[(data[0] & 15) * 4 :] if sock.family == socket.AF_INET else data
 
 
-def answer(sock: socket.socket, served: set[int]) -> None:
-    """Answer one INIT to a served port."""
-    data, peer = received(sock)
+def reply(data: bytes, served: set[int]) -> bytes:
+    """The answer to an INIT for a served port; empty for everything else."""
     found = parse(data)
-    if found is not None and found[0] == INIT and found[2] in served:
-        _, source, target, _, tag = found
-        sock.sendto(packet(INIT_ACK, target, source, tag ^ 0xFFFFFFFF, tag), (peer, 0))
+    if found is None or found[0] != INIT or found[2] not in served:
+        return b""
+    _, source, target, _, tag = found
+    return packet(INIT_ACK, target, source, tag ^ 0xFFFFFFFF, tag)

@@ -1,117 +1,68 @@
-"""Every scenario against real packets: what the oracle says of a first packet is what happens to it."""
+"""Every scenario, and every step of every sequence of edits, against real packets."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from kuberouter.drivers.iptables import detect_variant
-from tests.conformance.conftest import COUNTS
-from tests.conformance.oracle import Endpoint, State, Verdict, verdict
-from tests.conformance.pipeline import Firewall
-from tests.conformance.scenarios import DRAWN, PODS, WRITTEN, Manifest, base
-from tests.conformance.topology import PORTS, PROTOCOLS, Host, Job, Topology, pairs
+from tests.conformance.arena import OPEN, Arena
+from tests.conformance.generate import edits, seed, state
+from tests.conformance.matrix import SEQUENCES, STATES, STEPS, Place, everywhere, in_turns
+from tests.conformance.scenarios import WRITTEN
+from tests.conformance.topology import Topology
+from tests.conformance.vocabulary import PODS, merged
 
-OPEN = "open"
-Cell = tuple[Host, Host, int, str, int]
-
-
-class Arena:
-    """Two nodes with their firewalls, and every path between the hosts."""
-
-    def __init__(self, topology: Topology, backend: str) -> None:
-        self.topology = topology
-        self._nodes = {name: node for name, (node, _, _) in PODS.items()}
-        addresses = {name: host.ips for name, host in topology.hosts.items()}
-        self.base = base(addresses, {node: topology.cidrs(node) for node in topology.nodes})
-        variant = detect_variant() if backend == "iptables" else None
-        self._firewalls = [Firewall(node, topology.namespace(node), variant) for node in topology.nodes]
-        self._cells: list[Cell] = [
-            (source, target, version, protocol, port)
-            for source, target in pairs(topology.hosts.values())
-            if target.kind == "pod"
-            for version in (4, 6)
-            for protocol in PROTOCOLS
-            for port in PORTS
-        ]
-
-    def apply(self, policies: list[Manifest]) -> None:
-        """Put these policies, and no others, on the cluster."""
-        for firewall in self._firewalls:
-            firewall.apply([*self.base, *policies])
-
-    def sweep(self) -> dict[Cell, str]:
-        """Try every path with first packets; the outcome of each."""
-        self.topology.flush_connections()
-        jobs: dict[str, list[Job]] = {}
-        for source, target, version, protocol, port in self._cells:
-            address = target.ips[0 if version == 4 else 1]
-            jobs.setdefault(source.name, []).append((address, protocol, port))
-        results = {name: iter(found) for name, found in self.topology.probe(jobs).items()}
-        return {cell: next(results[cell[0].name]) for cell in self._cells}
-
-    def expected(self, policies: list[Manifest]) -> dict[Cell, Verdict]:
-        """What the oracle says of every path."""
-        state = State.of([*self.base, *policies])
-        ends = {host.name: Endpoint(host.name, host.kind, host.ips) for host in self.topology.hosts.values()}
-        return {
-            cell: verdict(state, ends[cell[0].name], ends[cell[1].name], *cell[2:], self._nodes) for cell in self._cells
-        }
+BY_CHANCE = {f"state {number}": number for number in range(seed(), seed() + STATES)}
+EDITED = {f"edits {number}": number for number in range(seed(), seed() + SEQUENCES)}
+RUNS = sorted([*everywhere(WRITTEN), *in_turns(BY_CHANCE), *in_turns(EDITED)], key=lambda run: run[0])
 
 
-@pytest.fixture(scope="module", params=["iptables", "nftables"])
-def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
+class Arenas:
+    """One arena at a time: scenarios in the same place follow each other on the same nodes, as edits do."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._arena: Arena | None = None
+
+    def at(self, place: Place) -> Arena:
+        """The arena of a place; that of another one is taken down."""
+        if self._arena is None or self._arena.place != place:
+            self.close()
+            topology = self._stack.enter_context(Topology({name: node for name, (node, _, _) in PODS.items()}))
+            self._arena = self._stack.enter_context(Arena(topology, place))
+            assert self._arena.closed() == [], "paths are closed before the first policy"
+        return self._arena
+
+    def close(self) -> None:
+        """Take everything down, after a look at whether the policies left something behind."""
+        arena, self._arena = self._arena, None
+        with self._stack:
+            assert arena is None or arena.closed() == [], "paths are still closed after the last policy"
+
+
+@pytest.fixture(scope="module")
+def arenas() -> Iterator[Arenas]:
     if os.geteuid():
         pytest.skip("needs root: network namespaces")
-    with Topology({name: node for name, (node, _, _) in PODS.items()}) as topology:
-        yield Arena(topology, request.param)
+    arenas = Arenas()
+    yield arenas
+    arenas.close()
 
 
-def mismatches(arena: Arena, policies: list[Manifest]) -> list[str]:
-    """The paths on which packets and oracle disagree; a path that does is tried once more."""
-    expected = arena.expected(policies)
-    wrong: dict[Cell, str] = {}
-    for _ in range(2):
-        found = arena.sweep()
-        wrong = {
-            cell: outcome
-            for cell, outcome in found.items()
-            if expected[cell] is not Verdict.DONT_CARE and (outcome == OPEN) is not (expected[cell] is Verdict.ALLOW)
-        }
-        if not wrong:
-            break
-    COUNTS["verdicts"] += sum(v is not Verdict.DONT_CARE for v in expected.values())
-    COUNTS["mismatches"] += len(wrong)
-    return [
-        f"{source.name} -> {target.name} IPv{version} {protocol}/{port}: {outcome}, not {expected[cell].value}"
-        for cell, outcome in wrong.items()
-        for source, target, version, protocol, port in (cell,)
-    ]
-
-
-@pytest.mark.parametrize("name", [*WRITTEN, *DRAWN])
-def test_packets_meet_what_the_oracle_says(arena: Arena, name: str) -> None:
-    policies = {**WRITTEN, **DRAWN}[name]
-    arena.apply([])
-    closed = [cell for cell, outcome in arena.sweep().items() if outcome != OPEN]
-    assert closed == [], "without policies every path is open, or blocking would prove nothing"
-    arena.apply(policies)
-    assert mismatches(arena, policies) == []
-
-
-def test_an_edit_of_one_policy_after_the_other_ends_as_if_made_at_once(arena: Arena) -> None:
-    policies: list[Manifest] = []
-    for name in ("deny both", "policies add up", "both ends have a say", "a block with an exception"):
-        added = [
-            {**p, "metadata": {**p["metadata"], "name": f"{name}-{p['metadata']['name']}".replace(" ", "-")}}
-            for p in WRITTEN[name]
-        ]
-        policies += added
-        arena.apply(policies)
-        assert mismatches(arena, policies) == []
-    while policies:
-        policies.pop(0)
-        arena.apply(policies)
-    assert mismatches(arena, policies) == []
+@pytest.mark.parametrize(("place", "name"), RUNS, ids=str)
+def test_packets_meet_what_the_oracle_says(arenas: Arenas, place: Place, name: str) -> None:
+    arena = arenas.at(place)
+    if name in WRITTEN:
+        assert arena.mismatches(merged(arena.base, WRITTEN[name])) == []
+    elif name in BY_CHANCE:
+        assert arena.mismatches([*arena.nodes, *state(BY_CHANCE[name]).manifests()]) == []
+    else:
+        done = []
+        for word, found in edits(EDITED[name], STEPS):
+            done.append(word)
+            assert arena.mismatches([*arena.nodes, *found.manifests()]) == [], done
+    if name == "deny everything everywhere":
+        assert arena.echoes() == {OPEN}, "an echo passes whatever policies say"

@@ -23,7 +23,13 @@ pytestmark = pytest.mark.root
 
 KILLS = int(os.environ.get("SURVIVE_KILLS", "12"))
 SEED = int(os.environ.get("SURVIVE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-MODES: dict[str, list[str]] = {"iptables": [], "iptables-default-deny": ["--netpol-default-deny"]}
+NFTABLES, DEFAULT_DENY = "--use-nftables-for-netpol", "--netpol-default-deny"
+MODES: dict[str, list[str]] = {
+    "iptables": [],
+    "nftables": [NFTABLES],
+    "switching": [DEFAULT_DENY],
+}
+"""Flags by mode; `switching` changes the backend at every other start."""
 LIFE = 1.6
 """Longest life of a daemon in seconds. It is ready after about one: kills fall before, into and after the apply."""
 SETTLE_EVERY = 6
@@ -164,7 +170,10 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.mark.timeout(60 + 6 * KILLS)
-def test_no_kill_opens_or_closes_a_path(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_kill_opens_or_closes_a_path(
+    lab: Lab, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mode = request.node.callspec.params["lab"]
     draw = random.Random(SEED)
     friend = lab.pod("friend", "node1", labels={"role": "friend"})
     stranger = lab.pod("stranger", "node2")
@@ -191,7 +200,7 @@ def test_no_kill_opens_or_closes_a_path(lab: Lab, capsys: pytest.CaptureFixture[
         for allowed in (True,) if closed_from_the_start else (True, False):
             watch.start(target, allowed=allowed)
 
-    closed_from_the_start = "--netpol-default-deny" in node.daemon_arguments
+    closed_from_the_start = DEFAULT_DENY in node.daemon_arguments
     watch_from_now(steady)
     early = 0
     start = time.monotonic()
@@ -201,6 +210,9 @@ def test_no_kill_opens_or_closes_a_path(lab: Lab, capsys: pytest.CaptureFixture[
             watch_from_now(churn.replace_pod())
         node.stop_daemon(signal.SIGKILL)
         churn.step()
+        if mode == "switching" and draw.random() < 0.5:
+            arguments = [word for word in node.daemon_arguments if word != NFTABLES]
+            node.daemon_arguments = arguments if NFTABLES in node.daemon_arguments else [*arguments, NFTABLES]
         node.start_daemon()
         end = time.monotonic() + draw.uniform(0.0, LIFE)
         churn.step()
@@ -211,7 +223,7 @@ def test_no_kill_opens_or_closes_a_path(lab: Lab, capsys: pytest.CaptureFixture[
     wrong = churn.wrong + watch.stop_all()
     with capsys.disabled():
         seconds = time.monotonic() - start
-        print(f"\nsurvive: {KILLS} kills ({early} before the daemon was ready), {watch.probes} probes,", end=" ")
+        print(f"\nsurvive {mode}: {KILLS} kills ({early} before the daemon was ready), {watch.probes} probes,", end=" ")
         print(f"{len(wrong)} paths wrong, {seconds:.0f} s, seed {SEED}")
     assert wrong == []
     assert watch.probes > 20 * KILLS

@@ -4,12 +4,13 @@
 #   make clean               takes kept demos down, and what killed labs left
 #   make test                every lane below; each closes with 'N passed, N failed'
 #   make lint unit kernel conformance vm
+#   make conformance FULL=1  every scenario on every backend in every family mode (CONFORMANCE_SEED=number or new)
 #   make bench [BENCH=name]  figures against their targets
 #   make survive [KILLS=200] the long form of the kill test
 
 PYTHON := $(CURDIR)/.venv/bin/python
 # What root writes must not get in the user's way later.
-AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL env PYTHONDONTWRITEBYTECODE=1)
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL,FULL,CONFORMANCE_SEED env PYTHONDONTWRITEBYTECODE=1)
 LANES := lint unit kernel conformance vm
 
 .PHONY: setup test $(LANES) demo look bench survive lock clean

@@ -6,7 +6,6 @@ place of those of the same name.
 
 from __future__ import annotations
 
-from tests.conformance.generate import drawn
 from tests.conformance.vocabulary import (
     ADDRESSES,
     ALL4,
@@ -24,11 +23,9 @@ from tests.conformance.vocabulary import (
     NOBODY,
     NODES,
     OUTSIDE,
-    PODS,
     RED,
     WEB,
     Manifest,
-    base,
     block,
     both,
     container,
@@ -50,7 +47,6 @@ from tests.conformance.vocabulary import (
     where,
 )
 
-__all__ = ["DRAWN", "PODS", "WRITTEN", "Manifest", "base", "drawn"]
 Scenarios = dict[str, list[Manifest]]
 NODE1, NODE2, OUTSIDE4, OUTSIDE6 = (
     f"{NODES['n1'][0]}/32",
@@ -454,5 +450,3 @@ WRITTEN: Scenarios = {name: manifests for group in GROUPS for name, manifests in
 """Every scenario by what it shows."""
 assert len(WRITTEN) == sum(map(len, GROUPS)), "two scenarios have one name"
 assert all(len(merged(manifests)) == len(manifests) for manifests in WRITTEN.values()), "two manifests have one name"
-
-DRAWN: Scenarios = {f"drawn {seed}": drawn(seed) for seed in range(1000, 1020)}

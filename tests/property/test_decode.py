@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from kuberouter.decode import DECODERS
 from kuberouter.decode.annotations import NAMESPACE_POLICY
-from tests.conformance.scenarios import base, drawn
+from tests.conformance.generate import drawn
+from tests.conformance.vocabulary import base
 from tests.support.world import node_bytes
 
 ADDRESSES = dict.fromkeys(("n1", "x/a", "x/b", "x/c", "y/a", "y/b", "z/a", "z/b"), ("10.0.0.1", "fd00::1"))

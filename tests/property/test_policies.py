@@ -28,7 +28,7 @@ from kuberouter.model.nftables import (
 )
 from kuberouter.model.settings import FirewallSettings
 from kuberouter.wire.text.nft import jumps
-from tests.conformance.scenarios import drawn
+from tests.conformance.generate import drawn
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook)

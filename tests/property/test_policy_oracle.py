@@ -16,8 +16,8 @@ from kuberouter.model.core import Family, Row
 from kuberouter.model.host import Sysctl
 from kuberouter.model.netfilter import Chain, ChainKey, Hook, IpSet, Member, Table
 from kuberouter.model.settings import FirewallSettings
+from tests.conformance.generate import drawn
 from tests.conformance.oracle import Endpoint, State, Verdict, side, verdict
-from tests.conformance.scenarios import drawn
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook)

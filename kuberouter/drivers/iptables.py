@@ -10,10 +10,11 @@ import enum
 import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
-from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
+from kuberouter.model.core import Batch, Family, Outcome, Unavailable
 from kuberouter.model.meter import UNMETERED, Meter
 from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, Position, Table, chain_digest, rule_tag
 from kuberouter.wire.command import Completed, run
+from kuberouter.wire.kept import MOST_BYTES, KeptRestore
 from kuberouter.wire.text.iptables import (
     CountedRule,
     SavedRule,
@@ -66,11 +67,14 @@ def detect_variant() -> Variant:
     raise missing or Unavailable("iptables is not installed")
 
 
-class Xtables(Value, frozen=True, gc=False):
+class Xtables:
     """The tools of one variant."""
 
-    variant: Variant
-    meter: Meter = UNMETERED
+    def __init__(self, variant: Variant, meter: Meter = UNMETERED) -> None:
+        self.variant = variant
+        self.meter = meter
+        self._kept: dict[Family, KeptRestore | None] = {}
+        """Tools that stay for small changes; None after the first of them, for there may be no second."""
 
     def tool(self, family: Family, verb: str) -> str:
         """Name of a program, for example `ip6tables-nft-restore`."""
@@ -93,9 +97,21 @@ class Xtables(Value, frozen=True, gc=False):
     def restore(self, family: Family, script: Script) -> Completed:
         """Apply a script in one transaction, leaving everything that it does not name alone."""
         began = time.perf_counter()
-        done = run((self.tool(family, "restore"), "--noflush", "-w", LOCK_WAIT), str(script))
+        done = self._restore(family, str(script))
         self.meter.observe(f"iptables {family.name} restore", time.perf_counter() - began)
         return done
+
+    def _restore(self, family: Family, text: str) -> Completed:
+        tool = self.tool(family, "restore")
+        # Legacy tools read and write the whole table each time; beside that their start is nothing.
+        if self.variant is Variant.NFT and len(text) <= MOST_BYTES:
+            if family in self._kept:
+                kept = self._kept[family] = self._kept[family] or KeptRestore((tool, "--noflush", "--verbose"))
+                if kept.apply(text):
+                    return Completed(0, "", "")
+            else:
+                self._kept[family] = None
+        return run((tool, "--noflush", "-w", LOCK_WAIT), text)
 
     def counters(self, family: Family, table: Table) -> dict[str, list[CountedRule]]:
         """The rules of a table by chain, with what they have counted. Raises Unavailable as `save` does."""

@@ -61,7 +61,8 @@ class KeptRestore:
 
     def _ask(self, data: bytes, mark: bytes) -> bool:
         process = self._process
-        assert process is not None and process.stdin is not None
+        assert process is not None
+        assert process.stdin is not None
         assert process.stdout is not None
         try:
             process.stdin.write(data + mark)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kuberouter.cluster.dependents import Dependents, policies, routing, services
 from kuberouter.cluster.derived import namespace_isolation
@@ -48,6 +48,7 @@ from kuberouter.model import bgp
 from kuberouter.model.core import Family, Row
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.meter import UNMETERED, Meter
 from kuberouter.model.netfilter import (
     Chain,
     FormerChain,
@@ -69,6 +70,9 @@ from kuberouter.sources.hostnet import HostSource
 from kuberouter.sources.manifests import ManifestSource
 from kuberouter.sources.podlinks import PodLinkSource
 from kuberouter.wire.kubeapi import connect
+
+if TYPE_CHECKING:
+    from kuberouter.daemon.telemetry import Telemetry
 
 DriverMaker = Callable[[], Any]
 
@@ -113,7 +117,10 @@ class Part:
 class Composition:
     """A node, ready to run."""
 
-    def __init__(self, engine: Engine, inbox: Inbox, sources: list[Source], parts: list[Part]) -> None:
+    def __init__(
+        self, engine: Engine, inbox: Inbox, sources: list[Source], parts: list[Part], telemetry: Telemetry | None
+    ) -> None:
+        self.telemetry = telemetry
         self.engine = engine
         self.inbox = inbox
         self.sources = sources
@@ -147,14 +154,37 @@ def compose(config: Config) -> Composition:
     for part in parts:
         sources += part.sources
         sources += [ClockSource(f"{part.name} audit", period, tables) for period, tables in part.audits]
-    tables = _tables(config, parts, journal)
+    telemetry = _telemetry(config, parts)
+    meter = telemetry or UNMETERED
+    prefixes = tuple(prefix for part in parts for prefix in part.chain_prefixes)
+    families = config.node.families
+    xtables = XtablesChoice(config.iptables_mode, config.node.name, families, prefixes, journal, meter=meter)
+    tables = _tables(config, parts, xtables, meter)
     rows = [table.row for table in tables]
     derive = [namespace_isolation] if config.firewall is not None and config.firewall.namespace_annotation else []
     cluster = Cluster(config.node, [d for part in parts for d in part.dependents], derive)
     planner = Planner(cluster, [c for part in parts for c in part.compilers], [*rows, Rule], journal)
     controllers = [Controller(p.name, p.needs | {NODE_KNOWN}, tuple(p.drivers)) for p in parts]
-    engine = Engine(inbox, planner, Dataplane(tables, planner.ledgers), controllers, clock=time.monotonic)
-    return Composition(engine, inbox, sources, parts)
+    dataplane = Dataplane(tables, planner.ledgers, stopwatch=time.monotonic)
+    observe = telemetry.turned if telemetry is not None else lambda _: None
+    engine = Engine(inbox, planner, dataplane, controllers, clock=time.monotonic, observe=observe)
+    if telemetry is not None:
+        telemetry.watch(engine, planner, dataplane, inbox)
+        if config.metrics and config.metrics.per_policy and config.firewall and not config.firewall.nftables:
+            from kuberouter.daemon.policycounts import IptablesCounters, PolicyCounts
+
+            telemetry.more.append(PolicyCounts(planner, IptablesCounters(lambda: xtables.found, families)).show)
+    return Composition(engine, inbox, sources, parts, telemetry)
+
+
+def _telemetry(config: Config, parts: list[Part]) -> Telemetry | None:
+    if config.metrics is None:
+        return None
+    # The client library costs memory and time at the start: only who asked for metrics pays.
+    from kuberouter.daemon.telemetry import Telemetry
+
+    sources = dict.fromkeys(name for part in parts for name in (*sorted(part.needs), *part.removals_await.values()))
+    return Telemetry({part.name: tuple(part.drivers) for part in parts}, tuple(sources))
 
 
 def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> list[Source]:
@@ -168,11 +198,10 @@ def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> list[S
     return [*(ApiSource(api, RESOURCES[name]) for name in wanted), events]
 
 
-def _tables(config: Config, parts: list[Part], journal: Journal) -> list[Table[Any]]:
+def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Meter) -> list[Table[Any]]:
     """One table per row type. Of a table that several controllers write, each one's sources guard the removals."""
     families = config.node.families
     prefixes = tuple(prefix for part in parts for prefix in part.chain_prefixes)
-    xtables = XtablesChoice(config.iptables_mode, config.node.name, families, prefixes, journal)
     sets = tuple(name for part in parts for name in part.sets)
     ranks = tuple(rank for part in parts for rank in part.hooks)
     links = tuple(name for part in parts for name in part.links)
@@ -185,7 +214,7 @@ def _tables(config: Config, parts: list[Part], journal: Journal) -> list[Table[A
         Sysctl: SysctlDriver,
         Link: lambda: LinkDriver(links, link_prefixes),
         IpSet: lambda: SetDriver(owns_set),
-        Member: lambda: MemberDriver(owns_set),
+        Member: lambda: MemberDriver(owns_set, meter),
         Chain: lambda: ChainDriver(xtables.get(), families, prefixes),
         Hook: lambda: HookDriver(xtables.get(), families, ranks=ranks),
     }

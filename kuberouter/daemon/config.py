@@ -15,7 +15,7 @@ import msgspec
 from kuberouter.daemon.flags import Parsed, show_duration
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.core import Family, Prefix
-from kuberouter.model.settings import FirewallSettings, NodeSettings, ProxySettings, RouterSettings
+from kuberouter.model.settings import FirewallSettings, MetricsSettings, NodeSettings, ProxySettings, RouterSettings
 
 T = TypeVar("T")
 
@@ -40,6 +40,8 @@ class Config(msgspec.Struct, frozen=True):
     manifests: str
     health_address: str
     health_port: int
+    metrics: MetricsSettings | None = None
+    """None: nobody asked for metrics."""
     iptables_mode: str = "auto"
 
 
@@ -107,6 +109,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         reader.flag("manifests", str),
         reader.flag("health-addr", str).strip("[]"),
         reader.flag("health-port", int),
+        _metrics(reader),
         _choice(reader, "iptables-mode", IPTABLES_MODES),
     )
     _check_cluster(reader, config, environment)
@@ -117,6 +120,20 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
     if config.health_address:
         reader.checked("health-addr", address, config.health_address)
     return (None, reader.errors) if reader.errors else (config, [])
+
+
+def _metrics(reader: _Reader) -> MetricsSettings | None:
+    settings = MetricsSettings(
+        reader.flag("metrics-port", int),
+        reader.flag("metrics-addr", str).strip("[]"),
+        reader.flag("metrics-path", str),
+        reader.flag("netpol-metrics-per-policy", bool),
+    )
+    if settings.address:
+        reader.checked("metrics-addr", address, settings.address)
+    if not re.fullmatch(r"/[^\s?#]*", settings.path):
+        reader.errors.append(f"--metrics-path: {settings.path!r} is not a path such as /metrics")
+    return settings if settings.port else None
 
 
 def _check_cluster(reader: _Reader, config: Config, environment: Mapping[str, str]) -> None:

@@ -162,6 +162,9 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("masquerade-all", BOOL, False, "SNAT every proxied connection, not only those from outside the pod CIDR."),
     Flag("master", STRING, "", "URL of the apiserver; replaces the one of the kubeconfig."),
+    Flag("metrics-addr", STRING, "", "Address on which the metrics are served; empty is every address."),
+    Flag("metrics-path", STRING, "/metrics", "Path under which the metrics are served."),
+    Flag("metrics-port", UINT16, 0, "Port on which metrics are served to Prometheus, over plain HTTP; 0 is none."),
     Flag(
         "netpol-default-deny",
         BOOL,
@@ -173,6 +176,12 @@ FLAGS: tuple[Flag, ...] = (
         STRING,
         "keep",
         "What becomes of open flows that a policy no longer allows: keep lets them go on, cut ends them.",
+    ),
+    Flag(
+        "netpol-metrics-per-policy",
+        BOOL,
+        False,
+        "Count packets and bytes per policy in the metrics; each scrape then reads the counters of the rules.",
     ),
     Flag(
         "netpol-namespace-annotation",

@@ -15,7 +15,7 @@ from types import FrameType
 
 from kuberouter.daemon.compose import Composition, compose
 from kuberouter.daemon.config import Config
-from kuberouter.daemon.web import HealthServer
+from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
 from kuberouter.model.core import Unavailable
 from kuberouter.model.ports import Inbox, Source, Stop
@@ -68,13 +68,20 @@ def supervise(source: Source, inbox: Inbox, stop: Stop) -> None:
 
 
 def start(config: Config) -> int:
-    """Bind the health port, put the node together, run it; returns the exit code."""
+    """Bind the ports, put the node together, run it; returns the exit code."""
+    metrics: MetricsServer | None = None
     server: HealthServer | None = None
     if config.health_port:
         try:
             server = HealthServer(config.health_address, config.health_port)
         except OSError as error:
             log.error("--health-port: %s:%d: %s", config.health_address, config.health_port, error.strerror)
+            return 1
+    if (asked := config.metrics) is not None:
+        try:
+            metrics = MetricsServer(asked.address, asked.port, asked.path)
+        except OSError as error:
+            log.error("--metrics-port: %s:%d: %s", asked.address, asked.port, error.strerror)
             return 1
     try:
         composition = compose(config)
@@ -83,6 +90,8 @@ def start(config: Config) -> int:
         return 1
     if server is not None:
         server.serve(Health(composition))
+    if metrics is not None and composition.telemetry is not None:
+        metrics.serve(composition.telemetry.page)
     return run(composition)
 
 

@@ -1,4 +1,4 @@
-"""Health over HTTP: is the process alive, are its controllers ready, and if not, why."""
+"""What the process says over HTTP: is it alive, are its controllers ready, and if not, why; and its metrics."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
+
+from kuberouter.daemon.metrics import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,18 @@ MOST_CLIENTS = 32
 """Connections that are served at a time; further ones are closed at once."""
 _Request = socket.socket | tuple[bytes, socket.socket]
 _Address = tuple[str, int] | str
+PLAIN = "text/plain; charset=utf-8"
+
+
+class Answer(NamedTuple):
+    """Status, body and what kind of text it is."""
+
+    status: int
+    body: str
+    kind: str = PLAIN
+
+
+NOT_FOUND = Answer(404, "not found\n")
 
 
 class HealthView(Protocol):
@@ -35,11 +49,11 @@ class HealthView(Protocol):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
-    view: HealthView | None = None
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(self, address: tuple[str, int], answer: Callable[[str], Answer]) -> None:
+        self.answer = answer
         self._seats = threading.BoundedSemaphore(MOST_CLIENTS)
-        super().__init__(address, handler)
+        super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
         """Bind; without the look-up of this host's own name that the base class makes, for a DNS server may be slow."""
@@ -63,7 +77,7 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: _Request, client_address: _Address) -> None:
         """A client that hangs up early is its own business; everything else is a bug and told."""
         if not isinstance(sys.exception(), OSError):
-            log.exception("health request failed")
+            log.exception("a request could not be answered")
 
 
 class _DualStack(_Server):
@@ -81,27 +95,16 @@ class _Handler(BaseHTTPRequestHandler):
     """Seconds that a client may take to say what it wants."""
 
     def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        view = self.server.view
-        if url.path in ("/healthz", "/livez"):
-            alive = view is None or view.alive()
-            self._answer(200 if alive else 500, "OK\n" if alive else "Unhealthy")
-        elif url.path == "/readyz":
-            states = view.readiness() if view is not None else [("process", False, "starting")]
-            self._answer(*readyz(states, verbose="verbose" in parse_qs(url.query, keep_blank_values=True)))
-        else:
-            self._answer(404, "not found\n")
-
-    do_HEAD = do_POST = do_PUT = do_OPTIONS = do_GET  # noqa: N815 - probes may use any method
-
-    def _answer(self, status: int, body: str) -> None:
+        status, body, kind = self.server.answer(self.path)
         raw = body.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(raw)
+
+    do_HEAD = do_POST = do_PUT = do_OPTIONS = do_GET  # noqa: N815 - probes may use any method
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
         """Probes come every few seconds; they are not worth a line."""
@@ -121,22 +124,25 @@ def readyz(states: Sequence[tuple[str, bool, str]], *, verbose: bool) -> tuple[i
     return 200 if ready else 500, "\n".join(lines) + "\n"
 
 
-class HealthServer:
-    """Listens from the moment it is made; until it is given a view it is alive and not ready."""
+class _Listener:
+    """Listens from the moment it is made."""
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, name: str, address: str, port: int) -> None:
         """Bind. An empty address is every address of both families. Raises OSError when it cannot."""
         kind = _Server if address and ":" not in address else _DualStack
         try:
-            self._http = kind((address or "::", port), _Handler)
+            self._http = kind((address or "::", port), self._answer)
         except OSError:
             if address:
                 raise
             # A kernel without IPv6.
-            self._http = _Server(("0.0.0.0", port), _Handler)
+            self._http = _Server(("0.0.0.0", port), self._answer)
         self._open = True
-        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    def _answer(self, target: str) -> Answer:
+        raise NotImplementedError
 
     def _run(self) -> None:
         # Not `serve_forever`: that one wakes up twice a second to see whether it should end.
@@ -148,10 +154,6 @@ class HealthServer:
         """The port that it listens on."""
         return int(self._http.server_address[1])
 
-    def serve(self, view: HealthView) -> None:
-        """Answer from this view from now on."""
-        self._http.view = view
-
     def close(self) -> None:
         """Stop listening."""
         self._open = False
@@ -159,3 +161,46 @@ class HealthServer:
         self._http.socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._http.server_close()
+
+
+class HealthServer(_Listener):
+    """Until it is given a view it is alive and not ready."""
+
+    def __init__(self, address: str, port: int) -> None:
+        """Bind as a listener does."""
+        self._view: HealthView | None = None
+        super().__init__("health", address, port)
+
+    def serve(self, view: HealthView) -> None:
+        """Answer from this view from now on."""
+        self._view = view
+
+    def _answer(self, target: str) -> Answer:
+        url, view = urlsplit(target), self._view
+        if url.path in ("/healthz", "/livez"):
+            alive = view is None or view.alive()
+            return Answer(200, "OK\n") if alive else Answer(500, "Unhealthy")
+        if url.path == "/readyz":
+            states = view.readiness() if view is not None else [("process", False, "starting")]
+            return Answer(*readyz(states, verbose="verbose" in parse_qs(url.query, keep_blank_values=True)))
+        return NOT_FOUND
+
+
+class MetricsServer(_Listener):
+    """One page under one path; until it is given the page it is not available."""
+
+    def __init__(self, address: str, port: int, path: str) -> None:
+        """Bind as a listener does."""
+        self._path = path
+        self._page: Callable[[], str] | None = None
+        super().__init__("metrics", address, port)
+
+    def serve(self, page: Callable[[], str]) -> None:
+        """Show this page from now on; it is made anew for every request, on the request's thread."""
+        self._page = page
+
+    def _answer(self, target: str) -> Answer:
+        if urlsplit(target).path != self._path:
+            return NOT_FOUND
+        page = self._page
+        return Answer(503, "starting\n") if page is None else Answer(200, page(), CONTENT_TYPE)

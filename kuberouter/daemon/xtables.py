@@ -9,6 +9,7 @@ from kuberouter.drivers.former import survey
 from kuberouter.drivers.iptables import Variant, Xtables, detect_variant
 from kuberouter.engine.journal import Journal
 from kuberouter.model.core import Family, ObjectRef, Owner, Problem, Reason
+from kuberouter.model.meter import UNMETERED, Meter
 
 log = logging.getLogger(__name__)
 
@@ -23,24 +24,33 @@ class XtablesChoice:
     """
 
     def __init__(
-        self, mode: str, node: str, families: Collection[Family], prefixes: tuple[str, ...], journal: Journal
+        self,
+        mode: str,
+        node: str,
+        families: Collection[Family],
+        prefixes: tuple[str, ...],
+        journal: Journal,
+        *,
+        meter: Meter = UNMETERED,
     ) -> None:
         self._mode = mode
+        self._meter = meter
         self._node = ObjectRef("Node", "", node)
         self._families = tuple(families)
         self._prefixes = prefixes
         self._journal = journal
-        self._found: Xtables | None = None
+        self.found: Xtables | None = None
+        """The tools in use; None as long as nobody has needed them. May be read from any thread."""
 
     def get(self) -> Xtables:
         """The tools to use. Raises Unavailable when there are none. Called from the engine's thread."""
-        if self._found is None:
-            found = Xtables(detect_variant() if self._mode == AUTO else Variant(self._mode))
+        if self.found is None:
+            found = Xtables(detect_variant() if self._mode == AUTO else Variant(self._mode), self._meter)
             found.check()
-            self._found = found
+            self.found = found
             log.info("iptables-%s is used (--iptables-mode=%s)", found.variant.value, self._mode)
             self._journal.report(Owner("iptables", self._node), self._problems(found))
-        return self._found
+        return self.found
 
     def other(self) -> Xtables:
         """The tools of the variant that is not in use."""

@@ -12,11 +12,20 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable
 from kuberouter.model.meter import UNMETERED, Meter
-from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, Position, Table, chain_digest, rule_tag
+from kuberouter.model.netfilter import (
+    Chain,
+    ChainKey,
+    CountedRule,
+    Hook,
+    HookKey,
+    Position,
+    Table,
+    chain_digest,
+    rule_tag,
+)
 from kuberouter.wire.command import Completed, run
 from kuberouter.wire.kept import MOST_BYTES, KeptRestore
 from kuberouter.wire.text.iptables import (
-    CountedRule,
     SavedRule,
     Script,
     complaint,

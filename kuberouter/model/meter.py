@@ -1,4 +1,4 @@
-"""Who wants to know how long the work takes. Apart from the other ports, for drivers know nothing of what those name."""
+"""Who wants to know how long work takes. Apart from the other ports, for drivers know nothing of what those name."""
 
 from __future__ import annotations
 

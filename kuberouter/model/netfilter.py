@@ -139,6 +139,14 @@ class Rule(Value, frozen=True, gc=False):
     key: RuleKey
 
 
+class CountedRule(Value, frozen=True, gc=False):
+    """A rule as the kernel has it, without our comment, and the packets and bytes that have met it so far."""
+
+    text: str
+    packets: int
+    bytes: int
+
+
 class Position(enum.Enum):
     """Where a hook stands in its builtin chain: before everybody else's rules, or appended after them."""
 

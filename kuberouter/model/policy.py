@@ -7,9 +7,10 @@ no order and no denial among them, so equal content is equal meaning.
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 from kuberouter.model.cluster import Selector
-from kuberouter.model.core import KeyValue, L4Protocol, Prefix
+from kuberouter.model.core import Family, KeyValue, L4Protocol, Prefix
 
 
 class Direction(enum.Enum):
@@ -69,3 +70,25 @@ class Allowance(KeyValue, frozen=True, gc=False, cache_hash=True):
 
 Body = frozenset[Allowance]
 """What one direction of a policy allows in one address family; empty allows nothing."""
+
+
+class Count(NamedTuple):
+    """Packets, and their bytes."""
+
+    packets: int = 0
+    bytes: int = 0
+
+
+class ProfileCount(NamedTuple):
+    """What the chain of a profile has counted since the kernel has it.
+
+    `accepted` has what each policy chain let pass, by its name; a packet that several would allow counts for the first
+    of them. `invalid` are packets that connection tracking makes nothing of.
+    """
+
+    family: Family
+    profile: str
+    direction: Direction
+    accepted: tuple[tuple[str, Count], ...]
+    refused: Count
+    invalid: Count

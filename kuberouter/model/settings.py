@@ -13,6 +13,16 @@ class NodeSettings(Value, frozen=True, gc=False):
     families: tuple[Family, ...] = (Family.IPV4,)
 
 
+class MetricsSettings(Value, frozen=True, gc=False):
+    """Where metrics are served, and whether policies are counted one by one."""
+
+    port: int
+    address: str = ""
+    """Empty is every address."""
+    path: str = "/metrics"
+    per_policy: bool = False
+
+
 class ProxySettings(Value, frozen=True, gc=False):
     """Service proxy."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from kuberouter.model.core import Value
-from kuberouter.model.netfilter import rule_tag
+from kuberouter.model.netfilter import CountedRule, rule_tag
 
 MARKER = "kube-router:"
 """Begins the comment of every rule of ours."""
@@ -34,14 +34,6 @@ class SavedRule(Value, frozen=True, gc=False):
     def text(self) -> str:
         """The words without our comment."""
         return _plain(self.words)
-
-
-class CountedRule(Value, frozen=True, gc=False):
-    """A rule as a tool printed it, without our comment, and what has met it since it was put in."""
-
-    text: str
-    packets: int
-    bytes: int
 
 
 def parse_counters(output: str) -> dict[str, list[CountedRule]]:

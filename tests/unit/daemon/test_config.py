@@ -10,6 +10,7 @@ from kuberouter.daemon.config import Config, load
 from kuberouter.daemon.flags import parse
 from kuberouter.decode.scalars import prefix
 from kuberouter.model.core import Family
+from kuberouter.model.settings import MetricsSettings
 
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "NODE_NAME": "node-1"}
 
@@ -172,3 +173,20 @@ def test_the_cni_file_must_exist_where_it_is_to_be_kept(tmp_path: Path) -> None:
     ]
     good("--enable-cni=false", environment)
     good("--run-router=false", environment)
+
+
+def test_metrics_are_off_until_a_port_is_given(environment: dict[str, str]) -> None:
+    assert good("--netpol-metrics-per-policy", environment).metrics is None
+    assert good("--metrics-port=65535", environment).metrics == MetricsSettings(65535)
+    words = "--metrics-port=8080 --metrics-addr=[::1] --metrics-path=/m --netpol-metrics-per-policy"
+    assert good(words, environment).metrics == MetricsSettings(8080, "::1", "/m", per_policy=True)
+
+
+def test_metrics_want_a_path_and_an_address(environment: dict[str, str]) -> None:
+    for path in ("metrics", "", "/a b", "/a?b", "/a#b"):
+        config, errors = load(parse([f"--metrics-path={path}"]), environment)
+        assert config is None
+        assert errors == [f"--metrics-path: {path!r} is not a path such as /metrics"]
+    config, errors = load(parse(["--metrics-addr=localhost"]), environment)
+    assert config is None
+    assert errors[0].startswith("--metrics-addr: ")

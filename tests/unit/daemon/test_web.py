@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kuberouter.daemon.web import MOST_CLIENTS, HealthServer
+from kuberouter.daemon.web import MOST_CLIENTS, HealthServer, MetricsServer
 
 
 class View(NamedTuple):
@@ -41,7 +41,7 @@ def server() -> Iterator[HealthServer]:
         server.close()
 
 
-def ask(server: HealthServer, path: str, method: str = "GET") -> tuple[int, str]:
+def ask(server: HealthServer | MetricsServer, path: str, method: str = "GET") -> tuple[int, str]:
     """Status and body."""
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", method=method)
     try:
@@ -116,3 +116,18 @@ def test_too_many_clients_are_turned_away_and_seats_are_given_back(server: Healt
 def test_a_port_in_use_is_an_error(server: HealthServer) -> None:
     with pytest.raises(OSError, match="in use"):
         HealthServer("127.0.0.1", server.port)
+
+
+def test_metrics_are_under_one_path_once_they_are_there() -> None:
+    server = MetricsServer("127.0.0.1", 0, "/numbers")
+    try:
+        assert ask(server, "/numbers") == (503, "starting\n")
+        pages = iter(("x 1\n", "x 2\n"))
+        server.serve(lambda: next(pages))
+        assert ask(server, "/numbers?name[]=x") == (200, "x 1\n")
+        assert ask(server, "/metrics") == (404, "not found\n")
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/numbers", timeout=5) as answer:
+            assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            assert answer.read() == b"x 2\n"
+    finally:
+        server.close()

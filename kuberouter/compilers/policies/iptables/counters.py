@@ -1,0 +1,40 @@
+"""Back from chains to meaning: what the rules of profiles have counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
+from kuberouter.compilers.policies.names import DISPATCH_CHAIN, POLICY_PREFIX, PROFILE_PREFIX
+from kuberouter.model.core import Family
+from kuberouter.model.netfilter import CountedRule
+from kuberouter.model.policy import Count, Direction, ProfileCount
+
+
+def profile_counts(family: Family, chains: Mapping[str, Sequence[CountedRule]]) -> Iterator[ProfileCount]:
+    """The counts of the profiles in force, from the rules of the filter table by chain."""
+    for direction, dispatch in DISPATCH_CHAIN.items():
+        targets = (_target(rule) for rule in chains.get(dispatch, ()))
+        for name in dict.fromkeys(target for target in targets if target.startswith(PROFILE_PREFIX)):
+            yield _profile(family, direction, name, chains.get(name, ()))
+
+
+def _profile(family: Family, direction: Direction, name: str, rules: Sequence[CountedRule]) -> ProfileCount:
+    accepted: list[tuple[str, Count]] = []
+    refused = invalid = Count()
+    asked = ""
+    for rule in rules:
+        target = _target(rule)
+        if target == "RETURN" and asked:
+            accepted.append((asked, Count(rule.packets, rule.bytes)))
+        elif target == "DROP" and "--ctstate INVALID" in rule.text:
+            invalid = Count(rule.packets, rule.bytes)
+        elif target in ("DROP", "REJECT"):
+            # With --netpol-existing-flows=cut there is a rule for TCP before the one for everything else.
+            refused = Count(refused.packets + rule.packets, refused.bytes + rule.bytes)
+        asked = target if target.startswith(POLICY_PREFIX) else ""
+    return ProfileCount(family, name, direction, tuple(accepted), refused, invalid)
+
+
+def _target(rule: CountedRule) -> str:
+    return next((word for option, word in pairwise(rule.text.split()) if option in ("-j", "-g")), "")

@@ -1,0 +1,232 @@
+"""Every metric, as data, and the text form in which Prometheus reads them.
+
+Nothing else names, types or explains a metric. The names that the Go kube-router had are kept to the letter, so its
+counters go without the `_total` that Prometheus asks for and that ours have. Text format 0.0.4:
+https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
+
+K = TypeVar("K", bound=tuple[str, ...])
+
+PREFIX = "kube_router_"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds; the buckets of the Go client, on which queries and heat maps rely."""
+FIREWALL, ROUTER, PROXY = "firewall", "router", "service-proxy"
+"""Controllers whose metrics are only there when they run."""
+PER_POLICY = "--netpol-metrics-per-policy"
+
+
+class Metric(NamedTuple):
+    """One metric: its name without prefix, its type, what it says, its labels, and what it takes to be there."""
+
+    name: str
+    type: str
+    help: str
+    labels: tuple[str, ...] = ()
+    condition: str = ""
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("build_info", "gauge", "Always 1; says what runs.", ("goversion", "runtime", "version")),
+    # The controllers' work.
+    Metric(
+        "controller_iptables_sync_time",
+        "histogram",
+        "Seconds of a pass that concerned the firewall: what has to change, and the writing of it.",
+        condition=FIREWALL,
+    ),
+    Metric("controller_iptables_v4_save_time", "histogram", "Seconds of an iptables-save.", condition=FIREWALL),
+    Metric("controller_iptables_v6_save_time", "histogram", "Seconds of an ip6tables-save.", condition=FIREWALL),
+    Metric("controller_iptables_v4_restore_time", "histogram", "Seconds of an iptables-restore.", condition=FIREWALL),
+    Metric("controller_iptables_v6_restore_time", "histogram", "Seconds of an ip6tables-restore.", condition=FIREWALL),
+    Metric(
+        "controller_policy_chains_sync_time",
+        "histogram",
+        "Seconds for the chains in a pass that concerned the firewall.",
+        condition=FIREWALL,
+    ),
+    Metric(
+        "controller_policy_ipset_v4_restore_time",
+        "histogram",
+        "Seconds for a batch of set entries with IPv4 among them.",
+        condition=FIREWALL,
+    ),
+    Metric(
+        "controller_policy_ipset_v6_restore_time",
+        "histogram",
+        "Seconds for a batch of set entries with IPv6 among them.",
+        condition=FIREWALL,
+    ),
+    Metric("controller_policy_chains", "gauge", "Chains with what policies allow.", condition=FIREWALL),
+    Metric("controller_policy_ipsets", "gauge", "Sets of the firewall.", condition=FIREWALL),
+    Metric(
+        "controller_routes_sync_time",
+        "histogram",
+        "Seconds of a pass that concerned the router: what has to change, and the writing of it.",
+        condition=ROUTER,
+    ),
+    Metric(
+        "controller_bgp_internal_peers_sync_time",
+        "histogram",
+        "Seconds for the BGP peers in a pass that concerned the router.",
+        condition=ROUTER,
+    ),
+    Metric(
+        "host_routes_sync_time",
+        "histogram",
+        "Seconds for the kernel's routes in a pass that concerned the router.",
+        condition=ROUTER,
+    ),
+    Metric("host_routes_synced", "gauge", "Routes that the router keeps in the kernel.", condition=ROUTER),
+    Metric("host_routes_added", "counter", "Routes put into the kernel, or replaced there.", condition=ROUTER),
+    Metric("host_routes_removed", "counter", "Routes taken out of the kernel.", condition=ROUTER),
+    Metric(
+        "controller_ipvs_services_sync_time",
+        "histogram",
+        "Seconds of a pass that concerned the service proxy: what has to change, and the writing of it.",
+        condition=PROXY,
+    ),
+    Metric("controller_ipvs_services", "gauge", "IPVS services that the service proxy keeps.", condition=PROXY),
+    # How the daemon is.
+    Metric(
+        "controller_ready", "gauge", "1 if all that a controller wants is in force, as in /readyz.", ("controller",)
+    ),
+    Metric(
+        "controller_last_success_timestamp_seconds",
+        "gauge",
+        "Unix time at which all that a controller wants was last known to be in force.",
+        ("controller",),
+    ),
+    Metric("heartbeat_age_seconds", "gauge", "Seconds since the engine's loop last came round."),
+    Metric(
+        "queue_depth",
+        "gauge",
+        "What waits: events to be taken in, owners to be compiled, rows to be written.",
+        ("queue",),
+    ),
+    Metric("source_synced", "gauge", "1 once a source has told all that it knew at the start.", ("source",)),
+    Metric("owned_objects", "gauge", "Objects outside the daemon that it wants to exist, by kind.", ("kind",)),
+    Metric("failed_objects", "gauge", "Those whose last write failed; they are tried again.", ("kind",)),
+    Metric("table_available", "gauge", "0 while objects of a kind can be neither read nor written.", ("kind",)),
+    Metric(
+        "operation_errors_total",
+        "counter",
+        "Refused: single objects on add and remove, or a kind as a whole, also on read.",
+        ("kind", "operation"),
+    ),
+    Metric("drift_found_total", "counter", "Objects that an audit found other than they were left.", ("kind",)),
+    Metric("drift_repaired_total", "counter", "Objects that were found so and put right.", ("kind",)),
+    Metric("problems", "gauge", "Problems that stand now, by the kind of object that has them.", ("kind", "reason")),
+    Metric(
+        "policy_problems",
+        "gauge",
+        "Problems of one NetworkPolicy, as its Events tell; the pods that it selects are closed meanwhile.",
+        ("namespace", "policy", "reason"),
+        FIREWALL,
+    ),
+    # Policies, one by one.
+    Metric(
+        "netpol_packets_total",
+        "counter",
+        "Packets that a policy has let pass (accepted), or that no policy has let pass to or from pods which it "
+        "selects (refused, shown for each of their policies). Packets of open flows are not judged, so of a flow the "
+        "first one counts; with --netpol-existing-flows=cut all from its beginner.",
+        ("namespace", "policy", "direction", "verdict"),
+        PER_POLICY,
+    ),
+    Metric(
+        "netpol_bytes_total",
+        "counter",
+        "Bytes of the packets in netpol_packets_total.",
+        ("namespace", "policy", "direction", "verdict"),
+        PER_POLICY,
+    ),
+    Metric(
+        "netpol_profile_packets_total",
+        "counter",
+        "The same packets, each in one series only: by the chain that judges pods under the same policies; `invalid` "
+        "are those that connection tracking makes nothing of.",
+        ("profile", "direction", "verdict"),
+        PER_POLICY,
+    ),
+    Metric(
+        "netpol_profile_bytes_total",
+        "counter",
+        "Bytes of the packets in netpol_profile_packets_total.",
+        ("profile", "direction", "verdict"),
+        PER_POLICY,
+    ),
+    Metric(
+        "netpol_profile_info",
+        "gauge",
+        "Always 1; says which policies judge by a profile, the name in the log of refused packets.",
+        ("profile", "direction", "namespace", "policy"),
+        PER_POLICY,
+    ),
+    Metric("netpol_counters_up", "gauge", "0 while what the policies' chains count cannot be read.", (), PER_POLICY),
+)
+
+BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+
+
+class Sample(NamedTuple):
+    """One line: what is appended to the metric's name, its labels by name, its value."""
+
+    suffix: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+class Series(NamedTuple):
+    """A metric with all its samples, under its full name."""
+
+    name: str
+    type: str
+    help: str
+    samples: tuple[Sample, ...]
+
+
+def series(name: str, values: Mapping[K, float] | float) -> Series:
+    """A metric of the table with its values, by the values of its labels in the order in which the table names them."""
+    metric = BY_NAME[name]
+    items = values.items() if isinstance(values, Mapping) else [((), values)]
+    samples = (Sample("", tuple(zip(metric.labels, key, strict=True)), value) for key, value in items)
+    return Series(PREFIX + name, metric.type, metric.help, tuple(samples))
+
+
+def expose(found: Iterable[Series]) -> str:
+    """The text that a scrape gets. Metrics without samples are left out."""
+    return "".join(line + "\n" for one in found if one.samples for line in _lines(one))
+
+
+def _lines(one: Series) -> Iterator[str]:
+    yield f"# HELP {one.name} {one.help.translate(_IN_HELP)}"
+    yield f"# TYPE {one.name} {one.type}"
+    for suffix, labels, value in one.samples:
+        shown = ",".join(f'{name}="{text.translate(_IN_LABEL)}"' for name, text in labels)
+        yield f"{one.name}{suffix}{{{shown}}} {_number(value)}" if shown else f"{one.name}{suffix} {_number(value)}"
+
+
+def _number(value: float) -> str:
+    whole = math.isfinite(value) and value == int(value) and abs(value) < 1 << 53
+    return str(int(value)) if whole else repr(value)
+
+
+_IN_HELP = str.maketrans({"\\": "\\\\", "\n": "\\n"})
+_IN_LABEL = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
+
+
+def reference() -> str:
+    """The table of all metrics for the documentation, in Markdown."""
+    rows = ["| Metric | Type | Labels | There with | Says |", "|---|---|---|---|---|"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        condition = f"`{metric.condition}`" if metric.condition == PER_POLICY else metric.condition
+        rows.append(f"| `{PREFIX}{metric.name}` | {metric.type} | {labels} | {condition} | {metric.help} |")
+    return "\n".join((*rows, ""))

@@ -23,9 +23,10 @@ spec:
 """
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["false", "true"], ids=["iptables", "nftables"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     arguments = ["--run-router=false", "--run-service-proxy=false", "--netpol-default-deny", "--enable-ipv6"]
+    arguments.append(f"--use-nftables-for-netpol={request.param}")
     with Lab(nodes=2, subnets=1, families=(4, 6), daemon_arguments=arguments) as lab:
         lab.wire_statically()
         lab.start()

@@ -30,10 +30,11 @@ spec:
 PORT = 7000
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["false", "true"], ids=["iptables", "nftables"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A server, and clients on its node and on another one."""
-    with Lab(nodes=2, subnets=1, daemon_arguments=["--run-router=false", "--run-service-proxy=false"]) as lab:
+    arguments = ["--run-router=false", "--run-service-proxy=false", f"--use-nftables-for-netpol={request.param}"]
+    with Lab(nodes=2, subnets=1, daemon_arguments=arguments) as lab:
         lab.wire_statically()
         lab.start()
         lab.wait(lambda: lab.check_alive() and all(node.ready() for node in lab.nodes), 40, "ready daemons")
@@ -68,7 +69,8 @@ def closed(lab: Lab) -> Iterator[None]:
 class Flow:
     """One open flow between two pods, its ends in this process."""
 
-    def __init__(self, client: Pod, server: Pod, kind: socket.SocketKind) -> None:
+    def __init__(self, client: Pod, server: Pod, kind: socket.SocketKind, address: str = "") -> None:
+        """`address` is what the client connects to, if not the server's own."""
         self.kind = kind
         with contextlib.ExitStack() as stack, netns.inside(server.network):
             listener = stack.enter_context(socket.socket(socket.AF_INET, kind))
@@ -78,7 +80,7 @@ class Flow:
                 listener.listen()
             with netns.inside(client.network):
                 self.client = socket.socket(socket.AF_INET, kind)
-                self.client.connect((server.ip, PORT))
+                self.client.connect((address or server.ip, PORT))
             if kind is socket.SOCK_STREAM:
                 self.server, _ = listener.accept()
             else:

@@ -61,9 +61,10 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
             rules = tuple(_base(family, gate, direction, settings))
             yield make_nft_chain(key, rules, hook=BaseHook(gate.hook, PRIORITY[direction]))
         if settings.cut_flows:
-            # Packets arrive here that all policies let pass.
+            # Packets arrive here that all policies let pass, and answers to what they refused, which are related.
             key = chain_key(family, f"{TOP_CHAIN[gate.hook]}-REOPEN")
-            reopen = f"{IF_CUT} ct mark set ct mark and {0xFFFFFFFF ^ CUT_MARK:#x}"
+            judged = f"ct state established ct direction original {IF_CUT}"
+            reopen = f"{judged} ct mark set ct mark and {0xFFFFFFFF ^ CUT_MARK:#x}"
             yield make_nft_chain(key, (reopen,), hook=BaseHook(gate.hook, REOPEN_PRIORITY))
 
 

@@ -5,20 +5,23 @@ A check returns what it saw and how long its change took to show; it raises `Wro
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.lab import Lab, Pod, netns
-from tests.support.probes import Job, Prober, Report, Result, until
+from tests.support.probes import PATIENCE, Job, Prober, Report, Result, until
 
 SHOP = Path(__file__).with_name("shop")
 FRONTEND, BACKEND, DATABASE = "10.96.0.10", "10.96.0.20", "10.96.0.30"
 NODE_PORT = 30080
 BOUND = 15.0
 """Seconds within which a change must show."""
+RATE = 100 / PATIENCE
+"""Connections per second of steady traffic: what leaves an emulated processor time for the daemon."""
 
 
 class Wrong(Exception):
@@ -184,19 +187,37 @@ def policy_behind_service(shop: Shop) -> Seen:
 def moved(shop: Shop) -> Seen:
     """A pod that stops being ready loses its traffic, and nobody notices."""
     source, leaving = shop.pod("frontend-1"), shop.pod("backend-3")
-    source.prober.stream("moved", Job("tcp", BACKEND, 80), rate=100)
-    shop.lab.wait(lambda: source.prober.report("moved").by.get(leaving.name), BOUND, "traffic to backend-3")
-    since = time.monotonic()
-    leaving.ready = False
-    shop.lab.update(leaving)
-    shop.lab.wait(lambda: _quiet(source.prober.report("moved"), leaving.name), BOUND, "the traffic's move")
-    took = max(0.0, source.prober.report("moved").last[leaving.name] - since)
-    shop.lab.remove_pod(leaving)
-    shop.lab.wait(lambda: time.monotonic() - since > took + 1.5, BOUND)
-    report = source.prober.stop_stream("moved")
+    with traffic((source.prober, "moved", Job("tcp", BACKEND, 80))) as end:
+        shop.lab.wait(lambda: source.prober.report("moved").by.get(leaving.name), BOUND, "traffic to backend-3")
+        since = time.monotonic()
+        leaving.ready = False
+        shop.lab.update(leaving)
+        shop.lab.wait(lambda: _quiet(source.prober.report("moved"), leaving.name), BOUND, "the traffic's move")
+        took = max(0.0, source.prober.report("moved").last[leaving.name] - since)
+        shop.lab.remove_pod(leaving)
+        shop.lab.wait(lambda: time.monotonic() - since > took + 1.5, BOUND)
+        report = end()["moved"]
     if report.lost:
         raise Wrong(f"{report.lost} of {report.sent} connections lost while backend-3 left")
-    return Seen(f"backend-3 left: {report.sent} connections at 100/s, 0 lost, all to the other two", took)
+    return Seen(f"backend-3 left: {report.sent} connections at {RATE:.0f}/s, 0 lost, all to the other two", took)
+
+
+@contextlib.contextmanager
+def traffic(*paths: tuple[Prober, str, Job]) -> Iterator[Callable[[], dict[str, Report]]]:
+    """Probe paths under names at a steady rate, until the end or until what this gives is called for the reports."""
+    running: dict[str, Prober] = {}
+
+    def end() -> dict[str, Report]:
+        return {name: running.pop(name).stop_stream(name) for name in list(running)}
+
+    try:
+        for prober, name, job in paths:
+            prober.stream(name, job, RATE)
+            running[name] = prober
+        yield end
+    finally:
+        with contextlib.suppress(Exception):
+            end()
 
 
 def _quiet(report: Report, name: str) -> bool:
@@ -246,21 +267,19 @@ def restarted(shop: Shop) -> Seen:
     paths |= {name: job for name, job in candidates.items() if source.probe([job])[0].allowed}
     closed = shop.pod("backend-1").job(8080)
     stranger = shop.pod("stranger").prober
-    for name, job in paths.items():
-        source.stream(name, job, rate=100)
-    stranger.stream("closed", closed, rate=50)
-    since = time.monotonic()
     node = lab.node("node1")
     # Without its modules the service proxy waits, and `/readyz` as a whole says so.
     proxy = {"service-proxy: ready"} if netns.have("ip_vs") and netns.have("dummy") else set()
     ready = {"router: ready", "firewall: ready", *proxy}
-    node.kill_daemon()
-    node.start_daemon()
-    lab.wait(lambda: ready <= set(node.readyz().splitlines()), 60, f"node1: {', '.join(sorted(ready))}")
-    took = time.monotonic() - since
-    lab.wait(lambda: time.monotonic() - since > took + 1.0, BOUND)
-    reports = {name: source.stop_stream(name) for name in paths}
-    leaked = stranger.stop_stream("closed").allowed
+    with traffic(*((source, name, job) for name, job in paths.items()), (stranger, "closed", closed)) as end:
+        since = time.monotonic()
+        node.kill_daemon()
+        node.start_daemon()
+        lab.wait(lambda: ready <= set(node.readyz().splitlines()), 60, f"node1: {', '.join(sorted(ready))}")
+        took = time.monotonic() - since
+        lab.wait(lambda: time.monotonic() - since > took + 1.0, BOUND)
+        reports = end()
+    leaked = reports.pop("closed").allowed
     lost = {name: report.lost for name, report in reports.items() if report.lost}
     if lost or leaked:
         raise Wrong(f"lost {lost or 0}, let through {leaked}")

@@ -149,9 +149,15 @@ def _hold(lab: Lab, shop: Shop, screen: Screen, keep: Path, status: int) -> None
 
 def _save_dump(lab: Lab, screen: Screen) -> None:
     # Not in /tmp: a guest takes its own with it.
+    try:
+        text = lab.dump()
+    except Exception as error:
+        # It is there to explain another trouble, and must not hide that.
+        screen.say(f"demo: the nodes' state cannot be read: {type(error).__name__}: {error}")
+        return
     descriptor, name = tempfile.mkstemp(prefix="demo-", suffix=".txt", dir=BUILD)
     with os.fdopen(descriptor, "w") as file:
-        file.write(lab.dump())
+        file.write(text)
     screen.say(f"demo: the nodes' state and logs are in {name}")
 
 

@@ -2,8 +2,8 @@
 
 Without words it lists the cluster; `look node1 ipvsadm -Ln` runs a command on a node, `look shop/frontend-1 ip route`
 in a pod, `look outside ...` on the outside client; `look node1` is a shell, `look node1 log` the end of the daemon's
-log. The newest demo is looked at, without one the newest lab. A lab in a guest is found and entered in the same way; if
-it hangs, Ctrl-] gets a terminal out of it.
+log. The newest demo is looked at, or with `look --any ...` the newest lab, a test's for instance. A demo in a guest is
+found and entered in the same way; if it hangs, Ctrl-] gets a terminal out of it.
 """
 
 from __future__ import annotations
@@ -126,19 +126,23 @@ def _there(demo: kept.Kept, way: Path, words: Sequence[str]) -> int:
     return channel.call(way, words, lambda: demo.keeper.alive)
 
 
-def main(words: Sequence[str], root: Path = kept.KEPT) -> int:
+def main(words: list[str], root: Path = kept.KEPT) -> int:
     """List, or run a command; its exit status."""
     if os.geteuid():
         print("look: needs root to enter network namespaces", file=sys.stderr)
         return 2
     demos, labs = kept.alive(root), homes()
     try:
-        if demos and (way := demos[-1].channel):
+        if words[:1] == ["--any"]:
+            words = words[1:]
+        elif demos and (way := demos[-1].channel):
             return _there(demos[-1], way, words)
-        mine = [home for home in labs if demos and janitor.owner(home.name) == demos[-1].keeper.pid]
+        else:
+            keepers = {demo.keeper.pid for demo in demos}
+            labs = [home for home in labs if janitor.owner(home.name) in keepers]
         if not labs:
-            raise Refused("no lab is running: start one with `make demo KEEP=1`")
-        return _here((mine or labs)[-1], words)
+            raise Refused("no demo is running: start one with `make demo KEEP=1`")
+        return _here(labs[-1], words)
     except (Refused, channel.Gone) as error:
         print(f"look: {error}", file=sys.stderr)
         return 1

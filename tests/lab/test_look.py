@@ -222,30 +222,31 @@ def test_a_lab_is_looked_at_through_the_channel_and_directly(
         # The newest lab of this machine may be another's.
         monkeypatch.setattr(look, "homes", lambda: [lab.home])
 
-        def seen(root: Path, *words: str) -> tuple[int, str, str]:
-            return look.main(words, root), *capfd.readouterr()
+        def seen(*words: str) -> tuple[int, str, str]:
+            return look.main(list(words), tmp_path), *capfd.readouterr()
 
+        def right(*first: str) -> None:
+            assert "default/web" in seen(*first)[1]
+            assert seen(*first, "node2", "ip", "route", "show", "10.244.1.0/24")[1].startswith("10.244.1.0/24 via")
+            assert f"inet {pod.ip}/" in seen(*first, "default/web", "ip", "addr")[1]
+            assert seen(*first, "node1", "sh", "-c", "exit 9")[0] == 9
+            status, _, errors = seen(*first, "node9", "true")
+            assert status == 1
+            assert "no such place: node9; there are node1, node2, outside, default/web" in errors
+
+        # A test's lab is not entered by mistake.
+        assert seen("node1", "true") == (1, "", "look: no demo is running: start one with `make demo KEEP=1`\n")
+        right("--any")
         with kept.keeping(tmp_path) as home:
+            # This process keeps both, the demo and the lab.
+            right()
             way = home / "channel"
             way.mkdir()
-            status, _, errors = seen(tmp_path, "node1", "true")
+            status, _, errors = seen("node1", "true")
             assert (status, "not finished its checks" in errors) == (1, True)
             (home / "status").write_text("0")
             with serving(way, lambda words: look.answer(lab.home, words)):
-                for root in (tmp_path, tmp_path / "none"):
-                    assert "default/web" in seen(root)[1]
-                    assert seen(root, "node2", "ip", "route", "show", "10.244.1.0/24")[1].startswith(
-                        "10.244.1.0/24 via"
-                    )
-                    assert f"inet {pod.ip}/" in seen(root, "default/web", "ip", "addr")[1]
-                    assert seen(root, "node1", "sh", "-c", "exit 9")[0] == 9
-                    assert seen(root, "node9", "true") == (
-                        1,
-                        "",
-                        "look: no such place: node9; there are node1, node2, outside, default/web\n"
-                        if root != tmp_path
-                        else "no such place: node9; there are node1, node2, outside, default/web\n",
-                    )
+                right()
         assert not home.exists()
 
 

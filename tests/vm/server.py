@@ -103,8 +103,15 @@ class Session:
 
     def step(self) -> bool:
         """Pass on what there is, either way; false when the call is over."""
-        if self._child is None:
+        try:
+            return self._child is not None and self._pass()
+        except (OSError, ValueError):
+            # A full disk or a line that is none is this call's trouble only.
+            self.end()
             return False
+
+    def _pass(self) -> bool:
+        assert self._child is not None
         for line in self._lines():
             self._obey(line)
         self._feed()

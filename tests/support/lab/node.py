@@ -13,6 +13,7 @@ from tests.support.lab import netns
 from tests.support.lab.fabric import Site
 from tests.support.lab.pods import Attacher
 from tests.support.lab.process import Child, enter
+from tests.support.probes import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[3]
 CNI_TEMPLATE = """{
@@ -70,9 +71,12 @@ class Node:
         return enter(netns.path(self.namespace), self.run, argv)
 
     def sh(self, script: str, bound: float = 30.0, check: bool = True) -> str:
-        """Run a shell command on the node and return what it prints; raises with its words if it fails."""
+        """Run a shell command on the node and return what it prints; raises with its words if it fails.
+
+        The bound is in seconds of an ordinary machine.
+        """
         done = subprocess.run(
-            self.command(["sh", "-c", script]), capture_output=True, text=True, timeout=bound, check=False
+            self.command(["sh", "-c", script]), capture_output=True, text=True, timeout=bound * PATIENCE, check=False
         )
         if check and done.returncode:
             raise RuntimeError(f"{self.name}: {script}: {done.stderr.strip() or done.stdout.strip()}")

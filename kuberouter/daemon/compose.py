@@ -68,6 +68,7 @@ from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
 from kuberouter.sources.manifests import ManifestSource
+from kuberouter.sources.netfilter import NetfilterSource
 from kuberouter.sources.podlinks import PodLinkSource
 from kuberouter.wire.kubeapi import connect
 
@@ -151,6 +152,8 @@ def compose(config: Config) -> Composition:
     sources = _api_sources(config, parts, sinks)
     journal = Journal(sinks)
     sources.append(HostSource(ours))
+    if any(Hook in part.drivers or NftChain in part.drivers for part in parts):
+        sources.append(NetfilterSource(tuple(prefix for part in parts for prefix in part.chain_prefixes)))
     for part in parts:
         sources += part.sources
         sources += [ClockSource(f"{part.name} audit", period, tables) for period, tables in part.audits]

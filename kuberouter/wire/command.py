@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 
 from kuberouter.model.core import Unavailable, Value
+from kuberouter.wire.netlink import adopt_child
 
 TIMEOUT = 30.0
 """Seconds after which a tool is taken to hang; a lock that somebody holds is waited for inside this time."""
@@ -30,13 +31,19 @@ def run(words: Sequence[str], script: str = "", *, timeout: float = TIMEOUT) -> 
     """
     try:
         # No preexec_fn and no shell, so that the child is made by vfork: cheap in a process with much memory.
-        done = subprocess.run(
-            list(words), input=script.encode(), capture_output=True, timeout=timeout, check=False, close_fds=True
-        )
+        with subprocess.Popen(
+            list(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=True
+        ) as child:
+            adopt_child(child.pid)
+            try:
+                output, errors = child.communicate(script.encode(), timeout)
+            finally:
+                # Does nothing to one that has ended.
+                child.kill()
     except FileNotFoundError:
         raise Unavailable(f"{words[0]} is not installed") from None
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{words[0]} did not end within {timeout:g} s") from None
     except OSError as error:
         raise Unavailable(f"{words[0]} cannot be run: {error.strerror}") from None
-    return Completed(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    return Completed(child.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))

@@ -1,7 +1,8 @@
 """A restore tool that stays: a start and an end cost it a hundred times what the kernel needs for a small change.
 
 `iptables-nft-restore` applies what it has read at each COMMIT line. With `--verbose` it prints the comments that it
-reads, so a comment behind the COMMIT comes back when the kernel has said yes. At a refusal the tool ends instead.
+reads, so a comment behind the COMMIT comes back when the kernel has said yes. At a refusal the tool ends instead. The
+kernel's notice of the new generation of rules comes less than 0.1 ms earlier, and does not tell for sure whose it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import select
 import subprocess
 import time
 from collections.abc import Sequence
+
+from kuberouter.wire.netlink import adopt_child
 
 PATIENCE = 5.0
 """Seconds to wait for an answer; whoever takes longer hangs, or does not print comments."""
@@ -44,6 +47,9 @@ class KeptRestore:
             if not self._start():
                 return False
         self._count += 1
+        assert self._process is not None
+        # Said each time, for only the last children are remembered.
+        adopt_child(self._process.pid)
         if self._ask(data, f"# done {self._count}\n".encode()):
             return True
         self.close()

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from struct import Struct
 from types import TracebackType
@@ -55,6 +56,24 @@ Message = tuple[int, int, bytes]
 
 _own_ports: set[tuple[int, int]] = set()
 """Protocol and port id of each open socket of this process; a notice names the port whose request caused it."""
+
+
+_children: deque[int] = deque(maxlen=256)
+"""Process ids of the tools that were run last: the port of a process's first socket is its id."""
+
+
+def adopt(protocol: int, port: int) -> None:
+    """Take what comes from a socket that a library opened in this process as our own doing."""
+    _own_ports.add((protocol, port))
+
+
+def adopt_child(pid: int) -> None:
+    """Take what a tool does that this process runs as our own doing."""
+    _children.append(pid)
+
+
+def _is_own(protocol: int, port: int) -> bool:
+    return port != 0 and ((protocol, port) in _own_ports or port in _children)
 
 
 class Notice(NamedTuple):
@@ -222,10 +241,11 @@ class NetlinkSocket:
                     return found, interrupted
                 found.append(data[at:end])
 
-    def notices(self, timeout: float) -> list[Notice] | None:
+    def notices(self, timeout: float, *, foreign: bool = False) -> list[Notice] | None:
         """Multicast messages that arrive within `timeout` seconds; empty when none did.
 
         None says that some were lost because they came faster than they were read: everything has to be read again.
+        With `foreign` datagrams that begin with a notice about ourselves are left out; the kernel never mixes.
         """
         self._socket.settimeout(timeout)
         try:
@@ -237,10 +257,9 @@ class NetlinkSocket:
                 return None
             raise
         protocol = self._port[0]
-        return [
-            Notice(kind, data[at:end], port != 0 and (protocol, port) in _own_ports)
-            for kind, _, port, at, end in _messages(data, PORT)
-        ]
+        if foreign and len(data) >= 16 and _is_own(protocol, HEADER.unpack_from(data)[PORT]):
+            return []
+        return [Notice(kind, data[at:end], _is_own(protocol, port)) for kind, _, port, at, end in _messages(data, PORT)]
 
     def _receive(self) -> bytes:
         try:

@@ -8,12 +8,31 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
+from contextlib import suppress
 
 from kuberouter.model.core import Unavailable
 from kuberouter.wire.command import run
+from kuberouter.wire.netlink import adopt
+from kuberouter.wire.nftables import NETLINK_NETFILTER
 from kuberouter.wire.text.nft import complaint
 
 LIBRARY = "libnftables.so.1"
+
+
+def _adopt() -> None:
+    """Have notices of what the library does taken for our own: whatever socket this process has open is ours."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            copy = os.dup(int(name))
+            try:
+                link = socket.socket(fileno=copy)
+            except OSError:
+                os.close(copy)
+                continue
+            with link:
+                if link.family == socket.AF_NETLINK and link.proto == NETLINK_NETFILTER and link.getsockname()[0]:
+                    adopt(NETLINK_NETFILTER, link.getsockname()[0])
 
 
 class _Context:
@@ -39,6 +58,9 @@ class _Context:
             function = getattr(self._library, name)
             function.restype, function.argtypes = ctypes.c_int, [ctypes.c_void_p]
             function(self._context)
+        # Only with its first request does a socket get the number by which notices name it.
+        self.run("list tables")
+        _adopt()
 
     def run(self, script: str) -> str:
         """Apply a script in one transaction; what went wrong, empty if nothing did."""

@@ -323,3 +323,30 @@ def sets(link: NftSocket, family: int, table: str) -> Iterator[SetFacts]:
 def _types(number: int) -> tuple[int, ...]:
     """nft packs the types of a concatenation into one number, six bits each, the first one on top."""
     return (*_types(number >> 6), number & 63) if number else ()
+
+
+# --- notices ---------------------------------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """What a notice tells: the message (NEWRULE, DELSET, ...), where, and in which chain if it is about one."""
+
+    what: int
+    family: int
+    table: str
+    chain: str
+
+
+_CHAIN_OF = {NEWCHAIN: CHAIN_NAME, DELCHAIN: CHAIN_NAME, NEWRULE: RULE_CHAIN, DELRULE: RULE_CHAIN}
+
+
+def parse_change(kind: int, body: bytes) -> Change | None:
+    """A notice of the group NFNLGRP_NFTABLES; None for those that tell of no table, such as a new generation."""
+    what = kind & 0xFF
+    if kind >> 8 != NFNL_SUBSYS_NFTABLES or what > DELSETELEM:
+        return None
+    found = attributes(body, GENMSG.size)
+    # Everything has the name of its table in the first attribute.
+    table = text(found.get(TABLE_NAME, b""))
+    chain = text(found.get(_CHAIN_OF[what], b"")) if what in _CHAIN_OF else ""
+    return Change(what, body[0], table, chain) if table else None

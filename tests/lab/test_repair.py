@@ -1,0 +1,61 @@
+"""Somebody takes our rules away: noticed and repaired within about a second, long before any audit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.test_firewall import DENY
+from tests.support.lab import Lab
+from tests.support.probes import until
+
+pytestmark = pytest.mark.root
+DAMAGE = {
+    "iptables": (
+        "iptables -F",
+        "iptables -F KUBE-ROUTER-FORWARD",
+        "iptables -I FORWARD -j ACCEPT",
+        "nft flush ruleset",
+    ),
+    "nftables": (
+        "nft flush ruleset",
+        "nft delete table ip kube-router-filter-ipv4",
+        "nft flush chain ip kube-router-filter-ipv4 KUBE-ROUTER-FORWARD-INGRESS",
+        "nft flush map ip kube-router-filter-ipv4 KUBE-ROUTER-POD-INGRESS",
+        "nft insert rule ip kube-router-filter-ipv4 KUBE-ROUTER-FORWARD-INGRESS accept",
+        "nft add table ip kube-router-filter-ipv4 '{ flags dormant; }'",
+    ),
+}
+BOUND = 1.0
+"""Seconds that are promised on a machine with time to spare; the test allows ten times as many."""
+
+
+@pytest.fixture(scope="module", params=list(DAMAGE))
+def lab(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, str]]:
+    arguments = ["--run-router=false", "--run-service-proxy=false", "--iptables-mode=nft"]
+    arguments += ["--use-nftables-for-netpol"] if request.param == "nftables" else []
+    with Lab(nodes=1, subnets=1, daemon_arguments=arguments) as lab:
+        lab.wire_statically()
+        lab.start()
+        lab.wait(lambda: lab.check_alive() and lab.nodes[0].ready(), 40, "a ready daemon")
+        lab.pod("source", "node1")
+        lab.pod("target", "node1", labels={"app": "closed"})
+        lab.apply(DENY)
+        yield lab, request.param
+
+
+def test_what_others_destroy_stands_again_soon(lab: tuple[Lab, str]) -> None:
+    made, backend = lab
+    source, target = made.pods["default/source"], made.pods["default/target"]
+    took: dict[str, float] = {}
+    for words in DAMAGE[backend]:
+        assert until(source.prober, target.job(), lambda result: not result.allowed) is not None
+        made.nodes[0].sh(words)
+        began = time.monotonic()
+        made.wait(lambda: not source.reaches(target), 10 * BOUND, f"a repair of {words!r}")
+        took[words] = time.monotonic() - began
+        made.wait(made.nodes[0].ready, 40, "the daemon ready")
+    print(backend, {words: f"{seconds:.2f}" for words, seconds in took.items()})
+    assert set(took) == set(DAMAGE[backend])

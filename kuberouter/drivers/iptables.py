@@ -27,11 +27,13 @@ from kuberouter.wire.command import Completed, run
 from kuberouter.wire.kept import MOST_BYTES, KeptRestore
 from kuberouter.wire.text.iptables import (
     SavedRule,
+    SavedTable,
     Script,
     complaint,
     jumps,
     parse_counters,
     parse_save,
+    parse_tables,
     placed,
 )
 
@@ -39,6 +41,8 @@ ATTEMPTS = 64
 """Most restores for one table of one batch; each failed one leaves out or replaces at least one row."""
 LOCK_WAIT = "5"
 """Seconds that the legacy tools wait for the xtables lock (XTABLES_LOCKFILE moves it); the nft ones need none."""
+SEEN = 1.0
+"""Seconds for which what chains were read from serves hooks too; both are always read together."""
 HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 """Chains that the kubelet creates with the variant that the node uses."""
 TABLES = (Table.FILTER, Table.NAT)
@@ -82,6 +86,7 @@ class Xtables:
     def __init__(self, variant: Variant, meter: Meter = UNMETERED) -> None:
         self.variant = variant
         self.meter = meter
+        self._seen: dict[Family, tuple[float, dict[str, dict[str, list[SavedRule]]]]] = {}
         self._kept: dict[Family, KeptRestore | None] = {}
         """Tools that stay for small changes; None after the first of them, for there may be no second."""
 
@@ -103,8 +108,35 @@ class Xtables:
             raise Unavailable(f"{tool} -t {table.value} fails: {complaint(saved.errors)}")
         return parse_save(saved.output)
 
+    def tags(self, family: Family) -> dict[str, dict[str, list[str]]]:
+        """By table the chains that are not builtin, each with the tags of its rules. Raises Unavailable.
+
+        What was seen of builtin chains is kept for a moment, for whoever reads chains will read hooks next.
+        """
+        tables = self._read(family)
+        self._seen[family] = (time.monotonic(), {name: table.builtin for name, table in tables.items()})
+        return {name: table.tags for name, table in tables.items()}
+
+    def builtin(self, family: Family) -> dict[str, dict[str, list[SavedRule]]]:
+        """By table the builtin chains with all their rules. Raises Unavailable."""
+        at, seen = self._seen.pop(family, (0.0, {}))
+        if time.monotonic() - at < SEEN:
+            return seen
+        return {name: table.builtin for name, table in self._read(family).items()}
+
+    def _read(self, family: Family) -> dict[str, SavedTable]:
+        # Without naming a table: the legacy tools then read those that exist, and make none.
+        tool = self.tool(family, "save")
+        began = time.perf_counter()
+        saved = run((tool,))
+        self.meter.observe(f"iptables {family.name} save", time.perf_counter() - began)
+        if not saved.ok:
+            raise Unavailable(f"{tool} fails: {complaint(saved.errors)}")
+        return parse_tables(saved.output)
+
     def restore(self, family: Family, script: Script) -> Completed:
         """Apply a script in one transaction, leaving everything that it does not name alone."""
+        self._seen.pop(family, None)
         began = time.perf_counter()
         done = self._restore(family, str(script))
         self.meter.observe(f"iptables {family.name} restore", time.perf_counter() - began)
@@ -149,10 +181,11 @@ class ChainDriver:
     def read(self) -> Iterable[Chain]:
         """The chains with one of our prefixes; rules of others in them change the digest, so they are put right."""
         for family in self._families:
+            saved = self._xtables.tags(family) if self._tables else {}
             for table in self._tables:
-                for name, (builtin, rules) in self._xtables.save(family, table).items():
-                    if not builtin and name.startswith(self._prefixes):
-                        yield Chain(ChainKey(family, table, name), chain_digest(tuple(rule.tag for rule in rules)))
+                for name, tags in saved.get(table.value, {}).items():
+                    if name.startswith(self._prefixes):
+                        yield Chain(ChainKey(family, table, name), chain_digest(tuple(tags)))
 
     def owns(self, row: Chain) -> bool:
         """Chains are recognised as ours by the prefix of their name."""
@@ -279,10 +312,10 @@ class HookDriver:
     def read(self) -> Iterable[Hook]:
         """Our rules in builtin chains; those that should lead their chain in order of rank but do not are misplaced."""
         for family in self._families:
+            saved = self._xtables.builtin(family) if self._tables else {}
             for table in self._tables:
-                for chain, (builtin, rules) in self._xtables.save(family, table).items():
-                    if builtin:
-                        yield from self._hooks(family, table, chain, rules)
+                for chain, rules in saved.get(table.value, {}).items():
+                    yield from self._hooks(family, table, chain, rules)
 
     def _hooks(self, family: Family, table: Table, chain: str, rules: list[SavedRule]) -> Iterator[Hook]:
         ours = [rule for rule in rules if rule.place]

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from kuberouter.engine.ledger import Ledger
 from kuberouter.engine.mirror import FIRST_RETRY, LAST_RETRY, Mirror
 from kuberouter.engine.planner import Changes
-from kuberouter.engine.stages import REFERENCES, STEPS, SUCCESSORS, Action
+from kuberouter.engine.stages import READ_TOGETHER, REFERENCES, STEPS, SUCCESSORS, Action
 from kuberouter.model.core import Batch, Row, Unavailable
 from kuberouter.model.ports import Driver
 
@@ -105,7 +105,7 @@ class Dataplane:
 
     def resync(self, tables: Collection[type[Row]]) -> None:
         """Have these tables read in the next pass."""
-        for row in tables:
+        for row in {*tables, *(other for row in tables for other in READ_TOGETHER.get(row, ()))}:
             if row in self.tables:
                 self._unread.add(row)
                 # Whoever asks has a reason to think that it answers again.
@@ -125,7 +125,7 @@ class Dataplane:
         for row, previous in changes.items():
             if row in self.tables:
                 self.tables[row].mirror.note(previous)
-        for row in list(self._unread):
+        for row in [row for row in self.tables if row in self._unread]:
             table = self.tables[row]
             if settled or table.last_read is not None:
                 self._read(table, now, report)

@@ -99,6 +99,12 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
 }
 """Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""
 
+READ_TOGETHER: dict[type[Row], tuple[type[Row], ...]] = {
+    Chain: (Hook,),
+    Hook: (Chain,),
+}
+"""Tables that one look at the kernel shows: who wants one of them read gets all, and so pays for one look only."""
+
 SUCCESSORS: dict[type[Row], tuple[type[Row], ...]] = {
     FormerChain: (Chain, Hook),
     FormerHook: (Chain, Hook),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from kuberouter.model.core import Value
 from kuberouter.model.netfilter import CountedRule, rule_tag
@@ -55,14 +56,50 @@ def parse_save(output: str) -> dict[str, tuple[bool, list[SavedRule]]]:
     chains: dict[str, tuple[bool, list[SavedRule]]] = {}
     for line in output.splitlines():
         if line.startswith("-A "):
-            _, chain, words = line.split(" ", 2)
-            found = _COMMENT.search(words)
-            tag, place, rank = found.groups() if found is not None else ("", "", 0)
-            chains[chain][1].append(SavedRule(words, tag, place or "", int(rank or 0)))
+            chain, _, words = line[3:].partition(" ")
+            chains[chain][1].append(_saved_rule(words))
         elif line.startswith(":"):
             chain, policy, _ = line[1:].split(" ", 2)
             chains[chain] = (policy != "-", [])
     return chains
+
+
+def _saved_rule(words: str) -> SavedRule:
+    found = _COMMENT.search(words)
+    tag, place, rank = found.groups() if found is not None else ("", "", 0)
+    return SavedRule(words, tag, place or "", int(rank or 0))
+
+
+class SavedTable(NamedTuple):
+    """A table as a tool printed it: rules in builtin chains, and of other chains the tags of their rules."""
+
+    builtin: dict[str, list[SavedRule]]
+    tags: dict[str, list[str]]
+
+
+def parse_tables(output: str) -> dict[str, SavedTable]:
+    """What `iptables-save` printed, by table. Of thousands of rules in chains of ours nothing but the tag is kept."""
+    tables: dict[str, SavedTable] = {}
+    builtin: dict[str, list[SavedRule]] = {}
+    tags: dict[str, list[str]] = {}
+    search = _COMMENT.search
+    for line in output.splitlines():
+        if line.startswith("-A "):
+            chain, _, words = line[3:].partition(" ")
+            if (known := tags.get(chain)) is not None:
+                found = search(words)
+                known.append(found[1] if found is not None else "")
+            else:
+                builtin[chain].append(_saved_rule(words))
+        elif line.startswith(":"):
+            chain, policy, _ = line[1:].split(" ", 2)
+            if policy == "-":
+                tags[chain] = []
+            else:
+                builtin[chain] = []
+        elif line.startswith("*"):
+            builtin, tags = tables[line[1:]] = SavedTable({}, {})
+    return tables
 
 
 def tagged(text: str) -> str:

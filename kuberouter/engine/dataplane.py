@@ -105,7 +105,7 @@ class Dataplane:
 
     def resync(self, tables: Collection[type[Row]]) -> None:
         """Have these tables read in the next pass."""
-        for row in {*tables, *(other for row in tables for other in READ_TOGETHER.get(row, ()))}:
+        for row in {*tables, *(other for asked in tables for other in READ_TOGETHER.get(asked, ()))}:
             if row in self.tables:
                 self._unread.add(row)
                 # Whoever asks has a reason to think that it answers again.

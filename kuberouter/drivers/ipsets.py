@@ -6,6 +6,7 @@ import errno
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, family_of
 from kuberouter.model.meter import UNMETERED, Meter
@@ -35,7 +36,8 @@ class _Sets:
     """What the two drivers share."""
 
     def __init__(self, owns: Owns) -> None:
-        self._owns = owns
+        # Asked for every entry, and names are few beside those.
+        self._owns = lru_cache(maxsize=65536)(owns)
         self._wire = NetlinkSocket(ipset.NETLINK_NETFILTER)
 
     def _dump(self, *, entries: bool) -> list[ipset.SetPart]:
@@ -62,10 +64,9 @@ class SetDriver(_Sets):
         """Our sets of the types that we use; one of a strange type is reported as hash:ip and so replaced."""
         rows: dict[str, IpSet] = {}
         for part in self._dump(entries=False):
-            header = ipset.parse_header(part)
-            if header is not None and header.family in (Family.IPV4, Family.IPV6):
-                kind = TYPES.get(header.kind, SetType.HASH_IP)
-                rows.setdefault(part.name, IpSet(IpSetKey(part.name), kind, Family(header.family)))
+            if part.family in (Family.IPV4, Family.IPV6):
+                kind = TYPES.get(part.kind, SetType.HASH_IP)
+                rows.setdefault(part.name, IpSet(IpSetKey(part.name), kind, Family(part.family)))
         return rows.values()
 
     def write(self, batch: Batch[IpSet]) -> Outcome:
@@ -102,8 +103,7 @@ class MemberDriver(_Sets):
         """Every entry of our sets; the two halves of an address space come back as one entry of length 0."""
         nets: set[str] = set()
         for part in self._dump(entries=True):
-            header = ipset.parse_header(part)
-            if header is not None and header.kind.startswith("hash:net"):
+            if part.kind.startswith("hash:net"):
                 nets.add(part.name)
             rows = [Member(MemberKey(part.name, *entry)) for entry in ipset.parse_entries(part)]
             if part.name in nets:
@@ -150,14 +150,17 @@ class MemberDriver(_Sets):
             answers = self._wire.dump(kind, body)
         except OSError:
             return
-        header = ipset.parse_header(ipset.parse_part(answers[0])) if answers else None
+        if not answers:
+            return
+        part = ipset.parse_part(answers[0])
+        hashsize, elements = ipset.parse_size(part)
         size = 1 << (count - 1).bit_length()
-        if header is None or header.elements or header.hashsize * 2 > size or header.kind not in TYPES:
+        if elements or hashsize * 2 > size or part.kind not in TYPES:
             return
         draft = name[: NAME_SIZE - 1] + "~"
         steps = (
             (ipset.IPSET_CMD_DESTROY, ipset.set_request(draft)),
-            (ipset.IPSET_CMD_CREATE, ipset.create_request(draft, header.kind, header.family, size)),
+            (ipset.IPSET_CMD_CREATE, ipset.create_request(draft, part.kind, part.family, size)),
             (ipset.IPSET_CMD_SWAP, ipset.swap_request(draft, name)),
             (ipset.IPSET_CMD_DESTROY, ipset.set_request(draft)),
         )

@@ -7,6 +7,7 @@ used as the set's type says.
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from struct import Struct
@@ -106,9 +107,12 @@ def _entry(entry: Entry) -> bytes:
 
 
 class _Shape:
-    """Entries of whole addresses of one size, alone and with a port, as fixed parts and what stands between them."""
+    """Entries of whole addresses of one size, alone and with a port, as fixed parts and what stands between them.
 
-    def __init__(self, size: int) -> None:
+    In what the kernel tells (`dumped`) addresses lack the flag that says in which order their bytes are.
+    """
+
+    def __init__(self, size: int, *, dumped: bool = False) -> None:
         address = bytes(range(1, size + 1))
         self.length = size * 8
         self.before, _, _ = _entry((address, self.length, 0, 0)).partition(address)
@@ -117,9 +121,13 @@ class _Shape:
         self.before_ported, _, rest = with_port.partition(address)
         self.before_port, self.before_protocol = rest[:4], rest[8:12]
         self.ported = Struct(f">{len(self.before_ported)}s{size}s4sH2x4sB3x")
+        if dumped:
+            kind = (ATTR_IPADDR_IPV4 if size == 4 else ATTR_IPADDR_IPV6).to_bytes(2, sys.byteorder)
+            self.before, self.before_ported = self.before[:-2] + kind, self.before_ported[:-2] + kind
 
 
 _SHAPES = {size: _Shape(size) for size in (4, 16)}
+_DUMPED = tuple(_Shape(size, dumped=True) for size in (4, 16))
 
 
 def _item(entry: Entry) -> bytes:
@@ -162,48 +170,43 @@ def list_request(*, entries: bool, name: str = "") -> bytes:
 
 
 class SetPart(NamedTuple):
-    """A part of a set from a dump: big sets come in several. `body` holds the attributes."""
+    """A part of a set from a dump, as attributes: big sets come in several parts."""
 
     name: str
-    body: bytes
+    found: dict[int, bytes]
+
+    @property
+    def kind(self) -> str:
+        """Type name of the set; empty in the parts that carry entries only."""
+        return text(self.found.get(ATTR_TYPENAME, b""))
+
+    @property
+    def family(self) -> int:
+        """Address family of the set; 0 in the parts that carry entries only."""
+        return self.found.get(ATTR_FAMILY, b"\0")[0]
 
 
 def parse_part(body: bytes) -> SetPart:
-    """Name of the set that an answer of a dump is about, and the rest unparsed."""
-    for kind, payload in each_attribute(body, NFGEN.size):
-        if kind == ATTR_SETNAME:
-            return SetPart(text(payload), body)
-    return SetPart("", body)
+    """Which set an answer of a dump is about, and what it says."""
+    found = attributes(body, NFGEN.size)
+    return SetPart(text(found.get(ATTR_SETNAME, b"")), found)
 
 
-class Header(NamedTuple):
-    """What a dump says of a set as a whole; `hashsize` is the number of its buckets."""
-
-    kind: str
-    family: int
-    hashsize: int
-    elements: int
-
-
-def parse_header(part: SetPart) -> Header | None:
-    """The properties of a set; None in the parts that carry entries only."""
-    found = attributes(part.body, NFGEN.size)
-    if ATTR_TYPENAME not in found:
-        return None
-    data = attributes(found.get(ATTR_DATA, b""))
-    hashsize, elements = (int.from_bytes(data.get(kind, b"")) for kind in (ATTR_HASHSIZE, ATTR_ELEMENTS))
-    return Header(text(found[ATTR_TYPENAME]), found.get(ATTR_FAMILY, b"\0")[0], hashsize, elements)
+def parse_size(part: SetPart) -> tuple[int, int]:
+    """How many buckets a set has, and how many entries."""
+    data = attributes(part.found.get(ATTR_DATA, b""))
+    return int.from_bytes(data.get(ATTR_HASHSIZE, b"")), int.from_bytes(data.get(ATTR_ELEMENTS, b""))
 
 
 def parse_entries(part: SetPart) -> list[Entry]:
     """The entries in one part of a dumped set."""
-    data = attributes(part.body, NFGEN.size).get(ATTR_ADT, b"")
+    data = part.found.get(ATTR_ADT, b"")
     return _alike(data) or [entry for _, each in each_attribute(data) if (entry := _parse(each)) is not None]
 
 
 def _alike(data: bytes) -> list[Entry]:
     """All entries, if they have one of the usual shapes and nothing else; none otherwise."""
-    for shape in _SHAPES.values():
+    for shape in _DUMPED:
         length, before = shape.length, shape.before
         if data.startswith(before) and not len(data) % shape.alone.size:
             rows = list(shape.alone.iter_unpack(data))

@@ -173,10 +173,12 @@ def compose(config: Config) -> Composition:
     engine = Engine(inbox, planner, dataplane, controllers, clock=time.monotonic, observe=observe)
     if telemetry is not None:
         telemetry.watch(engine, planner, dataplane, inbox)
-        if config.metrics and config.metrics.per_policy and config.firewall and not config.firewall.nftables:
-            from kuberouter.daemon.policycounts import IptablesCounters, PolicyCounts
+        if config.metrics and config.metrics.per_policy and config.firewall:
+            from kuberouter.daemon.policycounts import IptablesCounters, NftCounters, PolicyCounts
 
-            telemetry.more.append(PolicyCounts(planner, IptablesCounters(lambda: xtables.found, families)).show)
+            iptables = IptablesCounters(lambda: xtables.found, families)
+            counters = NftCounters(families) if config.firewall.nftables else iptables
+            telemetry.more.append(PolicyCounts(planner, counters).show)
     return Composition(engine, inbox, sources, parts, telemetry)
 
 

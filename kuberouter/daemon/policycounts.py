@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from kuberouter.compilers.policies.iptables.counters import profile_counts
+from kuberouter.compilers.policies.nftables import names as nft_names
+from kuberouter.compilers.policies.nftables.counters import profile_counts as nft_counts
 from kuberouter.compilers.policies.rules import governs
 from kuberouter.daemon.metrics import Series, series
 from kuberouter.daemon.telemetry import steady
@@ -21,7 +23,10 @@ from kuberouter.drivers.iptables import Xtables
 from kuberouter.engine.planner import Planner
 from kuberouter.model.core import Family, ObjectRef, Row, Unavailable
 from kuberouter.model.netfilter import Chain, ChainKey, Table
+from kuberouter.model.nftables import TABLE_NAME, NftChain
 from kuberouter.model.policy import Count, ProfileCount
+from kuberouter.wire.command import run
+from kuberouter.wire.text.nft import parse_listing
 
 EVERY = 5.0
 """Shortest time in seconds between two looks at the kernel; scrapes in between are shown the last one."""
@@ -68,15 +73,33 @@ class IptablesCounters:
             yield from profile_counts(family, tools.counters(family, Table.FILTER))
 
 
-class _Place(NamedTuple):
-    """Where something is counted: a profile and a policy chain in it, or a verdict."""
+class NftCounters:
+    """Counts of the nftables backend, by `nft list table`."""
 
-    profile: str
-    what: str
+    row: type[Row] = NftChain
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = tuple(families)
+
+    def key(self, family: Family, chain: str) -> Hashable:
+        """A chain of our table."""
+        return nft_names.chain_key(family, chain)
+
+    def read(self) -> Iterator[ProfileCount]:
+        """Read our table of each family, without what is in the sets."""
+        for family in self._families:
+            name = TABLE_NAME[nft_names.LAYER[family]]
+            # -y: priorities as numbers; -t: the listing would otherwise hold every element.
+            listed = run(("nft", "-y", "-t", "list", "table", nft_names.IP[family], name))
+            if not listed.ok:
+                raise Unavailable(f"nft list table {name} fails: {listed.errors.strip()}")
+            yield from nft_counts(family, parse_listing(listed.output))
 
 
 Labels = tuple[str, ...]
 Totals = dict[Labels, Count]
+Shares = dict[tuple[str, str], Count]
+"""The counts of one profile by verdict and, for what was accepted, policy chain."""
 
 
 class PolicyCounts:
@@ -89,7 +112,7 @@ class PolicyCounts:
         self._lock = threading.Lock()
         self._next = float("-inf")
         self._up = False
-        self._seen: dict[_Place, Count] = {}
+        self._seen: dict[str, Shares] = {}
         self._judges: set[Labels] = set()
         self._policies: Totals = {}
         self._profiles: Totals = {}
@@ -113,7 +136,7 @@ class PolicyCounts:
             self._up = False
             return
         self._up = True
-        seen: dict[_Place, Count] = {}
+        seen: dict[str, Shares] = {}
         self._judges = set()
         policies: set[Labels] = set()
         profiles: set[Labels] = set()
@@ -128,14 +151,18 @@ class PolicyCounts:
         self._policies = {labels: self._policies.get(labels, NONE) for labels in sorted(policies)}
         self._profiles = {labels: self._profiles.get(labels, NONE) for labels in sorted(profiles)}
 
-    def _add(self, found: ProfileCount, judges: frozenset[ObjectRef], seen: dict[_Place, Count]) -> None:
+    def _add(self, found: ProfileCount, judges: frozenset[ObjectRef], seen: dict[str, Shares]) -> None:
         """Add what a profile has counted since the last look to the totals of those whom it concerns."""
-        shares = [(chain, ACCEPTED, count) for chain, count in found.accepted]
-        shares += [("", REFUSED, found.refused), ("", INVALID, found.invalid)]
-        for chain, verdict, count in shares:
-            place = _Place(found.profile, chain or verdict)
-            seen[place] = count
-            more = _since(self._seen.get(place, NONE), count)
+        shares: Shares = {(ACCEPTED, chain): count for chain, count in found.accepted}
+        shares |= {(REFUSED, ""): found.refused, (INVALID, ""): found.invalid}
+        before = self._seen.get(found.profile, {})
+        if _packets(shares) < _packets(before):
+            # The chain was written anew, so it began again from zero.
+            before = {}
+        # Rules are read one after the other while packets pass, so that of one of them may seem to have gone back.
+        seen[found.profile] = {share: _most(before.get(share, NONE), count) for share, count in shares.items()}
+        for (verdict, chain), count in seen[found.profile].items():
+            more = _plus(count, before.get((verdict, chain), NONE), -1)
             _increase(self._profiles, (found.profile, found.direction.value, verdict), more)
             if verdict == INVALID:
                 continue
@@ -159,14 +186,20 @@ class PolicyCounts:
         return frozenset(owner.subject for owner in ledger.owners(self._counters.key(family, chain)))
 
 
-def _since(before: Count, now: Count) -> Count:
-    """What was added; a chain that was written anew began again from zero."""
-    return now if now.packets < before.packets else Count(now.packets - before.packets, now.bytes - before.bytes)
+def _packets(shares: Shares) -> int:
+    return sum(count.packets for count in shares.values())
+
+
+def _most(one: Count, other: Count) -> Count:
+    return Count(max(one.packets, other.packets), max(one.bytes, other.bytes))
+
+
+def _plus(one: Count, other: Count, times: int = 1) -> Count:
+    return Count(one.packets + times * other.packets, one.bytes + times * other.bytes)
 
 
 def _increase(totals: Totals, labels: Labels, more: Count) -> None:
-    before = totals.get(labels, NONE)
-    totals[labels] = Count(before.packets + more.packets, before.bytes + more.bytes)
+    totals[labels] = _plus(totals.get(labels, NONE), more)
 
 
 def _labels(ref: ObjectRef, found: ProfileCount, verdict: str) -> Labels:

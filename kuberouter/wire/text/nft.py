@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from kuberouter.model.netfilter import rule_tag
+from kuberouter.model.netfilter import CountedRule, rule_tag
 from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily, NftSet, SetForm
 
 MARKER = "kube-router:"
@@ -22,6 +22,9 @@ _FORM = {
     SetForm.RANGES: "set {where} {{ type {types}; flags interval; }}",
     SetForm.VERDICTS: "map {where} {{ type {types} : verdict; }}",
 }
+_CHAIN = re.compile(r"\s+chain (\S+) \{")
+_COUNTER = re.compile(r"counter packets (\d+) bytes (\d+) ?")
+_OURS = re.compile(rf' ?comment "{MARKER}[0-9a-f]{{10}}"$')
 LOOP = "Too many links"
 """What the kernel says of chains that lead to each other in a circle, or too deep."""
 _ERROR = re.compile(r"^[^\s:]+:(\d+):\d+-\d+: Error: (.*)$", re.MULTILINE)
@@ -35,6 +38,22 @@ def where(family: NftFamily, name: str) -> str:
 def comment_tag(comment: str) -> str:
     """The tag in a rule's comment; empty if it is not ours."""
     return comment.removeprefix(MARKER) if comment.startswith(MARKER) else ""
+
+
+def parse_listing(output: str) -> dict[str, list[CountedRule]]:
+    """What `nft list table` printed: the rules of each chain in order, zero for those that do not count."""
+    chains: dict[str, list[CountedRule]] = {}
+    rules: list[CountedRule] | None = None
+    for line in output.splitlines():
+        if (begun := _CHAIN.match(line)) is not None:
+            rules = chains.setdefault(begun[1], [])
+        elif line.strip() == "}":
+            rules = None
+        elif rules is not None:
+            found = _COUNTER.search(line)
+            packets, size = (int(found[1]), int(found[2])) if found is not None else (0, 0)
+            rules.append(CountedRule(_OURS.sub("", _COUNTER.sub("", line.strip(), count=1)), packets, size))
+    return chains
 
 
 class Script:

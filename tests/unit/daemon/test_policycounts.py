@@ -178,6 +178,15 @@ def test_totals_go_on_when_a_chain_is_replaced_or_written_anew(firewall: Firewal
     assert firewall.shown("packets_total")[labels] == 10
 
 
+def test_a_count_that_seems_to_go_back_is_neither_lost_nor_counted_twice(firewall: Firewall) -> None:
+    web, dns = firewall.policy("a", "web", 80), firewall.policy("a", "dns", 53)
+    profile = firewall.profile("a")
+    labels = ("a", "web", "ingress", "accepted")
+    for accepted, other, total in ((100, 10, 100), (99, 30, 100), (101, 40, 101)):
+        firewall.count(counted(profile, {web: accepted, dns: other}))
+        assert firewall.shown("packets_total")[labels] == total
+
+
 def test_what_is_gone_is_not_shown(firewall: Firewall) -> None:
     chain = firewall.policy("a", "web", 80)
     firewall.count(counted(firewall.profile("a"), {chain: 5}))

@@ -148,13 +148,16 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
     meets packets of open flows as well: of one that it refuses the connection is marked, and TCP is told by a reset,
     for an established connection takes no notice of ICMP errors. Should the kernel refuse one of the rules, the chain
     drops everything.
+
+    It counts the packets that a policy chain is asked about: what one lets pass is what the next is not asked about.
     """
     key = profile_chain(family, direction, bodies, cut=cut)
-    rules = ["ct state invalid drop", *(f"jump {chain}" for chain in bodies), log(key.name, direction)]
+    rules = ["ct state invalid counter drop", *(f"counter jump {chain}" for chain in bodies)]
+    rules.append(log(key.name, direction))
     if cut:
         rules += [
             f"ct state established ct mark set ct mark or {CUT_MARK:#x}",
-            f"meta l4proto tcp ct state established {RESET}",
+            f"meta l4proto tcp ct state established counter {RESET}",
         ]
     rules.append(f"counter {REFUSAL[family]}")
     return make_nft_chain(key, tuple(rules), fallback=("drop",))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from kuberouter.compilers.policies.iptables.counters import profile_counts
 from kuberouter.compilers.policies.iptables.policies import profile_rules
+from kuberouter.compilers.policies.nftables.counters import profile_counts as nftables_counts
+from kuberouter.compilers.policies.nftables.policies import profile_rules as nftables_profile
 from kuberouter.model.core import Family
 from kuberouter.model.netfilter import CountedRule
 from kuberouter.model.policy import Count, Direction, ProfileCount
 from kuberouter.wire.text.iptables import parse_counters, tagged
+from kuberouter.wire.text.nft import parse_listing
 
 BODIES = ("KUBE-NWPLCY-AAAAAAAAAAAAAAAA", "KUBE-NWPLCY-BBBBBBBBBBBBBBBB")
 DISPATCH = {Direction.INGRESS: "KUBE-ROUTER-POD-INGRESS", Direction.EGRESS: "KUBE-ROUTER-POD-EGRESS"}
@@ -32,6 +37,31 @@ def test_every_rule_of_a_profile_has_a_meaning(family: Family, direction: Direct
     refused = 10**6 if not cut else 10**7 + 10**8
     expected = Count(refused, refused * 100)
     assert found == ProfileCount(family, name, direction, accepted, expected, Count(1, 100))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("bodies", [(), BODIES[:1], BODIES])
+def test_every_rule_of_an_nftables_profile_has_a_meaning(
+    family: Family, direction: Direction, cut: bool, bodies: tuple[str, ...]
+) -> None:
+    profile = nftables_profile(family, direction, bodies, cut=cut)
+    name = profile.key.name
+    # 1000 packets of 100 bytes, of which each rule that counts takes 10 out.
+    left, rules = 1000, []
+    for text in profile.rules:
+        counts = f"counter packets {left if 'jump' in text else 10} bytes {(left if 'jump' in text else 10) * 100}"
+        left -= 10
+        rules.append(f'\t\t{text.replace("counter", counts)} comment "kube-router:0123456789"')
+    output = "\n".join(("table ip x {", "\tset s {", "\t}", "", f"\tchain {name} {{", *rules, "\t}", "}"))
+    (found,) = nftables_counts(family, parse_listing(output))
+    assert (found.profile, found.direction, found.invalid) == (name, direction, Count(10, 1000))
+    refused = 20 if cut else 10
+    assert found.refused == Count(refused, refused * 100)
+    asked = [990 - 10 * n for n in range(len(bodies))] + [refused]
+    accepted = [Count(one - other, (one - other) * 100) for one, other in pairwise(asked)]
+    assert found.accepted == tuple(zip(bodies, accepted, strict=True))
 
 
 def test_a_profile_that_the_kernel_took_in_its_closed_form_refuses() -> None:

@@ -1,0 +1,71 @@
+"""Scripts for nft and what its library says of them."""
+
+from __future__ import annotations
+
+from kuberouter.model.netfilter import rule_tag
+from kuberouter.model.nftables import (
+    BaseHook,
+    KeyType,
+    NftChainKey,
+    NftFamily,
+    NftSet,
+    NftSetKey,
+    SetForm,
+    make_nft_chain,
+)
+from kuberouter.wire.text.nft import Script, comment_tag, complaint, jumps
+
+V4 = NftFamily.IPV4
+TABLE = "ip kube-router-filter-ipv4"
+POLICY = make_nft_chain(NftChainKey(V4, "KUBE-NWPLCY-A"), ("tcp dport 80 accept",))
+TOP = make_nft_chain(NftChainKey(V4, "KUBE-ROUTER-X"), ("jump KUBE-NWPLCY-A",), hook=BaseHook("forward", -3))
+
+
+def script() -> Script:
+    made = Script(V4)
+    for row in (TOP, POLICY):
+        made.chain(row, row.rules)
+    return made
+
+
+def test_all_chains_exist_before_any_rule_refers_to_them() -> None:
+    assert str(script()).splitlines() == [
+        f"add table {TABLE}",
+        f"add chain {TABLE} KUBE-ROUTER-X {{ type filter hook forward priority -3; policy accept; }}",
+        f"flush chain {TABLE} KUBE-ROUTER-X",
+        f"add chain {TABLE} KUBE-NWPLCY-A",
+        f"flush chain {TABLE} KUBE-NWPLCY-A",
+        f'add rule {TABLE} KUBE-ROUTER-X jump KUBE-NWPLCY-A comment "kube-router:{rule_tag(TOP.rules[0])}"',
+        f'add rule {TABLE} KUBE-NWPLCY-A tcp dport 80 accept comment "kube-router:{rule_tag(POLICY.rules[0])}"',
+    ]
+
+
+def test_sets_are_made_in_each_form() -> None:
+    made = Script(V4)
+    types = (KeyType.IFNAME, KeyType.IPV4_ADDR)
+    for form in (SetForm.KEYS, SetForm.RANGES, SetForm.VERDICTS):
+        made.set(NftSet(NftSetKey(V4, "S"), types if form is SetForm.KEYS else types[1:], form))
+    assert str(made).splitlines()[1:] == [
+        f"add set {TABLE} S {{ type ifname . ipv4_addr; }}",
+        f"add set {TABLE} S {{ type ipv4_addr; flags interval; }}",
+        f"add map {TABLE} S {{ type ipv4_addr : verdict; }}",
+    ]
+
+
+def test_a_complaint_leads_to_the_row_that_it_is_about() -> None:
+    errors = "/proc/self/fd/4:7:22-24: Error: Could not process rule: No such file or directory\nadd rule ...\n   ^^^\n"
+    assert script().culprits(errors) == [POLICY.key]
+    assert complaint(errors) == "Could not process rule: No such file or directory"
+    assert script().culprits("/dev/stdin:1:1-5: Error: Could not process rule: File exists\n") == []
+    assert script().culprits("netlink: Error: cache initialization failed\n") == []
+
+
+def test_rules_behind_a_loop_are_not_to_blame() -> None:
+    errors = "".join(f"/proc/self/fd/4:{n}:1-9: Error: Could not process rule: Too many links\n" for n in (6, 7))
+    assert script().culprits(errors) == [TOP.key]
+
+
+def test_tags_and_targets_are_found() -> None:
+    assert comment_tag("kube-router:0123456789") == "0123456789"
+    assert comment_tag("somebody else's") == ""
+    assert jumps(["ct state new jump A", "goto B", "ip saddr 10.0.0.1 accept"]) == ["A", "B"]

@@ -20,6 +20,8 @@ HASHSIZE = 1024
 """Buckets of a new set. A set grows by itself, but each doubling waits until the kernel has forgotten the old one."""
 MANY = 2 * HASHSIZE
 """Entries for an empty set from which on it is made anew in the right size first."""
+LETTING_GO = (0.005, 0.01, 0.02, 0.04, 0.08)
+"""Seconds between tries to destroy a set that is in use: iptables-nft lets a set go only some time after the rule."""
 NAME_SIZE = 31
 """Longest name of a set (IPSET_MAXNAMELEN in linux/netfilter/ipset/ip_set.h, without the NUL)."""
 HALVES = {4: (b"\0" * 4, b"\x80" + b"\0" * 3), 16: (b"\0" * 16, b"\x80" + b"\0" * 15)}
@@ -83,7 +85,15 @@ class SetDriver(_Sets):
 
     def _send(self, command: int, requests: list[tuple[Hashable, bytes]], failed: dict[Hashable, str]) -> None:
         messages: list[Message] = [(ipset.message_type(command), 0, body) for _, body in requests]
-        for (key, _), code in zip(requests, self._wire.transact(messages), strict=True):
+        codes = self._wire.transact(messages)
+        for pause in LETTING_GO:
+            busy = [i for i, code in enumerate(codes) if code == ipset.IPSET_ERR_BUSY]
+            if not busy:
+                break
+            time.sleep(pause)
+            for i, code in zip(busy, self._wire.transact([messages[i] for i in busy]), strict=True):
+                codes[i] = code
+        for (key, _), code in zip(requests, codes, strict=True):
             if code and not (command == ipset.IPSET_CMD_DESTROY and code == errno.ENOENT):
                 failed[key] = _text(code)
 

@@ -29,11 +29,12 @@ IPSET_FLAG_LIST_HEADER = 1 << 2
 REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:net,port": 7}
 """Oldest revisions that every supported kernel has and that lack nothing we use."""
 MAXELEM = 1 << 20
+IPSET_ERR_BUSY = 4100
 ERRORS = {
     4097: "IPSET_ERR_PROTOCOL: kernel and daemon disagree on the protocol",
     4098: "IPSET_ERR_FIND_TYPE: the kernel has no such set type",
     4099: "IPSET_ERR_MAX_SETS: too many sets",
-    4100: "IPSET_ERR_BUSY: the set is in use",
+    IPSET_ERR_BUSY: "IPSET_ERR_BUSY: the set is in use",
     4102: "IPSET_ERR_TYPE_MISMATCH: the set exists with another type",
     4103: "IPSET_ERR_EXIST: entry exists or is missing",
     4104: "IPSET_ERR_INVALID_CIDR: prefix length out of range",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Hashable
+from sys import intern
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,12 +16,13 @@ from kuberouter.model.core import ObjectRef, Problem, Reason
 T = TypeVar("T")
 V = TypeVar("V")
 S = TypeVar("S", bound=Json)
+H = TypeVar("H", bound=Hashable)
 Bytes = bytes | msgspec.Raw
 
 _NAMED = msgspec.json.Decoder(Named)
 _LIST = msgspec.json.Decoder(RawList)
-_LABELS: dict[Labels, Labels] = {}
-_INTERNED_MOST = 100_000
+_SHARED: dict[Any, Any] = {}
+_SHARED_MOST = 100_000
 
 
 class Trouble:
@@ -87,7 +89,7 @@ def decode_list(raw: Bytes) -> tuple[str, str, list[msgspec.Raw]]:
 
 def reference(kind: str, metadata: Metadata) -> ObjectRef:
     """The reference of an object."""
-    return ObjectRef(kind, metadata.namespace or "", metadata.name)
+    return ObjectRef(kind, intern(metadata.namespace or ""), metadata.name)
 
 
 def created(metadata: Metadata, trouble: Trouble) -> float:
@@ -98,16 +100,18 @@ def created(metadata: Metadata, trouble: Trouble) -> float:
 
 
 def labels(raw: dict[str, str] | None) -> Labels:
-    """Labels sorted by key. Equal sets share one tuple, for most pods of a cluster look alike."""
-    if not raw:
-        return ()
-    found = tuple(sorted(raw.items()))
-    shared = _LABELS.get(found)
-    if shared is None:
-        if len(_LABELS) >= _INTERNED_MOST:
-            _LABELS.clear()
-        shared = _LABELS[found] = found
-    return shared
+    """Labels sorted by key."""
+    return shared(tuple(sorted(raw.items()))) if raw else ()
+
+
+def shared(value: H) -> H:
+    """The first value that was equal to this one, for most pods of a cluster look alike: it is kept once for all."""
+    known = _SHARED.get(value)
+    if known is None:
+        if len(_SHARED) >= _SHARED_MOST:
+            _SHARED.clear()
+        known = _SHARED[value] = value
+    return known
 
 
 def selector(raw: RawSelector) -> Selector:

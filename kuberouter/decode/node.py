@@ -7,7 +7,7 @@ from sys import intern
 import msgspec
 
 from kuberouter.decode.annotations import NAMESPACE_POLICY, node_options
-from kuberouter.decode.common import Bytes, Trouble, labels, reference, struct
+from kuberouter.decode.common import Bytes, Trouble, labels, reference, shared, struct
 from kuberouter.decode.scalars import address, port, prefix, protocol
 from kuberouter.decode.schema import PodStatus, RawContainer, RawNamespace, RawNode, RawPod
 from kuberouter.model.cluster import ContainerPort, Namespace, Node, Pod
@@ -77,7 +77,7 @@ def _ports(found: RawPod, trouble: Trouble) -> tuple[ContainerPort, ...]:
             number = trouble.value(f"spec.containers.ports[{raw.name}].containerPort", port, raw.container_port)
             if proto is not None and number is not None:
                 ports.append(ContainerPort(intern(raw.name), proto, number))
-    return tuple(ports)
+    return shared(tuple(ports))
 
 
 def decode_namespace(raw: Bytes) -> tuple[Namespace | None, tuple[Problem, ...]]:

@@ -20,19 +20,23 @@ FIRST = Rank()
 class _Claimant(Generic[R]):
     """One owner's standing claim: its place in the order and the rows it holds."""
 
-    __slots__ = ("order", "owner", "rank", "rows")
+    __slots__ = ("_order", "owner", "rank", "rows")
     # Compared and hashed by identity: there is one of each owner.
 
     def __init__(self, owner: Owner, rank: Rank, rows: tuple[R, ...]) -> None:
         self.owner = owner
         self.rank = rank
         self.rows = rows
-        self.order: Order = _order(owner, rank)
+        self._order: Order | None = None
 
-
-def _order(owner: Owner, rank: Rank) -> Order:
-    subject = owner.subject
-    return (rank.level, rank.since, subject.namespace, subject.name, owner.compiler, owner.part)
+    @property
+    def order(self) -> Order:
+        """Where this claim stands among others; made when it is first contested, as few ever are."""
+        if self._order is None:
+            rank, owner = self.rank, self.owner
+            subject = owner.subject
+            self._order = (rank.level, rank.since, subject.namespace, subject.name, owner.compiler, owner.part)
+        return self._order
 
 
 class Ledger(Generic[R]):

@@ -98,6 +98,9 @@ class Mirror(Generic[R]):
                 self._due.pop(key, None)
                 self._attempts.pop(key, None)
                 failures.pop(key, None)
+        if not pending:
+            # An emptied book keeps the room that it once took, and at a start that is room for everything.
+            self._pending = {}
 
     def next_due(self) -> float | None:
         """When the next failed row wants to be tried again."""

@@ -67,7 +67,6 @@ from kuberouter.model.settings import FirewallSettings, ProxySettings, RouterSet
 from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
-from kuberouter.sources.manifests import ManifestSource
 from kuberouter.sources.netfilter import NetfilterSource
 from kuberouter.sources.podlinks import PodLinkSource
 from kuberouter.wire.kubeapi import connect
@@ -196,6 +195,9 @@ def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> list[S
     """Where the cluster is known from; an apiserver is also told of problems."""
     wanted = tuple(dict.fromkeys(name for part in parts for name in part.watched))
     if config.manifests:
+        # Only this source needs a reader of YAML.
+        from kuberouter.sources.manifests import ManifestSource
+
         return [ManifestSource(Path(config.manifests), wanted)]
     api = connect(config.kubeconfig, config.master)
     events = EventSink(api, config.node.name)

@@ -14,7 +14,7 @@ Labels = tuple[tuple[str, str], ...]
 """Label pairs sorted by key."""
 
 
-class Operator(enum.Enum):
+class Operator(enum.StrEnum):
     """Operators of a label selector requirement (meta/v1 LabelSelectorRequirement)."""
 
     IN = "In"

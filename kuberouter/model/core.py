@@ -38,7 +38,10 @@ class L4Protocol(enum.IntEnum):
 
 def family_of(address: bytes) -> Family:
     """Family of a packed address: 4 bytes are IPv4, 16 are IPv6."""
-    return Family.IPV4 if len(address) == 4 else Family.IPV6
+    return _FAMILY_OF_SIZE[len(address)]
+
+
+_FAMILY_OF_SIZE = {4: Family.IPV4, 16: Family.IPV6}
 
 
 class Prefix(KeyValue, frozen=True, gc=False, cache_hash=True):

@@ -14,7 +14,7 @@ import hashlib
 from kuberouter.model.core import Family, KeyValue, Value
 
 
-class SetType(enum.Enum):
+class SetType(enum.StrEnum):
     """Set types of ipset(8) that we use; the value is the type's name."""
 
     HASH_IP = "hash:ip"
@@ -53,7 +53,7 @@ class Member(Value, frozen=True, gc=False):
     key: MemberKey
 
 
-class Table(enum.Enum):
+class Table(enum.StrEnum):
     """The xtables tables that we use."""
 
     FILTER = "filter"
@@ -147,7 +147,7 @@ class CountedRule(Value, frozen=True, gc=False):
     bytes: int
 
 
-class Position(enum.Enum):
+class Position(enum.StrEnum):
     """Where a hook stands in its builtin chain: before everybody else's rules, or appended after them."""
 
     FIRST = "first"

@@ -13,14 +13,14 @@ from kuberouter.model.cluster import Selector
 from kuberouter.model.core import Family, KeyValue, L4Protocol, Prefix
 
 
-class Direction(enum.Enum):
+class Direction(enum.StrEnum):
     """The direction of a rule as its pod sees it."""
 
     INGRESS = "ingress"
     EGRESS = "egress"
 
 
-class Use(enum.Enum):
+class Use(enum.StrEnum):
     """Which end of a packet a set is compared with."""
 
     SOURCE = "src"

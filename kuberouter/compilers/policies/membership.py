@@ -23,9 +23,11 @@ def compile_membership(
     rows: list[Row] = []
     for pods in view.matches.sets_of(pod.ref):
         if not pods.port:
-            rows += [member(pods, address) for address in addresses]
+            for address in addresses:
+                rows.append(member(pods, address))
             continue
         for port in pod.ports:
             if port.name == pods.port and port.protocol is pods.protocol:
-                rows += [member(pods, address, port.protocol, port.number) for address in addresses]
+                for address in addresses:
+                    rows.append(member(pods, address, port.protocol, port.number))
     return Fragment(tuple(rows))

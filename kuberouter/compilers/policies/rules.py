@@ -7,6 +7,7 @@ list of either is everything; a peer or port that comes down to nothing in a fam
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from kuberouter.cluster.selectors import peer_scope, peer_set, port_set
 from kuberouter.model.cluster import NetworkPolicy, PolicyPort, PolicyRule
@@ -21,10 +22,12 @@ def governs(policy: NetworkPolicy, direction: Direction) -> bool:
     return (policy.ingress if direction is Direction.INGRESS else policy.egress) is not None
 
 
+@lru_cache(maxsize=4)
 def body(policy: NetworkPolicy, direction: Direction, family: Family) -> Body | None:
     """What a policy allows in one direction, or None when it does not govern that direction.
 
-    A policy with problems allows nothing: the pods it selects are closed until it is mended.
+    A policy with problems allows nothing: the pods it selects are closed until it is mended. Who spells a policy asks
+    for the same body again and again, and then for the next one.
     """
     rules = policy.ingress if direction is Direction.INGRESS else policy.egress
     if rules is None:

@@ -32,6 +32,7 @@ def named_set(family: Family, pods: PodSet) -> IpSet:
     return IpSet(IpSetKey(_set_name(pods.use, family, kind, ("pods", pods))), kind, family)
 
 
+@lru_cache(maxsize=256)
 def block_set(family: Family, use: Use, prefixes: tuple[Prefix, ...]) -> IpSet:
     """The set of disjoint prefixes that ipBlocks come down to."""
     name = _set_name(use, family, SetType.HASH_NET, ("blocks", prefixes))

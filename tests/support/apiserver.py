@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -153,6 +155,37 @@ class Store:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] | None = set()
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        """Remember the connection, for a client may send more on it later."""
+        assert isinstance(request, socket.socket)
+        with self._lock:
+            if self._open is None:
+                request.close()
+                return
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
+        """Forget it."""
+        assert isinstance(request, socket.socket)
+        with self._lock:
+            if self._open is not None:
+                self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End all connections, and those that come from now on."""
+        with self._lock:
+            hanging, self._open = self._open or set(), None
+        for each in hanging:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that is killed in mid-air is part of the game; everything else is told."""
         if not isinstance(sys.exception(), OSError):
@@ -188,10 +221,11 @@ class ApiServer:
         return f"http://{address!s}:{port}"
 
     def close(self) -> None:
-        """Stop listening and end every stream."""
+        """Stop listening and hang up on everybody, also on those whose connection is idle."""
         self.store.cut()
         self._http.shutdown()
         self._http.server_close()
+        self._http.hang_up()
         self._thread.join()
 
     def __enter__(self) -> Self:

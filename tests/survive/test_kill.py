@@ -21,7 +21,7 @@ from tests.support.probes import Job, Report, until
 
 pytestmark = pytest.mark.root
 
-KILLS = int(os.environ.get("SURVIVE_KILLS", "12"))
+KILLS = int(os.environ.get("SURVIVE_KILLS", "8"))
 SEED = int(os.environ.get("SURVIVE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 NFTABLES, DEFAULT_DENY = "--use-nftables-for-netpol", "--netpol-default-deny"
 MODES: dict[str, list[str]] = {
@@ -32,7 +32,7 @@ MODES: dict[str, list[str]] = {
 """Flags by mode; `switching` changes the backend at every other start."""
 LIFE = 1.6
 """Longest life of a daemon in seconds. It is ready after about one: kills fall before, into and after the apply."""
-SETTLE_EVERY = 6
+SETTLE_EVERY = 4
 ANSWER = {True: 5.0, False: 0.3}
 """Seconds that a probe of an allowed or a forbidden path waits.
 

@@ -15,6 +15,8 @@ WINDOW = 0.005
 """Seconds that a first event waits for company."""
 REST = 0.05
 """Shortest sleep before a retry, so that rows which are due but held back by another table do not make it spin."""
+COLLECT_EVERY = 50_000
+"""Containers made before the collector looks at the young ones. Values form no cycles, so there is little to find."""
 BEAT = 1.0
 """Longest sleep of an idle loop in seconds; also the resolution of retries."""
 
@@ -64,6 +66,7 @@ class Engine:
 
     def run(self, stop: Stop) -> None:
         """Turn until `stop` is set. What is programmed stays as it is."""
+        gc.set_threshold(COLLECT_EVERY)
         while not stop.is_set():
             try:
                 self.turn()

@@ -95,6 +95,9 @@ class Planner:
             for owner in picked:
                 del dirty[owner]
                 self._compile(registered, owner, node, changes)
+            if not dirty:
+                # An emptied book keeps the room that it once took.
+                dirty.clear()
         self.busy = frozenset(busy)
         if self._assembler is not None and (rules := changes.pop(Rule, None)):
             _merge(changes, Chain, self._assembler.assemble(rules))
@@ -136,9 +139,7 @@ class Planner:
             self._compiled[registered.name].add(owner)
             return
         self.journal.report(owner, fragment.problems)
-        by_table: defaultdict[type[Row], list[Row]] = defaultdict(list)
-        for row in fragment.rows:
-            by_table[type(row)].append(row)
+        by_table = _by_table(fragment.rows)
         tables = self._tables_of[registered.name]
         tables.update(by_table)
         for table in tables:
@@ -158,6 +159,17 @@ class Planner:
             owner = self._assembler.contributor(row.key) if isinstance(row, Chain) else None
         registered = self.compilers.get(owner.compiler) if owner is not None else None
         return registered.controller if registered is not None else None
+
+
+def _by_table(rows: tuple[Row, ...]) -> Mapping[type[Row], Sequence[Row]]:
+    tables = set(map(type, rows))
+    if len(tables) == 1:
+        # So it is for nearly every owner, because pods and slices are many.
+        return {tables.pop(): rows}
+    found: defaultdict[type[Row], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[type(row)].append(row)
+    return found
 
 
 def _merge(changes: Changes, table: type[Row], changed: Mapping[Hashable, Row | None]) -> None:

@@ -17,6 +17,7 @@ from ipaddress import ip_address
 
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, Variant
+from kuberouter.engine.loop import COLLECT_EVERY
 from kuberouter.model.core import Batch, Family
 from kuberouter.model.netfilter import Chain, IpSet, IpSetKey, Member, MemberKey, SetType, Table, make_chain
 from kuberouter.wire.text.iptables import Script
@@ -86,7 +87,7 @@ def measure_compute() -> list[Figure]:
 def _quiet_collector() -> Iterator[None]:
     """The collector as the daemon sets it."""
     before = gc.get_threshold()
-    gc.set_threshold(50_000, *before[1:])
+    gc.set_threshold(COLLECT_EVERY)
     try:
         yield
     finally:

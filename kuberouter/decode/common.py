@@ -129,4 +129,4 @@ def selector(raw: RawSelector) -> Selector:
         if not needs_values and values:
             raise ValueError(f"operator {operator.value} of key {expression.key!r} takes no values")
         found.add(Requirement(expression.key, operator, values))
-    return Selector(tuple(sorted(found, key=lambda r: (r.key, r.operator.value, r.values))))
+    return shared(Selector(tuple(sorted(found, key=lambda r: (r.key, r.operator.value, r.values)))))

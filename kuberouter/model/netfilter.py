@@ -37,8 +37,11 @@ class IpSet(Value, frozen=True, gc=False):
     family: Family
 
 
-class MemberKey(KeyValue, frozen=True, gc=False, cache_hash=True):
-    """One entry of a set: packed address, prefix length (32/128 in hash:ip sets), protocol and port (0 without)."""
+class MemberKey(Value, frozen=True, gc=False):
+    """One entry of a set: packed address, prefix length (32/128 in hash:ip sets), protocol and port (0 without).
+
+    There are so many that a kept hash, which is an object of its own, costs more than making it anew.
+    """
 
     set: str
     address: bytes

@@ -37,7 +37,7 @@ from kuberouter.compilers.policies.names import (
 from kuberouter.compilers.policies.rules import body
 from kuberouter.compilers.policies.spelling import Place
 from kuberouter.model.cluster import NetworkPolicy
-from kuberouter.model.core import Family, L4Protocol, Row
+from kuberouter.model.core import Family, L4Protocol, Row, family_of
 from kuberouter.model.netfilter import Chain, Member, MemberKey, Rule, RuleKey, make_chain
 from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan
 from kuberouter.model.settings import FirewallSettings
@@ -121,14 +121,8 @@ def pod_set(family: Family, pods: PodSet) -> tuple[Row]:
 
 def member(pods: PodSet, address: bytes, protocol: int = 0, port: int = 0) -> Row:
     """A pod's entry in such a set."""
-    size = len(address)
-    return Member(MemberKey(_set_of(size, pods), address, size * 8, protocol, port))
-
-
-@lru_cache(maxsize=65536)
-def _set_of(size: int, pods: PodSet) -> str:
-    """Name of the set for addresses of so many bytes; asked for each of the many thousand entries."""
-    return named_set(Family.IPV4 if size == 4 else Family.IPV6, pods).key.name
+    name = named_set(family_of(address), pods).key.name
+    return Member(MemberKey(name, address, len(address) * 8, protocol, port))
 
 
 def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:

@@ -198,7 +198,7 @@ def moved(shop: Shop) -> Seen:
         shop.lab.wait(lambda: time.monotonic() - since > took + 1.5, BOUND)
         report = end()["moved"]
     if report.lost:
-        raise Wrong(f"{report.lost} of {report.sent} connections lost while backend-3 left")
+        raise Wrong(f"{_loss('ClusterIP', report, since)} lost while backend-3 left")
     return Seen(f"backend-3 left: {report.sent} connections at {RATE:.0f}/s, 0 lost, all to the other two", took)
 
 
@@ -218,6 +218,12 @@ def traffic(*paths: tuple[Prober, str, Job]) -> Iterator[Callable[[], dict[str, 
     finally:
         with contextlib.suppress(Exception):
             end()
+
+
+def _loss(name: str, report: Report, since: float) -> str:
+    """What a stream lost, how and when: a stall of the machine looks different from a hole in the path."""
+    times = ", ".join(f"{moment - since:.1f}" for moment in report.lost_at[:12])
+    return f"{report.lost} of {report.sent} to {name} ({report.refused} refused, after {times} s)"
 
 
 def _quiet(report: Report, name: str) -> bool:
@@ -280,9 +286,9 @@ def restarted(shop: Shop) -> Seen:
         lab.wait(lambda: time.monotonic() - since > took + 1.0, BOUND)
         reports = end()
     leaked = reports.pop("closed").allowed
-    lost = {name: report.lost for name, report in reports.items() if report.lost}
+    lost = [_loss(name, report, since) for name, report in reports.items() if report.lost]
     if lost or leaked:
-        raise Wrong(f"lost {lost or 0}, let through {leaked}")
+        raise Wrong(f"lost {'; '.join(lost) or 0}, let through {leaked}; the daemon was away for {took:.1f} s")
     total = sum(report.sent for report in reports.values())
     return Seen(f"node1's daemon killed and started: {total} connections ({', '.join(paths)}), 0 lost, 0 leaked", took)
 

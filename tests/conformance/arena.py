@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from tests.conformance.conftest import MISMATCHES, SCENARIOS, VERDICTS
 from tests.conformance.matrix import MODES, Place
@@ -60,7 +60,10 @@ class Arena:
     def apply(self, state: Iterable[Manifest]) -> None:
         """Make this the cluster's state on both nodes, by the way from the one before."""
         manifests = [_narrowed(manifest, self._versions) for manifest in state]
-        list(self._pool.map(lambda firewall: firewall.apply(manifests), self._firewalls))
+        running = [self._pool.submit(firewall.apply, manifests) for firewall in self._firewalls]
+        wait(running)
+        for done in running:
+            done.result()
 
     def sweep(self) -> dict[Cell, str]:
         """Try every path with first packets; the outcome of each."""

@@ -340,5 +340,6 @@ EDITS = (
     _pod_replaced,
     _pod_replaced,
     _space_relabelled,
+    _space_relabelled,
     _extra_changed,
 )

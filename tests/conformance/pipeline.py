@@ -31,6 +31,9 @@ SETS = ("KUBE-SRC-", "KUBE-DST-", "inet6:KUBE-SRC-", "inet6:KUBE-DST-")
 FAMILIES = {4: Family.IPV4, 6: Family.IPV6}
 VARIANTS = {"iptables-nft": Variant.NFT, "iptables-legacy": Variant.LEGACY}
 
+PATIENCE = 10.0
+"""Seconds that the kernel may take to let go of a set."""
+
 Manifest = Mapping[str, Any]
 
 
@@ -58,6 +61,14 @@ def _nftables() -> list[Table[Any]]:
         Table(NftChain, nft.ChainDriver(kernel)),
         Table(NftVerdict, nft.VerdictDriver(kernel)),
     ]
+
+
+def _only_busy(report: Report) -> bool:
+    """Whether nothing failed, except that sets were not removed because they are in use: a matter of time.
+
+    The kernel frees what a removed rule of iptables-nft held at its leisure; the daemon tries again as well.
+    """
+    return all("IPSET_ERR_BUSY" in text for text in report.failed.values())
 
 
 class Firewall:
@@ -97,7 +108,12 @@ class Firewall:
             changes = self.planner.step(events)
             assert not self.planner.backlog
             report = self.dataplane.converge(changes, synced=self.planner.synced, now=time.monotonic())
+            end = time.monotonic() + PATIENCE
+            while _only_busy(report) and (due := self.dataplane.next_due()) and time.monotonic() < end:
+                time.sleep(0.05)
+                report = self.dataplane.converge({}, synced=self.planner.synced, now=due)
         assert not report.failed, report.failed
+        assert self.dataplane.next_due() is None, "something is still to be done"
         errors = {row.__name__: table.error for row, table in self.dataplane.tables.items() if table.error}
         assert not errors, errors
         assert not self.planner.journal.standing, self.planner.journal.standing

@@ -12,6 +12,8 @@ _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_HEXADECIMAL = re.compile("[0-9a-fA-F:]+").fullmatch
+_MAPPED = bytes(10) + b"\xff\xff"
 _SMALL = tuple(str(n) for n in range(256))
 _OCTETS = {text: number for number, text in enumerate(_SMALL)}
 PROTOCOLS = {protocol.name: protocol for protocol in L4Protocol}
@@ -25,6 +27,8 @@ def address(text: str) -> bytes:
             return bytes([_OCTETS[part] for part in parts])
         except KeyError:
             pass
+    elif (packed := _usual_ipv6(text)) is not None:
+        return packed
     try:
         parsed = ipaddress.ip_address(text)
     except ValueError:
@@ -34,6 +38,22 @@ def address(text: str) -> bytes:
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is not None:
         raise ValueError(f"{text!r} carries a zone")
     return parsed.packed
+
+
+def _usual_ipv6(text: str) -> bytes | None:
+    """An IPv6 address of hexadecimal groups only; None for what is rarer, or wrong, which `ipaddress` tells slowly."""
+    if _HEXADECIMAL(text) is None:
+        return None
+    head, gap, tail = text.partition("::")
+    left, right = head.split(":") if head else [], tail.split(":") if tail else []
+    missing = 8 - len(left) - len(right)
+    if missing < 1 if gap else missing:
+        return None
+    groups = [*left, *("0" for _ in range(missing)), *right]
+    if not all(1 <= len(group) <= 4 for group in groups):
+        return None
+    packed = bytes.fromhex("".join([group.zfill(4) for group in groups]))
+    return None if packed.startswith(_MAPPED) else packed
 
 
 def prefix(text: str) -> Prefix:

@@ -133,7 +133,10 @@ def launch(argv: Sequence[str], root: Path = KEPT) -> int:
                 time.sleep(0.05 if going else 0)
             if child.returncode is None:
                 return int(status.read_text())
-            return child.returncode if child.returncode >= 0 else 128 - child.returncode
+            ended = child.returncode if child.returncode >= 0 else 128 - child.returncode
+            if ended > 128:
+                print(f"demo: ended by signal {ended - 128} from elsewhere, `make clean` for instance", flush=True)
+            return ended
         except BaseException:
             child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

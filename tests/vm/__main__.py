@@ -8,8 +8,8 @@ import sys
 from tests.vm.guest import NO_STATUS, acceleration, run_in_guest
 
 MARKS = "ipvs or dummy or ipip or fou or sctp"
-BOUND = 570.0
-"""Seconds for the whole lane, boot included."""
+BOUND = 1200.0
+"""Seconds after which the guest must have hung. The lane should take half of that; its printed time is what counts."""
 
 
 def main(arguments: list[str]) -> int:

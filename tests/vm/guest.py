@@ -161,17 +161,20 @@ def _boot(
                 start_new_session=True,
                 env={**os.environ, "PATH": path},
             )
+            began, ended = time.monotonic(), None
             try:
                 with _stoppable():
                     processes.record(Path(folder), guest.pid)
                     _follow(guest, output, status, timeout, show=show, hold=hold)
+                    took, ended = time.monotonic() - began, guest.poll()
             finally:
                 _end(guest, GRACE if status.exists() else 0.0)
         if status.exists():
             return int(status.read_text().strip() or NO_STATUS)
         if show:
             tail = console.read_bytes()[-6000:].decode(errors="replace")
-            print(f"the guest left no status within {timeout:.0f} s; the end of its console:\n{tail}", flush=True)
+            how = "was stopped" if ended is None else f"ended by itself or was killed (exit status {ended})"
+            print(f"the guest {how} after {took:.0f} s and left no status; the end of its console:\n{tail}", flush=True)
         return NO_STATUS
 
 

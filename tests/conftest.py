@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ STORAGE = Path(__file__).resolve().parents[1] / "build" / f"hypothesis-{os.getui
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(STORAGE))
 settings.register_profile("lanes", deadline=None, database=None, print_blob=True)
 settings.load_profile("lanes")
+
+# A run in the background of a script is born deaf to these, and so would be everything that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 _FINISHED = pytest.StashKey[bool]()
 

@@ -31,6 +31,8 @@ BEAT = 2.0
 """Seconds between two signs of life of a caller."""
 PATIENCE = 60.0
 """Seconds in which the other end has to take up a call."""
+PIECE = 1 << 20
+"""Bytes of output that are passed on between two looks at everything else."""
 LEAVE = b"\x1d"
 """Ctrl-] leaves a terminal whose other end hangs."""
 
@@ -83,15 +85,18 @@ class Call:
         except FileNotFoundError:
             return None
 
-    def show(self) -> None:
-        """Pass on what the command has written since the last time."""
+    def show(self, *, rest: bool) -> None:
+        """Pass on what the command has written since the last time: a piece, or all the rest."""
         for name, sink in (("output", sys.stdout), ("errors", sys.stderr)):
             if name not in self._streams:
                 with contextlib.suppress(FileNotFoundError):
                     self._streams[name] = (self.folder / name).open("rb")
-            if name in self._streams and (data := self._streams[name].read()):
+            # A command that never stops writing must keep us neither from our input nor from its end.
+            while name in self._streams and (data := self._streams[name].read(PIECE)):
                 sink.buffer.write(data)
                 sink.flush()
+                if not rest:
+                    break
 
     def close(self) -> None:
         """Tidy up; a command that has not ended is told that nobody listens any more."""
@@ -141,7 +146,7 @@ def _attend(ours: Call, terminal: bool, alive: Callable[[], bool]) -> int:
             if terminal:
                 ours.resize()
             status = ours.status()
-            ours.show()
+            ours.show(rest=status is not None)
             if status is not None:
                 return status
             if not alive():

@@ -1,117 +1,47 @@
-"""The only file that names concrete sources, compilers and drivers: puts a node together from its settings."""
+"""Puts a node together from its settings: the parts of its controllers, and the sources and drivers that they share."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kuberouter.cluster.dependents import Dependents, policies, routing, services
 from kuberouter.cluster.derived import namespace_isolation
 from kuberouter.cluster.facts import ours
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.names import (
-    BGP_SETS,
-    BRIDGE_LINK,
-    DUMMY_LINK,
-    LOCAL_ADDRESS_SET,
-    NODE_ADDRESS_SET,
-    POD_SUBNET_SET,
-    POLICY_PREFIX,
-    SERVICE_ADDRESS_SET,
-    SERVICES_CHAIN,
-    SNAT_CHAIN,
-    TUNNEL_PREFIX,
-    TUNNEL_TABLE,
-)
-from kuberouter.compilers.policies import IPTABLES, NFTABLES
-from kuberouter.compilers.routing import COMPILERS as ROUTING_COMPILERS
-from kuberouter.compilers.services import COMPILERS as SERVICE_COMPILERS
 from kuberouter.daemon.config import Config
 from kuberouter.daemon.events import EventSink
+from kuberouter.daemon.parts.firewall import firewall_part, former_backend
+from kuberouter.daemon.parts.part import DriverMaker, Part
+from kuberouter.daemon.parts.proxy import proxy_part
+from kuberouter.daemon.parts.router import router_part
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.daemon.xtables import XtablesChoice
-from kuberouter.drivers import nftables as nft
-from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver, FormerIptablesDriver
-from kuberouter.drivers.host import CniDriver, SysctlDriver
+from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver
+from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver
-from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
-from kuberouter.drivers.network import AddressDriver, LinkDriver, PolicyRuleDriver, RouteDriver
+from kuberouter.drivers.network import LinkDriver
 from kuberouter.engine.dataplane import Dataplane, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import Controller, Engine
-from kuberouter.engine.planner import NODE_KNOWN, Planner, Registered
-from kuberouter.model import bgp
-from kuberouter.model.core import Family, Row
-from kuberouter.model.host import CniSettings, Sysctl
-from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.engine.planner import NODE_KNOWN, Planner
+from kuberouter.model.core import Row
+from kuberouter.model.host import Sysctl
 from kuberouter.model.meter import UNMETERED, Meter
-from kuberouter.model.netfilter import (
-    Chain,
-    FormerChain,
-    FormerHook,
-    FormerIptables,
-    Hook,
-    HookRank,
-    IpSet,
-    Member,
-    Rule,
-)
-from kuberouter.model.network import TABLE_MAIN, Address, Link, PolicyRule, Route
-from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
+from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, IpSet, Member, Rule
+from kuberouter.model.network import Link
+from kuberouter.model.nftables import NftChain
 from kuberouter.model.ports import Sink, Source
-from kuberouter.model.settings import FirewallSettings, ProxySettings, RouterSettings
 from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
 from kuberouter.sources.netfilter import NetfilterSource
-from kuberouter.sources.podlinks import PodLinkSource
 from kuberouter.wire.kubeapi import connect
 
 if TYPE_CHECKING:
     from kuberouter.daemon.telemetry import Telemetry
-
-DriverMaker = Callable[[], Any]
-
-FIREWALL_CHAINS = (
-    "KUBE-ROUTER-INPUT",
-    "KUBE-ROUTER-FORWARD",
-    "KUBE-ROUTER-OUTPUT",
-    "KUBE-ROUTER-POD-",
-    "KUBE-POD-FW-",
-    "KUBE-NWPLCY-",
-)
-"""Prefixes of the firewall's chains in iptables."""
-FIREWALL_SETS = ("KUBE-SRC-", "KUBE-DST-")
-"""Prefixes of its ipsets, without `inet6:`."""
-
-
-class Part:
-    """What one controller brings along."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.watched: tuple[str, ...] = ()
-        """Kinds of API objects that it needs, by the name of their source."""
-        self.sources: list[Source] = []
-        self.compilers: list[Registered] = []
-        self.dependents: list[Dependents] = []
-        self.drivers: dict[type[Row], DriverMaker] = {}
-        self.needs: frozenset[str] = frozenset()
-        self.removals_await: dict[type[Row], str] = {}
-        """A source that, besides `needs`, must be in sync before rows of a table are removed."""
-        self.chain_prefixes: tuple[str, ...] = ()
-        self.hooks: tuple[HookRank, ...] = ()
-        """Ranks of its rules in builtin chains."""
-        self.sets: tuple[str, ...] = ()
-        """Names or prefixes of its sets, without `inet6:`."""
-        self.links: tuple[str, ...] = ()
-        """Names of the links that it makes."""
-        self.link_prefixes: tuple[str, ...] = ()
-        self.audits: list[tuple[float, tuple[type[Row], ...]]] = []
 
 
 class Composition:
@@ -141,11 +71,11 @@ def compose(config: Config) -> Composition:
     """Build everything from the settings. Raises Unavailable when not even a start is possible."""
     parts: list[Part] = []
     if config.proxy is not None:
-        parts.append(_proxy(config.proxy))
+        parts.append(proxy_part(config.proxy))
     if config.router is not None:
-        parts.append(_router(config.router))
+        parts.append(router_part(config.router))
     if config.firewall is not None:
-        parts.append(_firewall(config.firewall))
+        parts.append(firewall_part(config.firewall))
     inbox = Inbox()
     sinks: list[Sink] = [LogSink()]
     sources = _api_sources(config, parts, sinks)
@@ -239,33 +169,8 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
     }
     if config.firewall is not None:
         # What the other backend of the firewall has left behind.
-        former |= _former_backend(config.firewall, families, xtables)
+        former |= former_backend(config.firewall, families, xtables)
     return found + [Table(row, _Lazy(make), removal_needs=needs) for row, make in former.items()]
-
-
-def _former_backend(
-    settings: FirewallSettings, families: tuple[Family, ...], xtables: XtablesChoice
-) -> dict[type[Row], DriverMaker]:
-    if not settings.nftables:
-        return {FormerTable: lambda: nft.FormerTableDriver(nft.Nftables())}
-    return {
-        FormerIptables: lambda: FormerIptablesDriver(
-            (xtables.get, xtables.other), families, FIREWALL_CHAINS, (HookRank.POLICY,), FIREWALL_SETS
-        )
-    }
-
-
-class _Once:
-    """Something that several drivers share, made at its first use."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._made: Any = None
-
-    def get(self) -> Any:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
 
 
 class _Lazy:
@@ -288,103 +193,3 @@ class _Lazy:
 
     def write(self, batch: Any) -> Any:
         return self._get().write(batch)
-
-
-def _register(part: Part, compilers: Collection[tuple[str, Any]], settings: object) -> None:
-    part.compilers = [Registered(name, part.name, compile_, settings, part.needs) for name, compile_ in compilers]
-
-
-def _proxy(settings: ProxySettings) -> Part:
-    part = Part("service-proxy")
-    part.watched = ("nodes", "services", "endpointslices")
-    part.needs = frozenset((*part.watched, "interfaces"))
-    part.dependents = [services]
-    _register(part, SERVICE_COMPILERS, settings)
-    part.drivers = {
-        **dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook, Link), _shared),
-        VirtualService: VirtualServiceDriver,
-        Destination: DestinationDriver,
-        Address: lambda: AddressDriver((DUMMY_LINK,)),
-    }
-    part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN)
-    part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE)
-    part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET)
-    part.links = (DUMMY_LINK,)
-    part.audits = [(settings.sync_period, tuple(part.drivers))]
-    return part
-
-
-def _router(settings: RouterSettings) -> Part:
-    # gRPC is heavy, and only this controller speaks it.
-    from kuberouter.drivers import bgp as drivers
-    from kuberouter.sources.learned import LearnedSource
-    from kuberouter.wire.gobgp.client import Connection, Gobgp
-    from kuberouter.wire.gobgp.v3 import V3
-
-    gobgp = Gobgp(V3(Connection(f"unix://{settings.gobgp_socket}")))
-    part = Part("router")
-    part.watched = ("nodes",)
-    # What is learned is no condition for a start: gobgpd learns nothing before it is told who it is.
-    part.needs = frozenset((*part.watched, "interfaces"))
-    part.dependents = [routing]
-    part.sources = [LearnedSource(gobgp)]
-    _register(part, ROUTING_COMPILERS, settings)
-    tables = (TABLE_MAIN, TUNNEL_TABLE)
-    part.drivers = {
-        **dict.fromkeys((Sysctl, IpSet, Member, Hook, Link), _shared),
-        Route: lambda: RouteDriver(tables),
-        PolicyRule: lambda: PolicyRuleDriver((TUNNEL_TABLE,)),
-        bgp.Speaker: lambda: drivers.SpeakerDriver(gobgp),
-        bgp.DefinedSet: lambda: drivers.DefinedSetDriver(gobgp, BGP_SETS),
-        bgp.PrefixSetEntry: lambda: drivers.PrefixEntryDriver(gobgp, BGP_SETS),
-        bgp.NeighborSetEntry: lambda: drivers.NeighborEntryDriver(gobgp, BGP_SETS),
-        bgp.Statement: lambda: drivers.StatementDriver(gobgp, BGP_SETS),
-        bgp.Policy: lambda: drivers.PolicyDriver(gobgp, POLICY_PREFIX),
-        bgp.PolicyAssignment: lambda: drivers.AssignmentDriver(gobgp),
-        bgp.Peer: lambda: drivers.PeerDriver(gobgp),
-        bgp.Path: lambda: drivers.PathDriver(gobgp),
-    }
-    if settings.cni:
-        part.drivers[CniSettings] = lambda: CniDriver((settings.cni_file,))
-    part.removals_await = dict.fromkeys((Link, Route), "learned")
-    part.hooks = (HookRank.FORWARD, HookRank.EGRESS)
-    part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET)
-    part.links = (BRIDGE_LINK,)
-    part.link_prefixes = (TUNNEL_PREFIX,)
-    kernel = (Link, Route, PolicyRule)
-    others = tuple(row for row in part.drivers if row not in kernel)
-    part.audits = [(settings.route_sync_period, kernel), (settings.sync_period, others)]
-    return part
-
-
-def _firewall(settings: FirewallSettings) -> Part:
-    part = Part("firewall")
-    needed = ("nodes", "namespaces", "pods", "networkpolicies")
-    # Services only widen what a pod may reach; whoever does not grant them gets policy all the same.
-    part.watched = (*needed, "services")
-    part.needs = frozenset((*needed, "interfaces", "podlinks"))
-    part.dependents = [policies]
-    part.sources = [PodLinkSource()]
-    if settings.nftables:
-        _register(part, NFTABLES, settings)
-        kernel = _Once(nft.Nftables)
-        part.drivers = {
-            Sysctl: _shared,
-            NftTable: lambda: nft.TableDriver(kernel.get()),
-            NftSet: lambda: nft.SetDriver(kernel.get()),
-            NftElement: lambda: nft.ElementDriver(kernel.get()),
-            NftChain: lambda: nft.ChainDriver(kernel.get()),
-            NftVerdict: lambda: nft.VerdictDriver(kernel.get()),
-        }
-    else:
-        _register(part, IPTABLES, settings)
-        part.drivers = dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook), _shared)
-        part.chain_prefixes = FIREWALL_CHAINS
-        part.hooks = (HookRank.POLICY,)
-        part.sets = FIREWALL_SETS
-    part.audits = [(settings.sync_period, tuple(part.drivers))]
-    return part
-
-
-def _shared() -> Any:
-    raise AssertionError("the table is shared; its driver is made in _tables")

@@ -1,0 +1,87 @@
+"""The firewall's part: network policies as iptables with ipsets, or as nftables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kuberouter.cluster.dependents import policies
+from kuberouter.compilers.policies import IPTABLES, NFTABLES
+from kuberouter.daemon.parts.part import DriverMaker, Part, register, shared
+from kuberouter.daemon.xtables import XtablesChoice
+from kuberouter.drivers import nftables as nft
+from kuberouter.drivers.former import FormerIptablesDriver
+from kuberouter.model.core import Family, Row
+from kuberouter.model.host import Sysctl
+from kuberouter.model.netfilter import Chain, FormerIptables, Hook, HookRank, IpSet, Member
+from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
+from kuberouter.model.settings import FirewallSettings
+from kuberouter.sources.podlinks import PodLinkSource
+
+CHAINS = (
+    "KUBE-ROUTER-INPUT",
+    "KUBE-ROUTER-FORWARD",
+    "KUBE-ROUTER-OUTPUT",
+    "KUBE-ROUTER-POD-",
+    "KUBE-POD-FW-",
+    "KUBE-NWPLCY-",
+)
+"""Prefixes of the firewall's chains in iptables."""
+SETS = ("KUBE-SRC-", "KUBE-DST-")
+"""Prefixes of its ipsets, without `inet6:`."""
+
+
+def firewall_part(settings: FirewallSettings) -> Part:
+    """What the firewall brings along."""
+    part = Part("firewall")
+    needed = ("nodes", "namespaces", "pods", "networkpolicies")
+    # Services only widen what a pod may reach; whoever does not grant them gets policy all the same.
+    part.watched = (*needed, "services")
+    part.needs = frozenset((*needed, "interfaces", "podlinks"))
+    part.dependents = [policies]
+    part.sources = [PodLinkSource()]
+    if settings.nftables:
+        register(part, NFTABLES, settings)
+        kernel = Once(nft.Nftables)
+        part.drivers = {
+            Sysctl: shared,
+            NftTable: lambda: nft.TableDriver(kernel.get()),
+            NftSet: lambda: nft.SetDriver(kernel.get()),
+            NftElement: lambda: nft.ElementDriver(kernel.get()),
+            NftChain: lambda: nft.ChainDriver(kernel.get()),
+            NftVerdict: lambda: nft.VerdictDriver(kernel.get()),
+        }
+    else:
+        register(part, IPTABLES, settings)
+        part.drivers = dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook), shared)
+        part.chain_prefixes = CHAINS
+        part.hooks = (HookRank.POLICY,)
+        part.sets = SETS
+    part.audits = [(settings.sync_period, tuple(part.drivers))]
+    return part
+
+
+def former_backend(
+    settings: FirewallSettings, families: tuple[Family, ...], xtables: XtablesChoice
+) -> dict[type[Row], DriverMaker]:
+    """What removes the rules that the firewall's other backend has left behind."""
+    if not settings.nftables:
+        return {FormerTable: lambda: nft.FormerTableDriver(nft.Nftables())}
+    return {
+        FormerIptables: lambda: FormerIptablesDriver(
+            (xtables.get, xtables.other), families, CHAINS, (HookRank.POLICY,), SETS
+        )
+    }
+
+
+class Once:
+    """Something that several drivers share, made at its first use."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+
+    def get(self) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made

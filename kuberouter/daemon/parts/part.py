@@ -1,0 +1,49 @@
+"""The shape of a controller's part: names, tables, sources and compilers as `daemon/compose.py` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from kuberouter.cluster.dependents import Dependents
+from kuberouter.engine.planner import Registered
+from kuberouter.model.core import Row
+from kuberouter.model.netfilter import HookRank
+from kuberouter.model.ports import Source
+
+DriverMaker = Callable[[], Any]
+
+
+class Part:
+    """What one controller brings along."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.watched: tuple[str, ...] = ()
+        """Kinds of API objects that it needs, by the name of their source."""
+        self.sources: list[Source] = []
+        self.compilers: list[Registered] = []
+        self.dependents: list[Dependents] = []
+        self.drivers: dict[type[Row], DriverMaker] = {}
+        self.needs: frozenset[str] = frozenset()
+        self.removals_await: dict[type[Row], str] = {}
+        """A source that, besides `needs`, must be in sync before rows of a table are removed."""
+        self.chain_prefixes: tuple[str, ...] = ()
+        self.hooks: tuple[HookRank, ...] = ()
+        """Ranks of its rules in builtin chains."""
+        self.sets: tuple[str, ...] = ()
+        """Names or prefixes of its sets, without `inet6:`."""
+        self.links: tuple[str, ...] = ()
+        """Names of the links that it makes."""
+        self.link_prefixes: tuple[str, ...] = ()
+        self.audits: list[tuple[float, tuple[type[Row], ...]]] = []
+
+
+def register(part: Part, compilers: Collection[tuple[str, Any]], settings: object) -> None:
+    """Name the compilers of a part; they wait for what the part needs."""
+    part.compilers = [Registered(name, part.name, compile_, settings, part.needs) for name, compile_ in compilers]
+
+
+def shared() -> Any:
+    """In the place of a driver that several parts use: `daemon/compose.py` makes it, for all of them."""
+    raise AssertionError("the table is shared; its driver is made in daemon/compose.py")

@@ -1,0 +1,36 @@
+"""The service proxy's part: Services to IPVS, addresses, sets, guard and SNAT."""
+
+from __future__ import annotations
+
+from kuberouter.cluster.dependents import services
+from kuberouter.compilers.names import DUMMY_LINK, LOCAL_ADDRESS_SET, SERVICE_ADDRESS_SET, SERVICES_CHAIN, SNAT_CHAIN
+from kuberouter.compilers.services import COMPILERS
+from kuberouter.daemon.parts.part import Part, register, shared
+from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
+from kuberouter.drivers.network import AddressDriver
+from kuberouter.model.host import Sysctl
+from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member
+from kuberouter.model.network import Address, Link
+from kuberouter.model.settings import ProxySettings
+
+
+def proxy_part(settings: ProxySettings) -> Part:
+    """What the service proxy brings along."""
+    part = Part("service-proxy")
+    part.watched = ("nodes", "services", "endpointslices")
+    part.needs = frozenset((*part.watched, "interfaces"))
+    part.dependents = [services]
+    register(part, COMPILERS, settings)
+    part.drivers = {
+        **dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook, Link), shared),
+        VirtualService: VirtualServiceDriver,
+        Destination: DestinationDriver,
+        Address: lambda: AddressDriver((DUMMY_LINK,)),
+    }
+    part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN)
+    part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE)
+    part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET)
+    part.links = (DUMMY_LINK,)
+    part.audits = [(settings.sync_period, tuple(part.drivers))]
+    return part

@@ -1,0 +1,67 @@
+"""The route controller's part: gobgpd, learned routes, tunnels, pod bridge and CNI settings."""
+
+from __future__ import annotations
+
+from kuberouter.cluster.dependents import routing
+from kuberouter.compilers.names import (
+    BGP_SETS,
+    BRIDGE_LINK,
+    NODE_ADDRESS_SET,
+    POD_SUBNET_SET,
+    POLICY_PREFIX,
+    TUNNEL_PREFIX,
+    TUNNEL_TABLE,
+)
+from kuberouter.compilers.routing import COMPILERS
+from kuberouter.daemon.parts.part import Part, register, shared
+from kuberouter.drivers.host import CniDriver
+from kuberouter.drivers.network import PolicyRuleDriver, RouteDriver
+from kuberouter.model import bgp
+from kuberouter.model.host import CniSettings, Sysctl
+from kuberouter.model.netfilter import Hook, HookRank, IpSet, Member
+from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route
+from kuberouter.model.settings import RouterSettings
+
+
+def router_part(settings: RouterSettings) -> Part:
+    """What the route controller brings along."""
+    # gRPC is heavy, and only this controller speaks it.
+    from kuberouter.drivers import bgp as drivers
+    from kuberouter.sources.learned import LearnedSource
+    from kuberouter.wire.gobgp.client import Connection, Gobgp
+    from kuberouter.wire.gobgp.v3 import V3
+
+    gobgp = Gobgp(V3(Connection(f"unix://{settings.gobgp_socket}")))
+    part = Part("router")
+    part.watched = ("nodes",)
+    # What is learned is no condition for a start: gobgpd learns nothing before it is told who it is.
+    part.needs = frozenset((*part.watched, "interfaces"))
+    part.dependents = [routing]
+    part.sources = [LearnedSource(gobgp)]
+    register(part, COMPILERS, settings)
+    tables = (TABLE_MAIN, TUNNEL_TABLE)
+    part.drivers = {
+        **dict.fromkeys((Sysctl, IpSet, Member, Hook, Link), shared),
+        Route: lambda: RouteDriver(tables),
+        PolicyRule: lambda: PolicyRuleDriver((TUNNEL_TABLE,)),
+        bgp.Speaker: lambda: drivers.SpeakerDriver(gobgp),
+        bgp.DefinedSet: lambda: drivers.DefinedSetDriver(gobgp, BGP_SETS),
+        bgp.PrefixSetEntry: lambda: drivers.PrefixEntryDriver(gobgp, BGP_SETS),
+        bgp.NeighborSetEntry: lambda: drivers.NeighborEntryDriver(gobgp, BGP_SETS),
+        bgp.Statement: lambda: drivers.StatementDriver(gobgp, BGP_SETS),
+        bgp.Policy: lambda: drivers.PolicyDriver(gobgp, POLICY_PREFIX),
+        bgp.PolicyAssignment: lambda: drivers.AssignmentDriver(gobgp),
+        bgp.Peer: lambda: drivers.PeerDriver(gobgp),
+        bgp.Path: lambda: drivers.PathDriver(gobgp),
+    }
+    if settings.cni:
+        part.drivers[CniSettings] = lambda: CniDriver((settings.cni_file,))
+    part.removals_await = dict.fromkeys((Link, Route), "learned")
+    part.hooks = (HookRank.FORWARD, HookRank.EGRESS)
+    part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET)
+    part.links = (BRIDGE_LINK,)
+    part.link_prefixes = (TUNNEL_PREFIX,)
+    kernel = (Link, Route, PolicyRule)
+    others = tuple(row for row in part.drivers if row not in kernel)
+    part.audits = [(settings.route_sync_period, kernel), (settings.sync_period, others)]
+    return part

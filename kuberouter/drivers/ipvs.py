@@ -12,6 +12,7 @@ from kuberouter.model.ipvs import (
     Forward,
     VirtualService,
     VirtualServiceKey,
+    marked_service,
 )
 from kuberouter.wire import ipvs
 from kuberouter.wire.netlink import (
@@ -72,7 +73,18 @@ class _Ipvs:
         return met
 
 
+def _known(facts: ipvs.ServiceFacts) -> VirtualServiceKey | None:
+    """The key of a service that the kernel tells of; None for what we never make."""
+    if facts.fwmark:
+        return marked_service(Family(facts.family), facts.fwmark)
+    if facts.protocol not in PROTOCOLS:
+        return None
+    return VirtualServiceKey(Family(facts.family), L4Protocol(facts.protocol), facts.address, facts.port)
+
+
 def _key(key: VirtualServiceKey) -> bytes:
+    if key.mark:
+        return ipvs.mark_key(int(key.family), key.mark)
     return ipvs.service_key(int(key.family), int(key.protocol), key.address, key.port)
 
 
@@ -83,7 +95,7 @@ def _request(row: VirtualService) -> bytes:
 
 
 class VirtualServiceDriver(_Ipvs):
-    """Virtual services by address. Ours carry the flag bit `OWNED`; services of others are left alone."""
+    """Virtual services by address or mark. Ours carry the flag bit `OWNED`; services of others are left alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,13 +106,12 @@ class VirtualServiceDriver(_Ipvs):
         return row.key not in self._foreign
 
     def read(self) -> Iterable[VirtualService]:
-        """Every service by address; FWMARK services are another table."""
+        """Every service of the protocols that we serve."""
         rows: list[VirtualService] = []
         self._foreign.clear()
         for facts in self._services():
-            if facts.fwmark or facts.protocol not in PROTOCOLS:
+            if (key := _known(facts)) is None:
                 continue
-            key = VirtualServiceKey(Family(facts.family), L4Protocol(facts.protocol), facts.address, facts.port)
             if not facts.flags & OWNED:
                 self._foreign.add(key)
             flags = facts.flags & ~OWNED
@@ -131,9 +142,8 @@ class DestinationDriver(_Ipvs):
         """Destinations of our services: one dump per service, because the kernel offers no other way."""
         rows: list[Destination] = []
         for facts in self._services():
-            if facts.fwmark or facts.protocol not in PROTOCOLS or not facts.flags & OWNED:
+            if not facts.flags & OWNED or (key := _known(facts)) is None:
                 continue
-            key = VirtualServiceKey(Family(facts.family), L4Protocol(facts.protocol), facts.address, facts.port)
             reference = ipvs.header(ipvs.CMD_GET_DEST) + ipvs.service_reference(_key(key))
             for answer in self._dump(reference):
                 found = ipvs.parse_destination(answer, facts.family)

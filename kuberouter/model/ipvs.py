@@ -18,12 +18,21 @@ class Forward(enum.IntEnum):
 
 
 class VirtualServiceKey(KeyValue, frozen=True, gc=False, cache_hash=True):
-    """Address, protocol and port of a virtual service; packed address, host-order port."""
+    """Address, protocol and port of a virtual service; packed address, host-order port.
+
+    With a `mark` it is every packet of the family that carries this firewall mark; made by `marked_service`.
+    """
 
     family: Family
     protocol: L4Protocol
     address: bytes
     port: int
+    mark: int = 0
+
+
+def marked_service(family: Family, mark: int) -> VirtualServiceKey:
+    """The virtual service of a firewall mark. The kernel keeps no protocol for it, so one stands for all."""
+    return VirtualServiceKey(family, L4Protocol.TCP, b"", 0, mark)
 
 
 class VirtualService(Value, frozen=True, gc=False):

@@ -61,6 +61,11 @@ def service_key(family: int, protocol: int, address: bytes, port: int) -> bytes:
     )
 
 
+def mark_key(family: int, mark: int) -> bytes:
+    """The attributes that name a FWMARK service; the kernel looks at no others."""
+    return attribute(SVC_AF, U16.pack(family)) + attribute(SVC_FWMARK, U32.pack(mark))
+
+
 def service_reference(key: bytes) -> bytes:
     """Body of a command about an existing service."""
     return nested(ATTR_SERVICE, key)

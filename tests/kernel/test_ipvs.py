@@ -9,7 +9,15 @@ import pytest
 
 from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
 from kuberouter.model.core import Batch, Family, L4Protocol, Unavailable, family_of
-from kuberouter.model.ipvs import PERSISTENT, Destination, DestinationKey, VirtualService, VirtualServiceKey
+from kuberouter.model.ipvs import (
+    PERSISTENT,
+    Destination,
+    DestinationKey,
+    Forward,
+    VirtualService,
+    VirtualServiceKey,
+    marked_service,
+)
 from tests.kernel.conftest import need
 from tests.kernel.drive import converge, owned, sh
 from tests.support.lab import netns
@@ -31,6 +39,7 @@ POOL = [
     *(key(f"10.96.0.{n}", 53, L4Protocol.UDP) for n in range(1, 4)),
     key("10.96.0.9", 9, L4Protocol.SCTP),
     *(key(f"fd96::{n}") for n in range(1, 5)),
+    *(marked_service(family, mark) for family in Family for mark in (1, 0x3FFF)),
 ]
 
 
@@ -76,6 +85,32 @@ def test_ipvsadm_reads_what_we_wrote(namespace: str) -> None:
         "-A -t [fd96::1]:80 -s rr",
         "-a -t [fd96::1]:80 -r [fd44::5]:8080 -m -w 0",
     ]
+
+
+def test_ipvsadm_reads_fwmark_services_of_both_families(namespace: str) -> None:
+    need("ip_vs")
+    services, destinations = VirtualServiceDriver(), DestinationDriver()
+    four, six = marked_service(Family.IPV4, 9054), marked_service(Family.IPV6, 9054)
+    # B11: the scheduler and the timeout hold from the first write on, and changes of them arrive.
+    assert converge(services, [VirtualService(four, "sh"), VirtualService(six, "rr", PERSISTENT, 60)]) == {}
+    rows = [
+        Destination(DestinationKey(service, ip_address(address).packed, 80), forward=Forward.TUNNEL)
+        for service, address in ((four, "10.244.1.5"), (six, "fd44::5"))
+    ]
+    assert converge(destinations, rows) == {}
+    # No "-M mask": the mask of session affinity is a whole address in either family.
+    assert [line.rstrip() for line in sh("ipvsadm", "-Sn").splitlines()] == [
+        "-A -f 9054 -s sh",
+        "-a -f 9054 -r 10.244.1.5:80 -i -w 1 --tun-type ipip",
+        "-A -f 9054 -6 -s rr -p 60",
+        "-a -f 9054 -6 -r [fd44::5]:80 -i -w 1 --tun-type ipip",
+    ]
+    changed = [VirtualService(four, "mh", PERSISTENT, 30), VirtualService(six, "rr", PERSISTENT, 90)]
+    assert converge(services, changed) == {}
+    assert owned(VirtualServiceDriver()) == {row.key: row for row in changed}
+    assert owned(DestinationDriver()) == {row.key: row for row in rows}
+    assert converge(services, []) == {}
+    assert sh("ipvsadm", "-Sn").strip() == ""
 
 
 def test_a_restarted_driver_recognises_its_services_and_leaves_others_alone(namespace: str) -> None:

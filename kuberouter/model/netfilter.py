@@ -165,6 +165,7 @@ class HookRank(enum.IntEnum):
     FORWARD = 30
     EGRESS = 40
     MASQUERADE = 50
+    MARK = 60
 
 
 class HookKey(KeyValue, frozen=True, gc=False, cache_hash=True):

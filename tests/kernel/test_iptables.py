@@ -98,6 +98,31 @@ def test_neighbours_survive(xtables: Xtables) -> None:
     assert [line for line in saved(xtables) if line.startswith(("-A", ":OTHERS"))] == before
 
 
+@pytest.mark.parametrize("family", list(Family), ids=lambda f: f.name)
+def test_chains_and_hooks_of_the_mangle_table(xtables: Xtables, family: Family) -> None:
+    tool = f"{'iptables' if family is Family.IPV4 else 'ip6tables'}-{xtables.variant.value}"
+    foreign = ["-A PREROUTING -p udp -j MARK --set-xmark 0x5/0xffffffff", "-A POSTROUTING -p tcp -j RETURN"]
+    for rule in foreign:
+        sh(tool, "-t", "mangle", *rule.split())
+    address = "192.0.2.9/32" if family is Family.IPV4 else "2001:db8::9/128"
+    marked = make_chain(
+        key("KUBE-ROUTER-MARK", family, Table.MANGLE),
+        (f"-d {address} -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x235e/0xffffffff",),
+    )
+    places = [
+        Hook(HookKey(family, Table.MANGLE, chain, f"-j {marked.key.name}"), HookRank.MARK)
+        for chain in ("PREROUTING", "OUTPUT")
+    ]
+    assert converge(chains(xtables), [marked]) == {}
+    assert converge(hooks(xtables), places) == {}
+    assert owned(chains(xtables)) == {marked.key: marked}
+    assert owned(hooks(xtables)) == {row.key: row for row in places}
+    assert converge(hooks(xtables), []) == {}
+    assert converge(chains(xtables), []) == {}
+    left = sh(tool + "-save", "-t", "mangle").splitlines()
+    assert [line for line in left if line.startswith("-A")] == foreign
+
+
 def test_a_refused_rule_takes_its_chain_to_the_fallback_and_no_other(xtables: Xtables) -> None:
     driver = chains(xtables)
     bad = make_chain(key("KUBE-NWPLCY-BAD"), ("-m set --match-set KUBE-NONE src -j RETURN",), fallback=())

@@ -59,7 +59,10 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
         yield Owner("proxy", ObjectRef("Node", "", ref.name))
     elif ref.kind == "Service":
         yield from _service(ref, view)
-        for other in view.frontends.contenders:
+        for other in view.frontends.contenders | view.marks.moved:
+            yield from _service(other, view)
+    elif ref.kind == "KnownMark":
+        for other in view.marks.moved:
             yield from _service(other, view)
     elif ref.kind == "EndpointSlice":
         for each in (change.old, change.new):

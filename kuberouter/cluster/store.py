@@ -44,10 +44,11 @@ class Cluster(ClusterView):
             "Namespace": (self.matches,),
             "NetworkPolicy": (self.matches,),
             "PodLink": (self.bindings,),
-            "Service": (self.frontends,),
+            "Service": (self.frontends, self.marks),
             "EndpointSlice": (self.frontends,),
             "Node": (self.routes,),
             "LearnedRoute": (self.routes,),
+            "KnownMark": (self.marks,),
         }
         self._updated: tuple[Index, ...] = ()
         """Those that the last change concerned."""

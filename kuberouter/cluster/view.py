@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from kuberouter.cluster.allocations import MarkIndex
 from kuberouter.cluster.bindings import BindingIndex
 from kuberouter.cluster.frontends import FrontendIndex
 from kuberouter.cluster.indexes import MatchIndex
@@ -13,6 +14,7 @@ from kuberouter.model.cluster import (
     ClusterObject,
     EndpointSlice,
     Interface,
+    KnownMark,
     LearnedRoute,
     Namespace,
     NetworkPolicy,
@@ -36,6 +38,7 @@ KINDS: tuple[type[ClusterObject], ...] = (
     Interface,
     PodLink,
     LearnedRoute,
+    KnownMark,
 )
 
 
@@ -48,6 +51,8 @@ class ClusterView:
         self._node: NodeFacts | None = None
         self.frontends = FrontendIndex(node)
         """Which Service owns an address with a port, and which groups of endpoints have ready ones."""
+        self.marks = MarkIndex()
+        """Which firewall mark belongs to which place."""
         self.matches = MatchIndex(node)
         """Which policies select which pods of the node of this name, and which pods are in which sets."""
         self.bindings = BindingIndex(node)

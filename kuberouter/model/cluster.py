@@ -66,6 +66,8 @@ class ServiceOptions(Value, frozen=True, gc=False):
 
     scheduler: str = "rr"
     local: bool = False
+    dsr: bool = False
+    """Endpoints answer clients of external and load balancer addresses directly, from the address that they asked."""
 
 
 class Service(Value, frozen=True, gc=False):
@@ -264,4 +266,35 @@ class LearnedRoute(Value, frozen=True, gc=False):
     next_hops: tuple[bytes, ...]
 
 
-ClusterObject = Service | EndpointSlice | Pod | Namespace | NetworkPolicy | Node | Interface | PodLink | LearnedRoute
+class MarkUse(enum.StrEnum):
+    """Why packets to a place are marked; the value is the part of the mark's name that says so."""
+
+    DSR = ""
+    """Endpoints answer directly."""
+    INSIDE = "inside"
+    """Clients of the cluster find other endpoints than those outside."""
+
+
+class MarkedPlace(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Packets to an address, protocol and port that are told apart by a firewall mark."""
+
+    address: bytes
+    protocol: L4Protocol
+    port: int
+    use: MarkUse = MarkUse.DSR
+
+
+class KnownMark(Value, frozen=True, gc=False):
+    """A firewall mark that the kernel was found to use at the start. ref: kind `KnownMark`, name says where.
+
+    `place` is None where the mark belongs to somebody else.
+    """
+
+    ref: ObjectRef
+    mark: int
+    place: MarkedPlace | None = None
+
+
+ClusterObject = (
+    Service | EndpointSlice | Pod | Namespace | NetworkPolicy | Node | Interface | PodLink | LearnedRoute | KnownMark
+)

@@ -1,0 +1,147 @@
+"""Values that are handed out one by one, so that no two who ask get the same: firewall marks so far.
+
+Compilers only look up. A mark is a hash of what it stands for, so nearly always it is the same on every node and in
+every run. Where hashes collide the first to ask gets it; what was found in the kernel at the start is kept for whom it
+was found, so that a restart does not swap marks under live traffic.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from kuberouter.model.cluster import ClusterObject, KnownMark, MarkedPlace, Service
+from kuberouter.model.core import ObjectRef
+
+MARK_MASK = 0x3FFF
+"""Marks lie below those of Kubernetes (0x4000, 0x8000) and of the firewall (0x10000 and up)."""
+ATTEMPTS = 16380
+"""Most hashes that are tried for one place; kept from the Go kube-router."""
+
+
+def marked_places(service: Service) -> frozenset[MarkedPlace]:
+    """The places for which a Service needs marks, whether this node may serve them or not.
+
+    Endpoints answer directly at external and load balancer addresses only.
+    """
+    if not (service.proxied and service.options.dsr):
+        return frozenset()
+    addresses = (*service.external_ips, *service.load_balancer_ips)
+    return frozenset(MarkedPlace(a, port.protocol, port.port) for a in addresses for port in service.ports)
+
+
+def candidates(place: MarkedPlace) -> Iterator[int]:
+    """The marks that a place may get, best first: FNV-1a, 32 bits, over a text, cut to 14 bits, without 0: no mark.
+
+    The text is `ADDRESS-PROTOCOL-PORT`, then with the suffixes `-1`, `-2`, ... Vectors: `10.255.0.1-tcp-80` is 9054,
+    `2001:db8::1-tcp-443` is 9129, `147.160.180.44-udp-80` is 15688 and then 842. Finitely many: in the end every mark.
+    """
+    text = f"{ipaddress.ip_address(place.address)}-{place.protocol.name.lower()}-{place.port}"
+    start = _fnv((f"{text}-{place.use}" if place.use else text).encode())
+    hashes = (_fnv(b"-%d" % number, start) for number in range(1, ATTEMPTS))
+    marks = chain((start & MARK_MASK,), (value & MARK_MASK for value in hashes), range(1, MARK_MASK + 1))
+    return (mark for mark in marks if mark)
+
+
+def _fnv(text: bytes, value: int = 0x811C9DC5) -> int:
+    for byte in text:
+        value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return value
+
+
+class MarkIndex:
+    """The marks of the places that Services ask for."""
+
+    def __init__(self) -> None:
+        self._users: dict[MarkedPlace, set[ObjectRef]] = {}
+        self._marks: dict[MarkedPlace, int] = {}
+        self._holders: dict[int, MarkedPlace] = {}
+        self._without: dict[MarkedPlace, None] = {}
+        """Places that found no mark free, in the order in which they asked."""
+        self._found: dict[MarkedPlace, int] = {}
+        self._kept: dict[int, MarkedPlace | None] = {}
+        """Marks that the kernel was found to use, and for whom they are kept; None is somebody else."""
+        self.moved: frozenset[ObjectRef] = frozenset()
+        """Services whose places got other marks by the last change, besides the one that changed."""
+
+    @property
+    def used(self) -> bool:
+        """Whether any place has a mark, or had one when the daemon started."""
+        return bool(self._users or self._found)
+
+    def mark(self, place: MarkedPlace) -> int:
+        """The mark of a place that a Service asks for; 0 when none is left."""
+        return self._marks.get(place, 0)
+
+    def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
+        """Take in one object's change."""
+        self.moved = frozenset()
+        if isinstance(new, KnownMark):
+            self._learn(new)
+            return
+        before, after = (marked_places(s) if isinstance(s, Service) else frozenset() for s in (old, new))
+        service = old if old is not None else new
+        if service is None or not before | after:
+            return
+        for place in _in_order(before - after):
+            self._leave(place, service.ref)
+        for place in _in_order(after - before):
+            self._ask(place, service.ref)
+
+    def _ask(self, place: MarkedPlace, service: ObjectRef) -> None:
+        users = self._users.setdefault(place, set())
+        users.add(service)
+        if len(users) == 1:
+            self._assign(place)
+
+    def _leave(self, place: MarkedPlace, service: ObjectRef) -> None:
+        users = self._users[place]
+        users.discard(service)
+        if users:
+            return
+        del self._users[place]
+        self._free(place)
+        waiting = next(iter(self._without), None)
+        if waiting is not None:
+            self._assign(waiting)
+            self.moved |= self._users[waiting]
+
+    def _assign(self, place: MarkedPlace) -> None:
+        wishes = chain((self._found.get(place, 0),), candidates(place))
+        mark = next((m for m in wishes if m and m not in self._holders and self._kept.get(m, place) == place), 0)
+        if mark:
+            self._marks[place] = mark
+            self._holders[mark] = place
+            self._without.pop(place, None)
+        else:
+            self._without[place] = None
+
+    def _free(self, place: MarkedPlace) -> None:
+        self._without.pop(place, None)
+        if mark := self._marks.pop(place, 0):
+            del self._holders[mark]
+
+    def _learn(self, known: KnownMark) -> None:
+        """Something was found in the kernel. That is before anything is compiled, so places may still move.
+
+        Where two places were found with one mark, or one with two, the first that is told of holds.
+        """
+        if known.place is not None and known.place in self._found:
+            return
+        if self._kept.setdefault(known.mark, known.place) != known.place:
+            return
+        places = {self._holders[known.mark]} if known.mark in self._holders else set()
+        if known.place is not None:
+            self._found[known.place] = known.mark
+            places |= {known.place} & self._users.keys()
+        for place in places:
+            self._free(place)
+        for place in _in_order(places):
+            self._assign(place)
+            self.moved |= self._users[place]
+
+
+def _in_order(places: Iterable[MarkedPlace]) -> list[MarkedPlace]:
+    """Always the same order, for of two that want a mark the first gets it."""
+    return sorted(places, key=lambda place: (place.address, place.protocol, place.port, place.use))

@@ -5,12 +5,22 @@ Kept up to date by change, so that one endpoint of a Service of 50,000 costs one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import enum
+from collections.abc import Iterable, Iterator, Sequence
 
 from kuberouter.model.cluster import ClusterObject, EndpointCondition, EndpointSlice, Service
 from kuberouter.model.core import Family, KeyValue, L4Protocol, ObjectRef, family_of
 
 _READY = EndpointCondition.READY.value
+
+
+class FrontendKind(enum.IntEnum):
+    """What makes a Service reachable at an address."""
+
+    CLUSTER = 0
+    NODE_PORT = 1
+    LOAD_BALANCER = 2
+    EXTERNAL = 3
 
 
 class Claim(KeyValue, frozen=True, gc=False, cache_hash=True):
@@ -19,6 +29,10 @@ class Claim(KeyValue, frozen=True, gc=False, cache_hash=True):
     address: bytes
     protocol: L4Protocol
     port: int
+
+
+Claimant = tuple[FrontendKind, float, ObjectRef]
+"""Who claims, as what, and since when it exists (seconds since the epoch)."""
 
 
 class Group(KeyValue, frozen=True, gc=False, cache_hash=True):
@@ -30,13 +44,29 @@ class Group(KeyValue, frozen=True, gc=False, cache_hash=True):
     protocol: L4Protocol
 
 
-def claims(service: Service) -> frozenset[Claim]:
+def addresses(service: Service) -> Iterator[tuple[FrontendKind, bytes]]:
+    """The addresses that a Service asks for; one that it asks for twice comes first as what the API gave it as."""
+    yield from ((FrontendKind.CLUSTER, address) for address in service.cluster_ips)
+    if not service.options.skip_lb_ips:
+        yield from ((FrontendKind.LOAD_BALANCER, address) for address in service.load_balancer_ips)
+    yield from ((FrontendKind.EXTERNAL, address) for address in service.external_ips)
+
+
+def claims(service: Service) -> dict[tuple[FrontendKind, Claim], None]:
     """Everything that a Service claims, whether this node can serve it or not."""
-    if not service.proxied:
-        return frozenset()
-    found = {Claim(a, p.protocol, p.port) for a in service.cluster_ips for p in service.ports}
-    found |= {Claim(b"", p.protocol, p.node_port) for p in service.ports if p.node_port}
-    return frozenset(found)
+    found: dict[tuple[FrontendKind, Claim], None] = {}
+    for port in service.ports if service.served else ():
+        for kind, address in addresses(service):
+            found[kind, Claim(address, port.protocol, port.port)] = None
+        if port.node_port:
+            found[FrontendKind.NODE_PORT, Claim(b"", port.protocol, port.node_port)] = None
+    return found
+
+
+def _precedence(claimant: Claimant) -> tuple[bool, float, str, str, int]:
+    """What the apiserver gave out to one Service alone first, then the oldest, then by name."""
+    kind, created, ref = claimant
+    return kind > FrontendKind.NODE_PORT, created, ref.namespace, ref.name, kind
 
 
 class FrontendIndex:
@@ -44,11 +74,13 @@ class FrontendIndex:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._claimants: dict[Claim, list[tuple[float, ObjectRef]]] = {}
+        self._claimants: dict[Claim, list[Claimant]] = {}
+        self._outside: dict[tuple[L4Protocol, int], dict[ObjectRef, int]] = {}
+        """By port, the Services that ask for it at an address which may be the node's own, and at how many."""
         self._ready: dict[Group, int] = {}
         self._ready_here: dict[Group, int] = {}
         self.contenders: set[ObjectRef] = set()
-        """Other Services whose claims the last change won or lost for them."""
+        """Other Services that want what the last change claimed or gave up."""
         self.flipped: set[ObjectRef] = set()
         """Services of which the last change altered whether any endpoint, or any local one, is ready."""
 
@@ -69,17 +101,29 @@ class FrontendIndex:
                     self.flipped.add(group.service)
 
     def _claim(self, service: Service, step: int) -> None:
-        entry = (service.created, service.ref)
-        for claim in claims(service):
+        for kind, claim in claims(service):
+            entry = (kind, service.created, service.ref)
             entries = self._claimants.setdefault(claim, [])
             if step > 0:
                 entries.append(entry)
-                entries.sort(key=lambda e: (e[0], e[1].namespace, e[1].name))
+                entries.sort(key=_precedence)
             else:
                 entries.remove(entry)
-            self.contenders.update(ref for _, ref in entries if ref != service.ref)
+            self.contenders.update(ref for _, _, ref in entries)
             if not entries:
                 del self._claimants[claim]
+            place = (claim.protocol, claim.port)
+            if kind is FrontendKind.NODE_PORT:
+                # On the node's own addresses a node port goes before what Services ask for themselves.
+                self.contenders.update(self._outside.get(place, ()))
+            elif kind is not FrontendKind.CLUSTER:
+                users = self._outside.setdefault(place, {})
+                users[service.ref] = users.get(service.ref, 0) + step
+                if not users[service.ref]:
+                    del users[service.ref]
+                    if not users:
+                        del self._outside[place]
+        self.contenders.discard(service.ref)
 
     def _groups(self, found: ClusterObject | None) -> Iterable[Group]:
         if isinstance(found, EndpointSlice) and found.endpoints:
@@ -99,10 +143,9 @@ class FrontendIndex:
                     else:
                         del book[group]
 
-    def winner(self, claim: Claim) -> ObjectRef | None:
-        """The Service that a claim belongs to: the oldest, then the first by namespace and name."""
-        entries = self._claimants.get(claim)
-        return entries[0][1] if entries else None
+    def claimants(self, claim: Claim) -> Sequence[Claimant]:
+        """Who asks for this address and port; of those that may have it the first one gets it."""
+        return self._claimants.get(claim, ())
 
     def any_ready(self, group: Group) -> bool:
         """Whether a group has a ready endpoint anywhere."""

@@ -15,7 +15,14 @@ import msgspec
 from kuberouter.daemon.flags import Parsed, show_duration
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.core import Family, Prefix
-from kuberouter.model.settings import FirewallSettings, MetricsSettings, NodeSettings, ProxySettings, RouterSettings
+from kuberouter.model.settings import (
+    AddressRules,
+    FirewallSettings,
+    MetricsSettings,
+    NodeSettings,
+    ProxySettings,
+    RouterSettings,
+)
 
 T = TypeVar("T")
 
@@ -183,7 +190,13 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
         sync_period=reader.flag("ipvs-sync-period", float),
         masquerade_all=reader.flag("masquerade-all", bool),
         guard=reader.flag("ipvs-permit-all", bool),
-        cluster_ranges=ranges["service-cluster-ip-range"],
+        addresses=AddressRules(
+            reader.flag("strict-external-ip-validation", bool),
+            ranges["service-cluster-ip-range"],
+            ranges["service-external-ip-range"],
+            ranges["loadbalancer-ip-range"],
+        ),
+        node_ports_everywhere=reader.flag("nodeport-bindon-all-ip", bool),
     )
 
 

@@ -189,6 +189,12 @@ FLAGS: tuple[Flag, ...] = (
         False,
         "Isolate namespaces by the annotation net.beta.kubernetes.io/network-policy, as before NetworkPolicy.",
     ),
+    Flag(
+        "nodeport-bindon-all-ip",
+        BOOL,
+        False,
+        "Serve node ports on every local address, loopback apart, not only on the node's best one of each family.",
+    ),
     Flag("overlay-type", STRING, "subnet", "When to tunnel: subnet, only to nodes of other subnets; full, to all."),
     Flag(
         "router-id",
@@ -213,6 +219,12 @@ FLAGS: tuple[Flag, ...] = (
         "CIDR from which external IPs come; may be repeated. Policy leaves traffic to them to the proxy.",
     ),
     Flag("service-node-port-range", STRING, "30000-32767", "Ports of NodePort Services, as first-last."),
+    Flag(
+        "strict-external-ip-validation",
+        BOOL,
+        True,
+        "Serve external and load balancer addresses only from the ranges given for them, never those of cluster IPs.",
+    ),
     Flag("use-nftables-for-netpol", BOOL, False, "Enforce NetworkPolicies with nftables, not with iptables and ipset."),
     Flag("v", STRING, "0", "How much to log: 0 is what an operator has to know, 2 tells every change.", "v"),
     Flag("version", BOOL, False, "Show the version.", "V"),

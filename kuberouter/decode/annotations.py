@@ -15,7 +15,11 @@ from kuberouter.model.core import Prefix, Reason
 
 T = TypeVar("T")
 
-SCHEDULERS = frozenset(("rr", "lc", "dh", "sh", "mh"))
+SCHEDULERS = ("rr", "lc", "dh", "sh", "mh", "wrr", "wlc", "sed", "nq", "lblc", "lblcr", "fo", "ovf", "twos")
+"""Every scheduler that Linux has had; one that this kernel lacks is found out when it is asked for."""
+FLAGGED_SCHEDULERS = ("mh", "sh")
+SCHED_FLAGS = {"flag-1": 0x08, "flag-2": 0x10, "flag-3": 0x20}
+"""IP_VS_SVC_F_SCHED1 to 3. For mh and sh the first passes over endpoints of weight 0, the second hashes the port."""
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 OUR_PROXY_NAME = "kube-router"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -41,10 +45,47 @@ class Annotation(Generic[T]):
             return self.default
 
 
+class Presence:
+    """An annotation that counts by being there, whatever its text; a text that says no to that is a problem."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def read(self, annotations: dict[str, str] | None, trouble: Trouble) -> bool:
+        """Whether it is there."""
+        if not annotations or (text := annotations.get(self.key)) is None:
+            return False
+        if text not in ("", "true"):
+            message = f"counts because it is there, {text!r} changes nothing; remove it to turn it off"
+            trouble.add(f"metadata.annotations[{self.key}]", message, Reason.UNSUPPORTED)
+        return True
+
+
 def _scheduler(text: str) -> str:
     if text not in SCHEDULERS:
         raise ValueError(f"{text!r} is not a scheduler: one of {', '.join(sorted(SCHEDULERS))}")
     return text
+
+
+def _sched_flags(text: str) -> int:
+    bits = 0
+    for item in text.split(","):
+        if item.strip() and item.strip() not in SCHED_FLAGS:
+            raise ValueError(f"{item.strip()!r} is not a scheduler flag: any of {', '.join(SCHED_FLAGS)}")
+        bits |= SCHED_FLAGS.get(item.strip(), 0)
+    return bits
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false", ""):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def _dsr(text: str) -> bool:
+    if text != "tunnel":
+        raise ValueError(f"{text!r} is not a way of direct return: tunnel")
+    return True
 
 
 def _prefixes(text: str) -> tuple[Prefix, ...]:
@@ -66,15 +107,39 @@ def _default_deny(text: str) -> bool:
 
 
 SERVICE_SCHEDULER = Annotation("kube-router.io/service.scheduler", _scheduler, "rr")
-SERVICE_LOCAL = Annotation("kube-router.io/service.local", lambda text: text == "true", False)
+SERVICE_SCHED_FLAGS = Annotation("kube-router.io/service.schedflags", _sched_flags, 0)
+SERVICE_LOCAL = Annotation("kube-router.io/service.local", _switch, False)
+SERVICE_HAIRPIN = Presence("kube-router.io/service.hairpin")
+SERVICE_HAIRPIN_EXTERNAL = Presence("kube-router.io/service.hairpin.externalips")
+SERVICE_SKIP_LB_IPS = Presence("kube-router.io/service.skiplbips")
+SERVICE_DSR = Annotation("kube-router.io/service.dsr", _dsr, False)
 NODE_POD_CIDRS: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidrs", _prefixes, ())
 NODE_POD_CIDR: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidr", _prefixes, ())
 NAMESPACE_POLICY = Annotation("net.beta.kubernetes.io/network-policy", _default_deny, False)
 
+_NO_OPTIONS = ServiceOptions()
+
 
 def service_options(annotations: dict[str, str] | None, trouble: Trouble) -> ServiceOptions:
     """The typed annotations of a Service."""
-    return ServiceOptions(SERVICE_SCHEDULER.read(annotations, trouble), SERVICE_LOCAL.read(annotations, trouble))
+    if not annotations:
+        return _NO_OPTIONS
+    scheduler = SERVICE_SCHEDULER.read(annotations, trouble)
+    sched_flags = SERVICE_SCHED_FLAGS.read(annotations, trouble)
+    if sched_flags and scheduler not in FLAGGED_SCHEDULERS:
+        field = f"metadata.annotations[{SERVICE_SCHED_FLAGS.key}]"
+        only = " and ".join(FLAGGED_SCHEDULERS)
+        trouble.add(field, f"only the schedulers {only} have flags, not {scheduler}; it is ignored", Reason.IGNORED)
+        sched_flags = 0
+    return ServiceOptions(
+        scheduler,
+        sched_flags,
+        SERVICE_LOCAL.read(annotations, trouble),
+        SERVICE_HAIRPIN.read(annotations, trouble),
+        SERVICE_HAIRPIN_EXTERNAL.read(annotations, trouble),
+        SERVICE_SKIP_LB_IPS.read(annotations, trouble),
+        SERVICE_DSR.read(annotations, trouble),
+    )
 
 
 def node_options(annotations: dict[str, str] | None, trouble: Trouble) -> NodeOptions:

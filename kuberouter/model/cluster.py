@@ -62,12 +62,21 @@ class ServicePort(Value, frozen=True, gc=False):
 
 
 class ServiceOptions(Value, frozen=True, gc=False):
-    """The `kube-router.io/service.*` annotations, typed. None means: not given, the flag decides."""
+    """The `kube-router.io/service.*` annotations, typed."""
 
     scheduler: str = "rr"
+    sched_flags: int = 0
+    """Bits of IP_VS_SVC_F_SCHED1 to 3 (linux/ip_vs.h), which only the schedulers mh and sh read."""
     local: bool = False
+    """External traffic goes to endpoints of this node only, internal traffic to all, whatever the policies say."""
+    hairpin: bool = False
+    """Endpoints may reach themselves through the Service, also where `--hairpin-mode` is off."""
+    hairpin_external: bool = False
+    """That holds for external and load balancer addresses too."""
+    skip_lb_ips: bool = False
+    """Load balancer addresses are not served here."""
     dsr: bool = False
-    """Endpoints answer clients of external and load balancer addresses directly, from the address that they asked."""
+    """Endpoints answer outside clients themselves, past this node."""
 
 
 class Service(Value, frozen=True, gc=False):
@@ -89,6 +98,11 @@ class Service(Value, frozen=True, gc=False):
     proxied: bool = True
     """False when the labels `service-proxy-name` or `headless` hand the Service to somebody else."""
     options: ServiceOptions = ServiceOptions()
+
+    @property
+    def served(self) -> bool:
+        """Whether a proxy has anything to do: not for ExternalName, headless ones and those of other proxies."""
+        return self.proxied and bool(self.cluster_ips)
 
 
 class EndpointCondition(enum.IntFlag):

@@ -23,6 +23,16 @@ class MetricsSettings(Value, frozen=True, gc=False):
     per_policy: bool = False
 
 
+class AddressRules(Value, frozen=True, gc=False):
+    """Which external and load balancer addresses Services may have; whoever writes a Service can ask for any."""
+
+    strict: bool = True
+    """`--strict-external-ip-validation`: only those of the ranges; otherwise all."""
+    cluster_ranges: tuple[Prefix, ...] = ()
+    external_ranges: tuple[Prefix, ...] = ()
+    load_balancer_ranges: tuple[Prefix, ...] = ()
+
+
 class ProxySettings(Value, frozen=True, gc=False):
     """Service proxy."""
 
@@ -32,7 +42,9 @@ class ProxySettings(Value, frozen=True, gc=False):
     """SNAT every proxied flow, not only those from outside the pod CIDR."""
     guard: bool = True
     """`--ipvs-permit-all`: refuse ports of a VIP that no Service serves."""
-    cluster_ranges: tuple[Prefix, ...] = ()
+    addresses: AddressRules = AddressRules()
+    node_ports_everywhere: bool = False
+    """`--nodeport-bindon-all-ip`: node ports on every local address, not only on the node's best one per family."""
 
 
 class RouterSettings(Value, frozen=True, gc=False):

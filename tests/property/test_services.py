@@ -65,7 +65,9 @@ def services(draw: st.DrawFn, ref: ObjectRef | None = None) -> Service:
         internal_local=draw(st.booleans()),
         external_local=draw(st.booleans()),
         proxied=draw(st.sampled_from((True, True, True, True, False))),
-        options=ServiceOptions(draw(st.sampled_from(("rr", "sh"))), draw(st.sampled_from((False, False, True)))),
+        options=ServiceOptions(
+            scheduler=draw(st.sampled_from(("rr", "sh"))), local=draw(st.sampled_from((False, False, True)))
+        ),
     )
 
 
@@ -171,9 +173,10 @@ def expectation(objects: list[ClusterObject]) -> dict[Any, set[tuple[bytes, int]
     own = {family_of(a): a for a in reversed(node.internal_addresses)}
     rows: dict[Any, set[tuple[bytes, int]]] = {}
     taken: set[tuple[bytes, L4Protocol, int]] = set()
-    by_age = sorted((o for o in objects if isinstance(o, Service) and o.proxied), key=lambda s: (s.created, s.ref.name))
+    by_age = sorted((o for o in objects if isinstance(o, Service) and o.served), key=lambda s: (s.created, s.ref.name))
     for service in by_age:
-        places = [(vip, p.port, vip, service.internal_local, p) for vip in service.cluster_ips for p in service.ports]
+        internal = service.internal_local and not service.options.local
+        places = [(vip, p.port, vip, internal, p) for vip in service.cluster_ips for p in service.ports]
         families = {family_of(vip) for vip in service.cluster_ips}
         external = service.external_local or service.options.local
         for port in service.ports:

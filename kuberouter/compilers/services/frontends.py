@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
+from ipaddress import ip_address
 
-from kuberouter.cluster.frontends import Claim
+from kuberouter.cluster.frontends import Claim, FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.addresses import refusal
 from kuberouter.compilers.names import DUMMY_LINK, SERVICE_ADDRESS_SET, SERVICE_PORT_SET, set_name
 from kuberouter.model.cluster import Service, ServicePort
-from kuberouter.model.core import Fragment, ObjectRef, Owner, Problem, Rank, Reason, Row, Value, family_of
+from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Rank, Reason, Row, Value, family_of
 from kuberouter.model.ipvs import PERSISTENT, VirtualService, VirtualServiceKey
 from kuberouter.model.netfilter import Member, MemberKey
 from kuberouter.model.network import Address, AddressKey
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import ProxySettings
+
+FIELDS = {
+    FrontendKind.CLUSTER: "spec.clusterIPs",
+    FrontendKind.NODE_PORT: "spec.ports.nodePort",
+    FrontendKind.LOAD_BALANCER: "status.loadBalancer.ingress",
+    FrontendKind.EXTERNAL: "spec.externalIPs",
+}
+_LOOPBACK = {Family.IPV4: b"\x7f", Family.IPV6: bytes(15) + b"\x01"}
+_LINK_LOCAL_V6 = bytes((0xFE, 0x80))
 
 
 class Frontend(Value, frozen=True, gc=False):
@@ -22,51 +32,115 @@ class Frontend(Value, frozen=True, gc=False):
 
     port: ServicePort
     key: VirtualServiceKey
+    kind: FrontendKind
     local_only: bool
     """Only endpoints of this node may answer."""
     virtual: bool
     """The address is the Service's own and has to be brought to the node; a node port's is there already."""
 
 
-def frontends(service: Service, view: ClusterView, node: NodeFacts) -> Iterator[Frontend]:
-    """Where a Service is served here. Claims that another Service has won are left out.
+def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Iterator[Frontend]:
+    """Where a Service is served here. What another Service has won is left out, and addresses that nobody may have.
 
-    Node ports are served at the node's best address of each family in which the Service has a cluster IP.
+    The internal traffic policy governs cluster IPs, the external one everything else. Node ports are served in the
+    families in which the Service has a cluster IP.
     """
-    if not service.proxied:
+    if not service.served:
         return
     families = node.families
+    internal_local = service.internal_local and not service.options.local
+    external_local = service.external_local or service.options.local
+    served: set[VirtualServiceKey] = set()
     for port in service.ports:
-        for address in service.cluster_ips:
+        if port.node_port and _holder(view, Claim(b"", port.protocol, port.node_port), settings) == service.ref:
+            for address in node_port_addresses(service, node, settings):
+                key = VirtualServiceKey(family_of(address), port.protocol, address, port.node_port)
+                served.add(key)
+                yield Frontend(port, key, FrontendKind.NODE_PORT, external_local, False)
+        for kind, address in addresses(service):
             family = family_of(address)
-            if family in families and view.frontends.winner(Claim(address, port.protocol, port.port)) == service.ref:
-                key = VirtualServiceKey(family, port.protocol, address, port.port)
-                yield Frontend(port, key, service.internal_local, True)
-        if not port.node_port or view.frontends.winner(Claim(b"", port.protocol, port.node_port)) != service.ref:
-            continue
-        for family in dict.fromkeys(family_of(a) for a in service.cluster_ips):
-            own = node.address(family) if family in families else None
-            if own is not None:
-                key = VirtualServiceKey(family, port.protocol, own, port.node_port)
-                yield Frontend(port, key, service.external_local or service.options.local, False)
+            key = VirtualServiceKey(family, port.protocol, address, port.port)
+            if family not in families or key in served or refusal(kind, address, settings.addresses):
+                continue
+            if _winner(view, kind, key, node, settings) == service.ref:
+                served.add(key)
+                local_only = internal_local if kind is FrontendKind.CLUSTER else external_local
+                yield Frontend(port, key, kind, local_only, not _on_node(address, node))
 
 
-def _lost(service: Service, view: ClusterView) -> Iterator[Problem]:
-    """What the Service asks for and another has."""
-    for port in service.ports if service.proxied else ():
-        wanted = [("spec.clusterIPs", a, port.port) for a in service.cluster_ips]
+def node_port_addresses(service: Service, node: NodeFacts, settings: ProxySettings) -> Iterator[bytes]:
+    """The node's addresses at which node ports of a Service are served: its best one of each family, or all.
+
+    Loopback addresses are no place for them: a pod could not answer there. Nor are IPv6 link-local ones, which mean
+    something on a link only.
+    """
+    families = [f for f in dict.fromkeys(map(family_of, service.cluster_ips)) if f in node.families]
+    if settings.node_ports_everywhere:
+        for address in dict.fromkeys((*node.addresses, *node.local_addresses)):
+            if family_of(address) in families and not _without_node_ports(address):
+                yield address
+        return
+    for family in families:
+        best = node.address(family)
+        if best is not None:
+            yield best
+
+
+def _without_node_ports(address: bytes) -> bool:
+    return address.startswith(_LOOPBACK[family_of(address)]) or (len(address) == 16 and address[:2] == _LINK_LOCAL_V6)
+
+
+def _on_node(address: bytes, node: NodeFacts) -> bool:
+    return address in node.addresses or address in node.local_addresses
+
+
+def _holder(view: ClusterView, claim: Claim, settings: ProxySettings) -> ObjectRef | None:
+    """The Service that a claim belongs to: the first of those that may have it."""
+    for kind, _, ref in view.frontends.claimants(claim):
+        if not refusal(kind, claim.address, settings.addresses):
+            return ref
+    return None
+
+
+def _winner(
+    view: ClusterView, kind: FrontendKind, key: VirtualServiceKey, node: NodeFacts, settings: ProxySettings
+) -> ObjectRef | None:
+    """The Service that gets an address of its own with a port, or a node port that is in the way there."""
+    if kind is not FrontendKind.CLUSTER and _on_node(key.address, node):
+        ref = _holder(view, Claim(b"", key.protocol, key.port), settings)
+        other = view.service(ref) if ref is not None else None
+        if other is not None and key.address in node_port_addresses(other, node, settings):
+            return ref
+    return _holder(view, Claim(key.address, key.protocol, key.port), settings)
+
+
+def _problems(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Iterator[Problem]:
+    """What the Service asks for and does not get: addresses that nobody may have, and those that another has."""
+    if not service.served:
+        return
+    allowed: list[tuple[FrontendKind, bytes]] = []
+    for kind, address in addresses(service):
+        text = refusal(kind, address, settings.addresses)
+        if text:
+            yield Problem(service.ref, FIELDS[kind], Reason.FORBIDDEN, text)
+        else:
+            allowed.append((kind, address))
+    for port in service.ports:
+        for kind, address in allowed:
+            key = VirtualServiceKey(family_of(address), port.protocol, address, port.port)
+            winner = _winner(view, kind, key, node, settings)
+            if winner != service.ref:
+                yield _conflict(service.ref, kind, f"{ip_address(address)} port {port.port}", port, winner)
         if port.node_port:
-            wanted.append(("spec.ports.nodePort", b"", port.node_port))
-        for field, address, number in wanted:
-            winner = view.frontends.winner(Claim(address, port.protocol, number))
-            if winner is not None and winner != service.ref:
-                yield _conflict(service.ref, field, address, port, number, winner)
+            winner = _holder(view, Claim(b"", port.protocol, port.node_port), settings)
+            if winner != service.ref:
+                where = f"node port {port.node_port}"
+                yield _conflict(service.ref, FrontendKind.NODE_PORT, where, port, winner)
 
 
-def _conflict(ref: ObjectRef, field: str, address: bytes, port: ServicePort, number: int, winner: ObjectRef) -> Problem:
-    where = f"{ipaddress.ip_address(address)} port {number}" if address else f"node port {number}"
-    text = f"{where}/{port.protocol.name} belongs to the older {winner}; this Service is not served there"
-    return Problem(ref, field, Reason.CONFLICT, text)
+def _conflict(ref: ObjectRef, kind: FrontendKind, where: str, port: ServicePort, winner: ObjectRef | None) -> Problem:
+    text = f"{where}/{port.protocol.name} belongs to {winner}; this Service is not served there"
+    return Problem(ref, FIELDS[kind], Reason.CONFLICT, text)
 
 
 def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
@@ -75,13 +149,12 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
     A Service without endpoints keeps its virtual services: IPVS then refuses at once, and no packet escapes to where
     the address might otherwise be routed.
     """
-    del settings
     service = view.service(key.subject)
     if service is None:
         return Fragment()
-    flags = PERSISTENT if service.affinity_seconds else 0
+    flags = service.options.sched_flags | (PERSISTENT if service.affinity_seconds else 0)
     rows: dict[Row, None] = {}
-    for frontend in frontends(service, view, node):
+    for frontend in frontends(service, view, node, settings):
         place = frontend.key
         rows[VirtualService(place, service.options.scheduler, flags, service.affinity_seconds)] = None
         bits = len(place.address) * 8
@@ -91,4 +164,5 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         rows[Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits))] = None
         port_set = set_name(SERVICE_PORT_SET, place.family)
         rows[Member(MemberKey(port_set, place.address, bits, int(place.protocol), place.port))] = None
-    return Fragment(tuple(rows), tuple(_lost(service, view)), Rank(since=service.created))
+    problems = tuple(_problems(service, view, node, settings))
+    return Fragment(tuple(rows), problems, Rank(since=service.created))

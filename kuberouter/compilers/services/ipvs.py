@@ -20,7 +20,6 @@ _SERVING = EndpointCondition.SERVING.value
 
 def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
     """The destinations that one slice (`key.part`, in the Service's namespace) brings to its Service."""
-    del settings
     found = view.slice(ObjectRef("EndpointSlice", key.subject.namespace, key.part))
     service = view.service(key.subject)
     if found is None or service is None or found.service != key.subject or not found.endpoints:
@@ -28,7 +27,7 @@ def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, sett
     family = family_of(found.endpoints[0].address)
     rows = tuple(
         row
-        for frontend in frontends(service, view, node)
+        for frontend in frontends(service, view, node, settings)
         if frontend.key.family is family
         for row in _destinations(frontend, service, found, view, node)
     )

@@ -252,7 +252,7 @@ def test_the_older_service_keeps_a_contested_address_and_the_younger_takes_over(
     assert answering(world) == {"10.1.0.2"}
     (problem,) = world.journal.standing
     assert str(problem) == (
-        "Service shop/young: spec.clusterIPs: 10.96.0.10 port 80/TCP belongs to the older Service shop/old; "
+        "Service shop/young: spec.clusterIPs: 10.96.0.10 port 80/TCP belongs to Service shop/old; "
         "this Service is not served there"
     )
     world.put(Deleted(ObjectRef("Service", "shop", "old")))

@@ -65,7 +65,7 @@ def test_what_the_compilers_write_is_read_back_as_it_was_meant(xtables: Xtables,
     ).rows
     assert converge(SetDriver(lambda name: True), [row for row in fixed if isinstance(row, IpSet)]) == {}
     rows = [row for row in fixed if isinstance(row, Chain)]
-    rows += [make_chain(key(f"KUBE-ROUTER-POD-{d}", f), ()) for f in Family for d in ("EGRESS", "INGRESS")]
+    rows += [make_chain(key(f"KUBE-ROUTER-POD-{d}", f), ()) for f in Family for d in ("EGRESS", "INGRESS", "GUARD")]
     for family in Family:
         body = make_chain(key("KUBE-NWPLCY-A", family), ("-p tcp -m multiport --dports 80,90:99 -g KUBE-NWPLCY-ALLOW",))
         rows += [body, profile_rules(family, Direction.INGRESS, ("KUBE-NWPLCY-A",), cut=settings.cut_flows)]

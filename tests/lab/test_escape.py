@@ -19,6 +19,8 @@ pytestmark = pytest.mark.root
 IP_TRANSPARENT = 19
 """linux/in.h: send from any address."""
 NODE_PORT = 30777
+VIP = "10.96.0.50"
+"""In the range of the cluster IPs, and an address of the first node, as IPVS needs it."""
 _tokens = itertools.count(1)
 POLICIES = """
 apiVersion: networking.k8s.io/v1
@@ -41,6 +43,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         lab.wire_statically()
         for node in lab.nodes:
             node.sh("echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables")
+        lab.node("node1").sh(f"ip addr add {VIP}/32 dev lo")
         lab.pod("free", "node1")
         lab.pod("confined", "node1", labels={"app": "confined"})
         lab.pod("closed", "node1", labels={"app": "closed"})
@@ -55,6 +58,7 @@ def governed(lab: Lab) -> Lab:
     free, confined, closed, target = (lab.pods[f"default/{n}"] for n in ("free", "confined", "closed", "target"))
     assert arrives(free, closed, _bridge(lab))
     assert arrives(confined, target, free.ip)
+    assert all(served(lab, confined, address) for address in (confined.ip, free.ip))
     assert confined.reaches(target)
     assert free.reaches(closed)
     lab.start()
@@ -72,20 +76,29 @@ def _bridge(lab: Lab) -> str:
     return network.rsplit(".", 1)[0] + ".1"
 
 
-def arrives(source: Pod, target: Pod, address: str, port: int = 5353) -> bool:
+def arrives(source: Pod, target: Pod, address: str) -> bool:
     """Whether a datagram that `source` sends from any `address` gets to `target`."""
+    return _gets(source, address, target.network, target.ip)
+
+
+def served(lab: Lab, source: Pod, address: str) -> bool:
+    """Whether it gets to a Service."""
+    return _gets(source, address, lab.node("node1").namespace, VIP)
+
+
+def _gets(source: Pod, address: str, network: str, target: str, port: int = 5353) -> bool:
     token = f"token {next(_tokens)}".encode()
-    with netns.inside(target.network):
+    with netns.inside(network):
         receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with netns.inside(source.network):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with receiver, sender:
-        receiver.bind(("0.0.0.0", port))
+        receiver.bind((target, port))
         sender.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
         sender.bind((address, 0))
         end = time.monotonic() + 0.6
         with suppress(OSError):
-            sender.sendto(token, (target.ip, port))
+            sender.sendto(token, (target, port))
         while (left := end - time.monotonic()) > 0:
             receiver.settimeout(left)
             with suppress(TimeoutError):
@@ -105,6 +118,16 @@ def test_a_confined_pod_does_not_get_out_under_another_address(governed: Lab, wh
     pods = governed.pods
     for target in ("target", "far"):
         assert not arrives(pods["default/confined"], pods[f"default/{target}"], _address(governed, whose)), target
+
+
+@pytest.mark.parametrize("whose", ["target", "elsewhere"])
+def test_a_confined_pod_does_not_get_to_a_service_under_another_address(governed: Lab, whose: str) -> None:
+    """W10: policy leaves services to be judged behind IPVS, where nobody knows any more whose packet it is."""
+    confined, free = governed.pods["default/confined"], governed.pods["default/free"]
+    assert not served(governed, confined, _address(governed, whose))
+    assert served(governed, confined, confined.ip), "traffic to services is judged by their endpoints"
+    assert served(governed, free, free.ip)
+    assert not served(governed, free, confined.ip)
 
 
 def _address(lab: Lab, whose: str) -> str:

@@ -47,10 +47,12 @@ from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
 
 GUARD_RANK = 5
-"""In the dispatch chain: behind the rule that clears marks, before the profiles."""
+"""In the guard chain: behind the rule that keeps the chain there while no pod has a link."""
 UNKNOWN_RANK = 90
 """Behind the rules of all profiles."""
 FROM_NODE = "-m addrtype --src-type LOCAL -j RETURN"
+FORGED = "! -i lo -m addrtype --src-type LOCAL"
+"""Comes in by a wire and says that it is from the node; the kernel itself refuses that for IPv4 only."""
 
 
 def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
@@ -60,6 +62,7 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
     # Marks that packets bring along are wiped before they could count.
     for direction, wipe in ((Direction.EGRESS, CLEAR_BOTH), (Direction.INGRESS, CLEAR_ALLOWED)):
         yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), 0, wipe))
+    yield Rule(RuleKey(chain_key(family, GUARD_CHAIN), 0, "-i lo -j RETURN"))
     if settings.cut_flows:
         yield cut_rules(family)
     for gate in GATES:
@@ -71,13 +74,18 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
 def _top(family: Family, gate: Gate, settings: FirewallSettings) -> Iterator[str]:
     yield from open_flows(cut=settings.cut_flows)
     yield from _icmp(family)
+    if gate.node:
+        yield FROM_NODE
+    else:
+        # Before anything passes unjudged: IPVS sends on what it takes as if the node had sent it.
+        yield f"-j {GUARD_CHAIN}"
     if gate.services:
         if settings.default_deny:
             # The node speaks to itself also from its addresses on the pods' bridge.
             yield "-i lo -j RETURN"
-        yield from _exempt(family, settings)
-    if gate.node:
-        yield FROM_NODE
+        for match in _exempt(family, settings):
+            yield f"{match} {FORGED} -j DROP"
+            yield f"{match} -j RETURN"
     for direction in gate.directions:
         yield f"-j {DISPATCH_CHAIN[direction]}"
     if settings.cut_flows:
@@ -94,12 +102,12 @@ def _icmp(family: Family) -> Iterator[str]:
 def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
     for prefix in settings.cluster_ranges:
         if prefix.family is family:
-            yield f"-d {show_prefix(prefix)} -j RETURN"
+            yield f"-d {show_prefix(prefix)}"
     ports = _node_ports(family).key.name
-    yield f"-m addrtype --dst-type LOCAL -m set --match-set {ports} dst,dst -j RETURN"
+    yield f"-m addrtype --dst-type LOCAL -m set --match-set {ports} dst,dst"
     for prefix in (*settings.external_ranges, *settings.load_balancer_ranges):
         if prefix.family is family:
-            yield f"-d {show_prefix(prefix)} -j RETURN"
+            yield f"-d {show_prefix(prefix)}"
 
 
 def node_ports(family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Iterator[Row]:
@@ -146,5 +154,3 @@ def guard(family: Family, link: PodLink, own: bytes | None, *, confined: bool) -
     if not confined:
         words.append(f"-m set --match-set {fixed_set(family, GUARD_SET, SetType.HASH_NET).key.name} src")
     yield Rule(RuleKey(chain_key(family, GUARD_CHAIN), GUARD_RANK, f"{' '.join(words)} -j DROP"))
-    dispatch = chain_key(family, DISPATCH_CHAIN[Direction.EGRESS])
-    yield Rule(RuleKey(dispatch, GUARD_RANK, f"-j {GUARD_CHAIN}"))

@@ -37,6 +37,9 @@ from kuberouter.model.settings import FirewallSettings
 PRIORITY = {Direction.EGRESS: -3, Direction.INGRESS: -2}
 """Before the filter tables of others (0), behind every translation of destinations (-100) and IPVS in OUTPUT (-98)."""
 REOPEN_PRIORITY = -1
+FROM_NODE = "fib saddr type local accept"
+FORGED = 'iifname != "lo" fib saddr type local'
+"""Comes in by a wire and says that it is from the node; the kernel itself refuses that for IPv4 only."""
 DIRECTION = {Direction.EGRESS: "EGRESS", Direction.INGRESS: "INGRESS"}
 
 
@@ -71,15 +74,18 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
 def _base(family: Family, gate: Gate, direction: Direction, settings: FirewallSettings) -> Iterator[str]:
     yield from _open_flows(cut=settings.cut_flows)
     yield from _icmp(family)
+    if gate.node:
+        yield FROM_NODE
+    elif direction is Direction.EGRESS:
+        # Before anything passes unjudged: IPVS sends on what it takes as if the node had sent it.
+        yield f"jump {GUARD_CHAIN}"
     if gate.services:
         if settings.default_deny:
             # The node speaks to itself also from its addresses on the pods' bridge.
             yield 'iifname "lo" accept'
-        yield from _exempt(family, settings)
-    if gate.node:
-        yield "fib saddr type local accept"
-    elif direction is Direction.EGRESS:
-        yield f"jump {GUARD_CHAIN}"
+        for match in _exempt(family, settings):
+            yield f"{FORGED} {match} counter drop"
+            yield f"{match} accept"
     end = END[USE[direction]]
     yield f"{IP[family]} {end} vmap @{dispatch_map(family, direction).key.name}"
     if settings.default_deny:
@@ -110,8 +116,8 @@ def _icmp(family: Family) -> Iterator[str]:
 def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
     for prefix in (*settings.cluster_ranges, *settings.external_ranges, *settings.load_balancer_ranges):
         if prefix.family is family:
-            yield f"{IP[family]} daddr {show_prefix(prefix)} accept"
-    yield f"fib daddr type local meta l4proto . th dport @{node_port_set(family).key.name} accept"
+            yield f"{IP[family]} daddr {show_prefix(prefix)}"
+    yield f"fib daddr type local meta l4proto . th dport @{node_port_set(family).key.name}"
 
 
 def node_ports(family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Iterator[Row]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.policies import IPTABLES
+from kuberouter.compilers.policies import IPTABLES, NFTABLES
 from kuberouter.model.cluster import NetworkPolicy, Node, Pod, PodLink, Selector, Service, ServicePort, ServiceType
 from kuberouter.model.core import Family, L4Protocol, ObjectRef, Owner, Prefix
 from kuberouter.model.events import Upserted
-from kuberouter.model.netfilter import Member, Rule
+from kuberouter.model.netfilter import Chain, Member, Rule
+from kuberouter.model.nftables import NftChain
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import FirewallSettings, NodeSettings
 
@@ -65,3 +68,36 @@ def test_only_node_ports_of_services_are_left_to_the_proxy() -> None:
     assert {(key.protocol, key.port) for key in members} == {(L4Protocol.UDP, 30053)}
     assert {(key.address, key.length) for key in members} == {(bytes(4), 1), (b"\x80\0\0\0", 1)}
     assert NODE.families == (Family.IPV4,)
+
+
+STRICT = FirewallSettings(
+    cluster_ranges=(Prefix(bytes((10, 96, 0, 0)), 12),),
+    external_ranges=(Prefix(bytes((198, 51, 100, 0)), 24),),
+    default_deny=True,
+)
+
+
+SPELLINGS = {
+    "iptables": (IPTABLES, "KUBE-ROUTER-INPUT", "-j RETURN", "-j DROP", "! -i lo -m addrtype --src-type LOCAL"),
+    "nftables": (NFTABLES, "KUBE-ROUTER-INPUT-EGRESS", "accept", "drop", 'iifname != "lo" fib saddr type local'),
+}
+
+
+@pytest.mark.parametrize("settings", [PLAIN, STRICT], ids=["plain", "strict"])
+@pytest.mark.parametrize("backend", list(SPELLINGS))
+def test_nothing_passes_to_a_service_before_its_source_is_looked_at(backend: str, settings: FirewallSettings) -> None:
+    """W9, W10: IPVS sends on what INPUT lets pass, and OUTPUT, where it is met next, knows no link any more."""
+    compilers, chain, passes, drops, forged = SPELLINGS[backend]
+    owner = Owner("firewall", ObjectRef("Node", "", "n1"))
+    rows = dict(compilers)["firewall"](owner, cluster(), node=NODE, settings=settings).rows
+    (rules,) = (row.rules for row in rows if isinstance(row, Chain | NftChain) and row.key.name == chain)
+    guard = next(n for n, rule in enumerate(rules) if rule.endswith("KUBE-ROUTER-POD-GUARD"))
+    early = [rule for rule in rules[:guard] if rule.endswith(passes)]
+    assert all("icmp" in rule or "established" in rule.lower() for rule in early)
+    services = [rule for rule in rules[guard:] if rule.endswith(passes) and "lo" not in rule.replace('"', "").split()]
+    assert len(services) == 1 + len(settings.cluster_ranges) + len(settings.external_ranges)
+    for rule in services:
+        # A local source that comes in by a wire would be taken for the node in OUTPUT.
+        before = rules[rules.index(rule) - 1]
+        assert forged in before
+        assert before.endswith(drops)

@@ -1,7 +1,7 @@
 """NetworkPolicy bytes to `NetworkPolicy` (networking.k8s.io/v1).
 
 A policy of which only the pod selector can be understood still comes out, with its problems: it then closes the pods
-that it selects. Opening them because of a typing mistake would be worse.
+that it selects, both ways where it does not tell which. Opening them because of a typing mistake would be worse.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from kuberouter.decode.schema import (
     RawNetworkPolicy,
     RawPeer,
     RawPolicyPort,
+    RawPolicyTarget,
     RawSelector,
 )
 from kuberouter.model.cluster import IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, Selector
 from kuberouter.model.core import Problem
 
 _DECODER = msgspec.json.Decoder(RawNetworkPolicy)
+_TARGET = msgspec.json.Decoder(RawPolicyTarget)
 _INGRESS = msgspec.json.Decoder(RawIngressRule)
 _EGRESS = msgspec.json.Decoder(RawEgressRule)
 Rule = TypeVar("Rule", RawIngressRule, RawEgressRule)
+TYPES = frozenset(("Ingress", "Egress"))
 
 
 def decode_networkpolicy(raw: Bytes) -> tuple[NetworkPolicy | None, tuple[Problem, ...]]:
     """A NetworkPolicy, or None and problems when even the pods that it selects cannot be told. Never raises."""
     found, problems = struct(_DECODER, raw, "NetworkPolicy")
     if found is None:
-        return None, problems
+        return _closed(raw, problems), problems
     trouble = Trouble(reference("NetworkPolicy", found.metadata))
     pods = _selector("spec.podSelector", found.spec.pod_selector or RawSelector(), trouble)
     if pods is None:
@@ -47,14 +50,24 @@ def decode_networkpolicy(raw: Bytes) -> tuple[NetworkPolicy | None, tuple[Proble
     return NetworkPolicy(trouble.ref, when, pods, ingress, egress, found_problems), found_problems
 
 
+def _closed(raw: Bytes, problems: tuple[Problem, ...]) -> NetworkPolicy | None:
+    """What closes the pods that a policy selects both ways, if at least these can be told."""
+    found, _ = struct(_TARGET, raw, "NetworkPolicy")
+    if found is None:
+        return None
+    trouble = Trouble(reference("NetworkPolicy", found.metadata))
+    pods = _selector("spec.podSelector", (found.spec and found.spec.pod_selector) or RawSelector(), trouble)
+    return NetworkPolicy(trouble.ref, 0.0, pods, (), (), problems) if pods is not None else None
+
+
 def _types(spec: PolicySpec, trouble: Trouble) -> frozenset[str]:
-    """`policyTypes`, by default Ingress, and Egress if there are egress rules."""
+    """`policyTypes`, by default Ingress, and Egress if there are egress rules; both if one is not understood."""
     if not spec.policy_types:
         return frozenset(("Ingress", "Egress") if spec.egress else ("Ingress",))
-    for index, name in enumerate(spec.policy_types):
-        if name not in ("Ingress", "Egress"):
-            trouble.add(f"spec.policyTypes[{index}]", f"{name!r} is not one of Ingress, Egress")
-    return frozenset(spec.policy_types)
+    wrong = [(index, name) for index, name in enumerate(spec.policy_types) if name not in TYPES]
+    for index, name in wrong:
+        trouble.add(f"spec.policyTypes[{index}]", f"{name!r} is not one of Ingress, Egress")
+    return TYPES if wrong else frozenset(spec.policy_types)
 
 
 def _selector(field: str, raw: RawSelector, trouble: Trouble) -> Selector | None:

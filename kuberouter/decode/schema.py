@@ -233,6 +233,17 @@ class RawNetworkPolicy(Json):
     spec: PolicySpec
 
 
+class PolicyTarget(Json):
+    pod_selector: RawSelector | None = None
+
+
+class RawPolicyTarget(Json):
+    """A NetworkPolicy of which nothing is asked but whose pods it selects."""
+
+    metadata: Metadata
+    spec: PolicyTarget | None = None
+
+
 class ListMetadata(Json):
     resource_version: str = ""
     continue_: str = msgspec.field(default="", name="continue")

@@ -11,6 +11,7 @@ from kuberouter.cluster.facts import ours
 from kuberouter.cluster.store import Cluster
 from kuberouter.daemon.config import Config
 from kuberouter.daemon.events import EventSink
+from kuberouter.daemon.logs import log_setting
 from kuberouter.daemon.parts.firewall import firewall_part, former_backend
 from kuberouter.daemon.parts.part import DriverMaker, Part
 from kuberouter.daemon.parts.proxy import proxy_part
@@ -148,7 +149,7 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         return name.removeprefix("inet6:").startswith(sets)
 
     shared: dict[type[Row], DriverMaker] = {
-        Sysctl: SysctlDriver,
+        Sysctl: lambda: SysctlDriver(changed=log_setting),
         Link: lambda: LinkDriver(links, link_prefixes),
         IpSet: lambda: SetDriver(owns_set),
         Member: lambda: MemberDriver(owns_set, meter),

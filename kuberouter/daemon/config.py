@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 PERIODS = ("injected-routes-sync-period", "iptables-sync-period", "ipvs-sync-period", "routes-sync-period")
 RANGES = ("service-cluster-ip-range", "service-external-ip-range", "loadbalancer-ip-range")
+TIMEOUTS = ("service-tcp-timeout", "service-tcpfin-timeout", "service-udp-timeout")
+LONGEST_TIMEOUT = 0x7FFFFFFF // 1000
+"""Seconds; the kernel counts in ticks, of which a second has at most a thousand."""
 IPTABLES_MODES = ("auto", "nft", "legacy")
 EXISTING_FLOWS = ("keep", "cut")
 DEFAULT_CNI_FILE = "/etc/cni/net.d/10-kuberouter.conf"
@@ -186,6 +189,7 @@ def _node_name(reader: _Reader, environment: Mapping[str, str]) -> str:
 
 
 def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySettings:
+    tcp, tcp_fin, udp = (_timeout(reader, name) for name in TIMEOUTS)
     return ProxySettings(
         sync_period=reader.flag("ipvs-sync-period", float),
         masquerade_all=reader.flag("masquerade-all", bool),
@@ -197,7 +201,25 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
             ranges["loadbalancer-ip-range"],
         ),
         node_ports_everywhere=reader.flag("nodeport-bindon-all-ip", bool),
+        tcp_timeout=tcp,
+        tcp_fin_timeout=tcp_fin,
+        udp_timeout=udp,
+        reuse_mode=_reuse_mode(os.uname().release),
     )
+
+
+def _timeout(reader: _Reader, name: str) -> int:
+    seconds = reader.flag(name, float)
+    if seconds != int(seconds) or not 0 <= seconds <= LONGEST_TIMEOUT:
+        shown = show_duration(seconds)
+        reader.errors.append(f"--{name}: {shown} is not a whole number of seconds from 0 to {LONGEST_TIMEOUT}")
+    return int(seconds)
+
+
+def _reuse_mode(release: str) -> int:
+    """Whether a client's port that is used again is balanced anew: since Linux 5.9 that no longer stalls a second."""
+    found = re.match(r"([0-9]+)\.([0-9]+)", release)
+    return 1 if found is None or (int(found[1]), int(found[2])) >= (5, 9) else 0
 
 
 def _router(reader: _Reader, environment: Mapping[str, str]) -> RouterSettings:

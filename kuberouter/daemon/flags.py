@@ -225,6 +225,11 @@ FLAGS: tuple[Flag, ...] = (
         True,
         "Serve external and load balancer addresses only from the ranges given for them, never those of cluster IPs.",
     ),
+    Flag(
+        "service-tcp-timeout", DURATION, 0.0, "Idle time after which IPVS forgets a TCP connection; 0 is the kernel's."
+    ),
+    Flag("service-tcpfin-timeout", DURATION, 0.0, "The same for a TCP connection of which one side has said its end."),
+    Flag("service-udp-timeout", DURATION, 0.0, "The same for a UDP flow."),
     Flag("use-nftables-for-netpol", BOOL, False, "Enforce NetworkPolicies with nftables, not with iptables and ipset."),
     Flag("v", STRING, "0", "How much to log: 0 is what an operator has to know, 2 tells every change.", "v"),
     Flag("version", BOOL, False, "Show the version.", "V"),

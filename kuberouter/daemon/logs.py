@@ -7,6 +7,8 @@ import os
 import sys
 import time
 
+log = logging.getLogger(__name__)
+
 EVERYTHING = 2
 """The verbosity from which on every change is told."""
 _LETTERS = {logging.DEBUG: "I", logging.INFO: "I", logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "F"}
@@ -64,3 +66,8 @@ def setup(verbosity: int) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("kuberouter").setLevel(logging.DEBUG if verbosity >= EVERYTHING else logging.INFO)
+
+
+def log_setting(name: str, old: str, new: str) -> None:
+    """Tell of a kernel setting that was changed."""
+    log.info("%s: changed from %s to %s", name, old, new)

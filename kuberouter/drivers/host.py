@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
 
 from kuberouter.model.core import Batch, Outcome
@@ -16,49 +16,65 @@ MODULES = {"net/bridge/": "br_netfilter", "net/ipv4/vs/": "ip_vs"}
 """Kernel modules that bring settings, by path prefix."""
 
 
+Changed = Callable[[str, str, str], None]
+"""Told of each setting that was changed: its name, the value before, the value now."""
+
+
 class SysctlDriver:
     """Kernel settings below `root`. What was there before is not kept: a removal leaves the value as it is."""
 
-    def __init__(self, root: Path = Path("/proc/sys")) -> None:
+    def __init__(self, root: Path = Path("/proc/sys"), changed: Changed = lambda name, old, new: None) -> None:
         self._root = root
-        self._asked: set[SysctlKey] = set()
+        self._changed = changed
+        self._asked: dict[SysctlKey, Sysctl] = {}
 
     def owns(self, row: Sysctl) -> bool:
         """Whatever this process was asked to set; there is no telling who set a value before."""
         return row.key in self._asked
 
     def read(self) -> Iterable[Sysctl]:
-        """The settings that were asked for so far."""
+        """The settings that were asked for so far; one that is as good as what was asked for is told as that."""
         rows: list[Sysctl] = []
-        for key in self._asked:
+        for asked in self._asked.values():
             try:
-                rows.append(Sysctl(key, (self._root / key.path).read_text().strip()))
+                value = (self._root / asked.key.path).read_text().strip()
             except OSError:
+                if asked.instead_of:
+                    rows.append(asked)
                 continue
+            fine = asked.instead_of and value != asked.instead_of
+            rows.append(asked if fine else Sysctl(asked.key, value, asked.instead_of, asked.optional))
         return rows
 
     def write(self, batch: Batch[Sysctl]) -> Outcome:
         """Write what differs; a setting that does not exist names the module that would bring it."""
         failed: dict[Hashable, str] = {}
         for row in (*batch.add, *(new for _, new in batch.change)):
-            self._asked.add(row.key)
+            self._asked[row.key] = row
             error = self._set(row)
             if error:
                 failed[row.key] = error
         for row in batch.remove:
-            self._asked.discard(row.key)
+            self._asked.pop(row.key, None)
         return Outcome(failed)
 
     def _set(self, row: Sysctl) -> str:
-        file = self._root / row.key.path
-        module = next((name for prefix, name in MODULES.items() if row.key.path.startswith(prefix)), "")
+        path = row.key.path
+        file = self._root / path
+        module = next((name for prefix, name in MODULES.items() if path.startswith(prefix)), "")
         if not file.exists() and not (module and load_module(module) and file.exists()):
+            if row.instead_of:
+                return ""
             return f"kernel module {module} is missing" if module else "the kernel has no such setting"
+        old = ""
         try:
-            if file.read_text().strip() != row.value:
-                file.write_text(row.value)
+            old = file.read_text().strip()
+            if old == row.value or (row.instead_of and old != row.instead_of):
+                return ""
+            file.write_text(row.value)
         except OSError as error:
-            return f"cannot be written: {error.strerror}"
+            return f"is {old or 'not readable'} and cannot be made {row.value}: {error.strerror}"
+        self._changed(str(row.key), old, row.value)
         return ""
 
 

@@ -10,6 +10,9 @@ from kuberouter.model.ipvs import (
     Destination,
     DestinationKey,
     Forward,
+    IpvsTimeout,
+    IpvsTimeoutKey,
+    Timer,
     VirtualService,
     VirtualServiceKey,
     marked_service,
@@ -168,4 +171,48 @@ class DestinationDriver(_Ipvs):
         adopted = [(key, bodies[key]) for key, _ in existing]
         self._apply(ipvs.CMD_SET_DEST, [*adopted, *((n.key, request(n)) for _, n in batch.change)], failed, frozenset())
         self._apply(ipvs.CMD_DEL_DEST, [(row.key, request(row)) for row in batch.remove], failed, GONE)
+        return Outcome(failed)
+
+
+TIMERS = {
+    Timer.TCP: ipvs.ATTR_TIMEOUT_TCP,
+    Timer.TCP_FIN: ipvs.ATTR_TIMEOUT_TCP_FIN,
+    Timer.UDP: ipvs.ATTR_TIMEOUT_UDP,
+}
+
+
+class TimeoutDriver(_Ipvs):
+    """Idle times of connections, one value each for the whole network namespace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: set[IpvsTimeoutKey] = set()
+
+    def owns(self, row: IpvsTimeout) -> bool:
+        """Whatever this process was asked to set; there is no telling who set a value before."""
+        return row.key in self._asked
+
+    def read(self) -> Iterable[IpvsTimeout]:
+        """The timers that were asked for so far. As long as none was, the kernel is not asked and needs no IPVS."""
+        if not self._asked:
+            return []
+        try:
+            seconds = ipvs.parse_timeouts(self._wire.ask(self._number(), ipvs.header(ipvs.CMD_GET_CONFIG)))
+        except OSError as error:
+            self._family = 0
+            raise Unavailable(f"IPVS cannot be read: {error.strerror}") from error
+        found = {timer: seconds[kind] for timer, kind in TIMERS.items() if kind in seconds}
+        return [IpvsTimeout(IpvsTimeoutKey(timer), value) for timer, value in found.items()]
+
+    def write(self, batch: Batch[IpvsTimeout]) -> Outcome:
+        """Set timers; what is no longer asked for stays as it is, for nobody knows what it was before."""
+        failed: dict[Hashable, str] = {}
+        wanted = (*batch.add, *(new for _, new in batch.change))
+        self._asked.update(row.key for row in wanted)
+        self._asked.difference_update(row.key for row in batch.remove)
+        if wanted:
+            rows: list[tuple[Hashable, bytes]] = [
+                (row.key, ipvs.timeout_request(TIMERS[row.key.timer], row.seconds)) for row in wanted
+            ]
+            self._apply(ipvs.CMD_SET_CONFIG, rows, failed, frozenset())
         return Outcome(failed)

@@ -130,7 +130,10 @@ class Engine:
                 return ControllerState(controller.name, False, table.error)
             if not table.read:
                 return ControllerState(controller.name, False, f"{row.__name__} rows not read yet")
+            desired = self._planner.ledgers[row].desired
             for key, text in table.mirror.failures.items():
+                if getattr(desired.get(key), "optional", False):
+                    continue
                 if self._planner.controller_of(row, key) == controller.name:
                     return ControllerState(controller.name, False, f"{row.__name__} {key}: {text}")
         return ControllerState(controller.name, True)

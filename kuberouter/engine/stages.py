@@ -20,7 +20,7 @@ from kuberouter.model.bgp import (
 )
 from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, Sysctl
-from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link, PolicyRule, Route
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
@@ -40,6 +40,7 @@ WITHDRAWN_FIRST: tuple[type[Row], ...] = (Path,)
 
 ADD_ORDER: tuple[type[Row], ...] = (
     Sysctl,  # forwarding and bridge filtering before any packet depends on them
+    IpvsTimeout,
     IpSet,
     Member,  # sets are full before rules match them
     Chain,

@@ -10,12 +10,25 @@ class SysctlKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 
     path: str
 
+    def __str__(self) -> str:
+        # As sysctl(8) names it: parts are parted by dots, so a dot in a link's name becomes a slash.
+        return self.path.translate(_DOTS)
+
+
+_DOTS = str.maketrans("./", "/.")
+
 
 class Sysctl(Value, frozen=True, gc=False):
-    """A kernel setting and its value as written to the file. There is no un-setting: removal leaves it alone."""
+    """A kernel setting and its value as written to the file. There is no un-setting: removal leaves it alone.
+
+    With `instead_of` it is written in place of that value only; any other value, and a kernel without the setting, is
+    as good. Nothing depends on an `optional` one: where it cannot be had that is a problem, but no lack of readiness.
+    """
 
     key: SysctlKey
     value: str
+    instead_of: str = ""
+    optional: bool = False
 
 
 class CniSettingsKey(KeyValue, frozen=True, gc=False, cache_hash=True):

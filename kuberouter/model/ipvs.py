@@ -58,3 +58,24 @@ class Destination(Value, frozen=True, gc=False):
     key: DestinationKey
     weight: int = 1
     forward: Forward = Forward.MASQUERADE
+
+
+class Timer(enum.Enum):
+    """A kind of proxied connection whose idle time IPVS bounds, for the whole network namespace."""
+
+    TCP = "tcp"
+    TCP_FIN = "tcp after FIN"
+    UDP = "udp"
+
+
+class IpvsTimeoutKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """One timer."""
+
+    timer: Timer
+
+
+class IpvsTimeout(Value, frozen=True, gc=False):
+    """Seconds after which an idle connection is forgotten. There is no un-setting: removal leaves the value."""
+
+    key: IpvsTimeoutKey
+    seconds: int

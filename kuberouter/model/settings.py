@@ -45,6 +45,12 @@ class ProxySettings(Value, frozen=True, gc=False):
     addresses: AddressRules = AddressRules()
     node_ports_everywhere: bool = False
     """`--nodeport-bindon-all-ip`: node ports on every local address, not only on the node's best one per family."""
+    tcp_timeout: int = 0
+    tcp_fin_timeout: int = 0
+    udp_timeout: int = 0
+    """Seconds after which IPVS forgets an idle connection; 0 leaves the kernel's value."""
+    reuse_mode: int = 1
+    """What IPVS does with a client's port that is used again (`conn_reuse_mode`): 1 balances anew, 0 does not."""
 
 
 class RouterSettings(Value, frozen=True, gc=False):

@@ -15,7 +15,9 @@ FAMILY = "IPVS"
 MODULE = "ip_vs"
 CMD_NEW_SERVICE, CMD_SET_SERVICE, CMD_DEL_SERVICE, CMD_GET_SERVICE = 1, 2, 3, 4
 CMD_NEW_DEST, CMD_SET_DEST, CMD_DEL_DEST, CMD_GET_DEST = 5, 6, 7, 8
+CMD_SET_CONFIG, CMD_GET_CONFIG = 12, 13
 ATTR_SERVICE, ATTR_DEST = 1, 2
+ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP = 4, 5, 6
 SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK, SVC_SCHED_NAME, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = range(1, 10)
 DEST_ADDR, DEST_PORT, DEST_FWD, DEST_WEIGHT, DEST_U_THRESH, DEST_L_THRESH = 1, 2, 3, 4, 5, 6
 DEST_ADDR_FAMILY = 11
@@ -136,3 +138,15 @@ def parse_destination(body: bytes, family: int) -> DestinationFacts:
         U32.unpack(found[DEST_WEIGHT])[0],
         U32.unpack(found[DEST_FWD])[0] & 7,
     )
+
+
+def timeout_request(kind: int, seconds: int) -> bytes:
+    """Body of SET_CONFIG for one timer (`ATTR_TIMEOUT_*`); the others keep their values."""
+    return attribute(kind, U32.pack(seconds))
+
+
+def parse_timeouts(body: bytes) -> dict[int, int]:
+    """Seconds by timer from the answer of GET_CONFIG; a kernel built without a protocol has no timer for it."""
+    found = attributes(body, GENL_HEADER.size)
+    kinds = (ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP)
+    return {kind: U32.unpack(found[kind])[0] for kind in kinds if kind in found}

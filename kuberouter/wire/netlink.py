@@ -206,6 +206,21 @@ class NetlinkSocket:
                 results[start + sequence - first] = -ERROR.unpack_from(data, at)[0]
                 done = done or sequence == last
 
+    def ask(self, kind: int, body: bytes) -> bytes:
+        """The one answer to a request that is no dump, without netlink header. Raises OSError as the kernel does."""
+        self._sequence += 1
+        wanted = self._sequence
+        self._socket.send(HEADER.pack(16 + len(body), kind, NLM_F_REQUEST, wanted, 0) + body)
+        while True:
+            data = self._receive()
+            for answer, _, sequence, at, end in _messages(data):
+                if sequence != wanted:
+                    continue
+                if answer == NLMSG_ERROR:
+                    code = -ERROR.unpack_from(data, at)[0]
+                    raise OSError(code, os.strerror(code))
+                return data[at:end]
+
     def dump(self, kind: int, body: bytes, flags: int = 0) -> list[bytes]:
         """Every answer to a dump request, without netlink headers.
 

@@ -60,6 +60,58 @@ def test_a_missing_setting_fails_alone_and_names_its_module(tmp_path: Path) -> N
     assert (tmp_path / "net" / "ipv4" / "ip_forward").read_text() == "1"
 
 
+class Told:
+    """Who is told of changed settings."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, str, str]] = []
+
+    def __call__(self, name: str, old: str, new: str) -> None:
+        self.changes.append((name, old, new))
+
+
+def test_each_change_of_a_setting_is_told_once(tmp_path: Path) -> None:
+    told = Told()
+    driver = SysctlDriver(tmp_path, told)
+    (tmp_path / "a").write_text("0\n")
+    (tmp_path / "b").write_text("1\n")
+    rows = [sysctl("a", "1"), sysctl("b", "1")]
+    for _ in range(3):
+        assert converge(driver, rows) == {}
+    assert told.changes == [("a", "0", "1")]
+    (tmp_path / "b").write_text("0\n")
+    converge(driver, rows)
+    assert told.changes[1:] == [("b", "0", "1")]
+
+
+def test_a_setting_that_cannot_be_written_fails_alone_and_says_what_it_is(tmp_path: Path) -> None:
+    # A directory cannot be written by root either, unlike a file without the permission.
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").write_text("0")
+    good, bad = sysctl("b", "1"), sysctl("a", "1")
+    assert converge(SysctlDriver(tmp_path), [bad, good]) == {
+        bad.key: "is not readable and cannot be made 1: Is a directory"
+    }
+    assert (tmp_path / "b").read_text() == "1"
+
+
+def test_a_strict_filter_is_loosened_and_nothing_else(tmp_path: Path) -> None:
+    told = Told()
+    driver = SysctlDriver(tmp_path, told)
+    for name in ("0", "1", "2"):
+        (tmp_path / name).write_text(name)
+    rows = [Sysctl(SysctlKey(name), "2", "1", optional=True) for name in ("0", "1", "2", "absent")]
+    for _ in range(2):
+        assert converge(driver, rows) == {}
+        assert owned(driver) == {row.key: row for row in rows}
+    assert [(tmp_path / name).read_text() for name in ("0", "1", "2")] == ["0", "2", "2"]
+    # The link comes later, and somebody else tightens another one.
+    (tmp_path / "absent").write_text("1")
+    (tmp_path / "0").write_text("1")
+    assert converge(driver, rows) == {}
+    assert sorted(told.changes) == [("0", "1", "2"), ("1", "1", "2"), ("absent", "1", "2")]
+
+
 def test_our_fields_are_merged_and_the_file_replaced_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "10-kuberouter.conflist"
     theirs = {"name": "x", "plugins": [{"type": "bridge", "promiscMode": True}, {"type": "tuning"}]}

@@ -7,13 +7,16 @@ from ipaddress import ip_address
 
 import pytest
 
-from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
+from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
 from kuberouter.model.core import Batch, Family, L4Protocol, Unavailable, family_of
 from kuberouter.model.ipvs import (
     PERSISTENT,
     Destination,
     DestinationKey,
     Forward,
+    IpvsTimeout,
+    IpvsTimeoutKey,
+    Timer,
     VirtualService,
     VirtualServiceKey,
     marked_service,
@@ -155,8 +158,24 @@ def test_a_thousand_services_in_batches(namespace: str) -> None:
     assert len(owned(destinations)) == 2000
 
 
+def test_timers_are_set_one_by_one_and_audited(namespace: str) -> None:
+    need("ip_vs")
+    before = sh("ipvsadm", "-L", "--timeout").split()[-3:]
+    driver = TimeoutDriver()
+    rows = [IpvsTimeout(IpvsTimeoutKey(Timer.TCP), 7200), IpvsTimeout(IpvsTimeoutKey(Timer.UDP), 77)]
+    assert converge(driver, rows) == {}
+    assert owned(driver) == {row.key: row for row in rows}
+    assert sh("ipvsadm", "-L", "--timeout").split()[-3:] == ["7200", before[1], "77"]
+    sh("ipvsadm", "--set", "100", "100", "100")
+    assert converge(driver, rows) == {}
+    assert sh("ipvsadm", "-L", "--timeout").split()[-3:] == ["7200", "100", "77"]
+    assert converge(driver, []) == {}
+    assert sh("ipvsadm", "-L", "--timeout").split()[-3:] == ["7200", "100", "77"]
+
+
 def test_a_kernel_without_ipvs_names_the_module(namespace: str) -> None:
     if netns.have("ip_vs"):
         pytest.skip("this kernel has ip_vs; the host lane runs this where it has not")
     with pytest.raises(Unavailable, match="kernel module ip_vs is missing"):
         list(VirtualServiceDriver().read())
+    assert list(TimeoutDriver().read()) == [], "nobody asked for a timer, so the kernel need not have any"

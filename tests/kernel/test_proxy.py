@@ -21,12 +21,12 @@ from kuberouter.compilers.names import DUMMY_LINK, LOCAL_ADDRESS_SET, SERVICE_AD
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Xtables, detect_variant
-from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
+from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
 from kuberouter.drivers.network import AddressDriver, LinkDriver
 from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import Deleted
 from kuberouter.model.host import Sysctl
-from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link
 from tests.kernel.conftest import need
@@ -146,6 +146,7 @@ def real_drivers() -> dict[type[Row], Any]:
         Chain: ChainDriver(xtables, FAMILIES, (SERVICES_CHAIN, SNAT_CHAIN)),
         Hook: HookDriver(xtables, FAMILIES),
         Link: LinkDriver((DUMMY_LINK,)),
+        IpvsTimeout: TimeoutDriver(),
         VirtualService: VirtualServiceDriver(),
         Destination: DestinationDriver(),
         Address: AddressDriver((DUMMY_LINK,)),

@@ -18,12 +18,23 @@ from kuberouter.engine.planner import Planner, Registered
 from kuberouter.model.core import Family, Row
 from kuberouter.model.events import Deleted, Event, Rejected, Upserted
 from kuberouter.model.host import Sysctl
-from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
 from kuberouter.model.network import Address, Link
 from kuberouter.model.settings import NodeSettings, ProxySettings
 
-ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook, Link, VirtualService, Destination, Address)
+ROWS: tuple[type[Row], ...] = (
+    Sysctl,
+    IpvsTimeout,
+    IpSet,
+    Member,
+    Chain,
+    Hook,
+    Link,
+    VirtualService,
+    Destination,
+    Address,
+)
 NODE = "node-1"
 
 

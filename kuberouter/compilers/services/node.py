@@ -15,9 +15,9 @@ from kuberouter.compilers.names import (
     SNAT_CHAIN,
     set_name,
 )
+from kuberouter.compilers.services.kernel import kernel_rows
 from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.core import Family, Fragment, Owner, Row, family_of
-from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import (
     ChainKey,
     Hook,
@@ -36,16 +36,6 @@ from kuberouter.model.network import Link, LinkKey, LinkKind
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import ProxySettings
 
-SYSCTLS = (
-    ("net/ipv4/vs/conntrack", "1"),  # SNAT and firewalls that drop INVALID see IPVS flows only so
-    ("net/ipv4/vs/expire_nodest_conn", "1"),  # flows of a removed endpoint move instead of hanging
-    ("net/ipv4/vs/expire_quiescent_template", "1"),  # session affinity lets go of an endpoint that drains
-    ("net/ipv4/ip_forward", "1"),
-    ("net/ipv4/conf/all/arp_ignore", "1"),  # service addresses are routed to, never asked for by ARP
-    ("net/ipv4/conf/all/arp_announce", "2"),
-    ("net/bridge/bridge-nf-call-iptables", "1"),  # replies of a pod to a pod of the same bridge meet IPVS only so
-)
-SYSCTLS_V6 = (("net/ipv6/conf/all/forwarding", "1"), ("net/bridge/bridge-nf-call-ip6tables", "1"))
 ICMP = {
     Family.IPV4: [f"-p icmp -m icmp --icmp-type {kind} -j ACCEPT" for kind in (3, 8, 11)],
     Family.IPV6: [
@@ -61,9 +51,7 @@ def compile_proxy(key: Owner, view: ClusterView, *, node: NodeFacts, settings: P
     """What the proxy needs on the node whatever Services there are, for each family in use."""
     del key, view
     rows: list[Row] = [Link(LinkKey(DUMMY_LINK), LinkKind.DUMMY, DUMMY_MTU)]
-    rows += (Sysctl(SysctlKey(path), value) for path, value in SYSCTLS)
-    if Family.IPV6 in node.families:
-        rows += (Sysctl(SysctlKey(path), value) for path, value in SYSCTLS_V6)
+    rows += kernel_rows(node, settings)
     for family in node.families:
         rows += _sets(family, node)
         if settings.guard:

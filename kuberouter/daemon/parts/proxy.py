@@ -6,10 +6,10 @@ from kuberouter.cluster.dependents import services
 from kuberouter.compilers.names import DUMMY_LINK, LOCAL_ADDRESS_SET, SERVICE_ADDRESS_SET, SERVICES_CHAIN, SNAT_CHAIN
 from kuberouter.compilers.services import COMPILERS
 from kuberouter.daemon.parts.part import Part, register, shared
-from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
+from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
 from kuberouter.drivers.network import AddressDriver
 from kuberouter.model.host import Sysctl
-from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member
 from kuberouter.model.network import Address, Link
 from kuberouter.model.settings import ProxySettings
@@ -24,6 +24,7 @@ def proxy_part(settings: ProxySettings) -> Part:
     register(part, COMPILERS, settings)
     part.drivers = {
         **dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook, Link), shared),
+        IpvsTimeout: TimeoutDriver,
         VirtualService: VirtualServiceDriver,
         Destination: DestinationDriver,
         Address: lambda: AddressDriver((DUMMY_LINK,)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kuberouter.daemon.config import Config, load
+from kuberouter.daemon.config import Config, _reuse_mode, load
 from kuberouter.daemon.flags import parse
 from kuberouter.decode.scalars import prefix
 from kuberouter.model.core import Family
@@ -190,3 +190,23 @@ def test_metrics_want_a_path_and_an_address(environment: dict[str, str]) -> None
     config, errors = load(parse(["--metrics-addr=localhost"]), environment)
     assert config is None
     assert errors[0].startswith("--metrics-addr: ")
+
+
+def test_timeouts_are_whole_seconds(environment: dict[str, str]) -> None:
+    proxy = good("--service-tcp-timeout=2h --service-udp-timeout=90s", environment).proxy
+    assert proxy is not None
+    assert (proxy.tcp_timeout, proxy.tcp_fin_timeout, proxy.udp_timeout) == (7200, 0, 90)
+    words = ["--service-tcp-timeout=1500ms", "--service-tcpfin-timeout=-1s", "--service-udp-timeout=900h"]
+    config, errors = load(parse(words), environment)
+    assert config is None
+    assert errors == [
+        f"--service-{kind}-timeout: {text} is not a whole number of seconds from 0 to 2147483"
+        for kind, text in (("tcp", "1.5s"), ("tcpfin", "-1s"), ("udp", "900h0m0s"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("release", "mode"), [("4.19.0-27-amd64", 0), ("5.8.18", 0), ("5.9", 1), ("5.10.0-28", 1), ("6.1.0", 1), ("?", 1)]
+)
+def test_the_kernel_decides_what_becomes_of_a_port_that_is_used_again(release: str, mode: int) -> None:
+    assert _reuse_mode(release) == mode

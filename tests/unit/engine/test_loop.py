@@ -5,14 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import pytest
+
 from kuberouter.cluster.store import Cluster
 from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import Controller, Engine
-from kuberouter.engine.planner import Planner
-from kuberouter.model.core import Problem, Reason
+from kuberouter.engine.planner import NODE_KNOWN, Planner, Registered
+from kuberouter.model.cluster import Node
+from kuberouter.model.core import Batch, Fragment, ObjectRef, Outcome, Owner, Problem, Reason
+from kuberouter.model.events import Upserted
+from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import IpSet
 from kuberouter.model.settings import NodeSettings
 
@@ -75,3 +80,32 @@ def test_a_turn_that_raises_is_told_and_everything_is_read_again() -> None:
     engine.run(After(1))
     assert diary.cleared_ == [problem]
     assert engine.states[0].ready
+
+
+class Refusing(MemoryDriver[Sysctl]):
+    """A kernel whose settings are read-only."""
+
+    def write(self, batch: Batch[Sysctl]) -> Outcome:
+        return Outcome({row.key: "is 0 and cannot be made 1: Read-only file system" for row in batch.add})
+
+
+@pytest.mark.parametrize("optional", [True, False])
+def test_only_what_is_not_optional_makes_a_controller_unready(optional: bool) -> None:
+    diary = Diary()
+    row = Sysctl(SysctlKey("net/ipv4/conf/eth0.7/rp_filter"), "1", optional=optional)
+    node = Node(ObjectRef("Node", "", "n1"), (bytes((192, 0, 2, 1)),))
+    owner = Owner("proxy", node.ref)
+    compiler = Registered("proxy", "service-proxy", lambda *_, **__: Fragment((row,)), None)
+    cluster = Cluster(NodeSettings("n1"), [lambda change, view: [owner]])
+    planner = Planner(cluster, [compiler], (Sysctl,), Journal((diary,)))
+    dataplane = Dataplane([Table(Sysctl, Refusing())], planner.ledgers)
+    controllers = [Controller("service-proxy", frozenset((NODE_KNOWN,)), (Sysctl,))]
+    inbox = Inbox()
+    engine = Engine(inbox, planner, dataplane, controllers, clock=lambda: 0.0)
+    inbox.put(Upserted(node))
+    engine.turn()
+    assert engine.states[0].ready is optional
+    (problem,) = diary.raised_
+    assert str(problem) == (
+        "Table Sysctl: net.ipv4.conf.eth0/7.rp_filter: is 0 and cannot be made 1: Read-only file system"
+    )

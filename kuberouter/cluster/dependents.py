@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from kuberouter.cluster.routes import node_addresses
 from kuberouter.cluster.view import ClusterView
-from kuberouter.model.cluster import ClusterObject, EndpointSlice, Namespace, Node
+from kuberouter.model.cluster import ClusterObject, EndpointSlice, Namespace, Node, Service
 from kuberouter.model.core import ObjectRef, Owner, Value
 from kuberouter.model.node import NodeFacts
 
@@ -59,6 +59,8 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
         yield Owner("proxy", ObjectRef("Node", "", ref.name))
     elif ref.kind == "Service":
         yield from _service(ref, view)
+        if any(isinstance(each, Service) and each.health_check_node_port for each in (change.old, change.new)):
+            yield Owner("health", ref)
         for other in view.frontends.contenders | view.marks.moved:
             yield from _service(other, view)
     elif ref.kind == "KnownMark":
@@ -68,6 +70,7 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
         for each in (change.old, change.new):
             if isinstance(each, EndpointSlice):
                 yield Owner("destinations", each.service, each.ref.name)
+        yield from (Owner("health", service) for service in view.local_endpoints.touched if _checked(service, view))
         for service in view.frontends.flipped:
             yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
 
@@ -75,6 +78,11 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
 def _service(service: ObjectRef, view: ClusterView) -> Iterable[Owner]:
     yield Owner("services", service)
     yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
+
+
+def _checked(service: ObjectRef, view: ClusterView) -> bool:
+    found = view.service(service)
+    return found is not None and bool(found.health_check_node_port)
 
 
 def routing(change: Change, view: ClusterView) -> Iterable[Owner]:

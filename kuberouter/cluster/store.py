@@ -45,7 +45,7 @@ class Cluster(ClusterView):
             "NetworkPolicy": (self.matches,),
             "PodLink": (self.bindings,),
             "Service": (self.frontends, self.marks),
-            "EndpointSlice": (self.frontends,),
+            "EndpointSlice": (self.frontends, self.local_endpoints),
             "Node": (self.routes,),
             "LearnedRoute": (self.routes,),
             "KnownMark": (self.marks,),

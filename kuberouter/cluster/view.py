@@ -9,6 +9,7 @@ from kuberouter.cluster.allocations import MarkIndex
 from kuberouter.cluster.bindings import BindingIndex
 from kuberouter.cluster.frontends import FrontendIndex
 from kuberouter.cluster.indexes import MatchIndex
+from kuberouter.cluster.localendpoints import LocalEndpointIndex
 from kuberouter.cluster.routes import RouteIndex
 from kuberouter.model.cluster import (
     ClusterObject,
@@ -53,6 +54,8 @@ class ClusterView:
         """Which Service owns an address with a port, and which groups of endpoints have ready ones."""
         self.marks = MarkIndex()
         """Which firewall mark belongs to which place."""
+        self.local_endpoints = LocalEndpointIndex(node)
+        """How many endpoints of a Service on the node of this name are ready for new connections."""
         self.matches = MatchIndex(node)
         """Which policies select which pods of the node of this name, and which pods are in which sets."""
         self.bindings = BindingIndex(node)

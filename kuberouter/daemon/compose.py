@@ -101,6 +101,8 @@ def compose(config: Config) -> Composition:
     dataplane = Dataplane(tables, planner.ledgers, stopwatch=time.monotonic)
     observe = telemetry.turned if telemetry is not None else lambda _: None
     engine = Engine(inbox, planner, dataplane, controllers, clock=time.monotonic, observe=observe)
+    for part in parts:
+        part.alive = engine.alive
     if telemetry is not None:
         telemetry.watch(engine, planner, dataplane, inbox)
         if config.metrics and config.metrics.per_policy and config.firewall:

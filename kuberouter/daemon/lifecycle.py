@@ -25,9 +25,6 @@ log = logging.getLogger(__name__)
 FIRST_RESTART = 0.5
 LAST_RESTART = 30.0
 """Seconds before a source that raised is started again: doubled from the first to the last value, with jitter."""
-WEDGED_AFTER = 120.0
-"""Seconds without a turn of the engine after which the process counts as not alive. One turn may take as long as the
-slowest bounded write, and a slow machine must not be killed for being slow."""
 
 
 class Health:
@@ -38,7 +35,7 @@ class Health:
 
     def alive(self) -> bool:
         """Whether the engine's loop still turns."""
-        return time.monotonic() - self._composition.engine.beat < WEDGED_AFTER
+        return self._composition.engine.alive()
 
     def readiness(self) -> Sequence[tuple[str, bool, str]]:
         """Each controller's name, whether it is ready, and why not."""

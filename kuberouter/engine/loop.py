@@ -19,6 +19,9 @@ COLLECT_EVERY = 50_000
 """Containers made before the collector looks at the young ones. Values form no cycles, so there is little to find."""
 BEAT = 1.0
 """Longest sleep of an idle loop in seconds; also the resolution of retries."""
+WEDGED_AFTER = 120.0
+"""Seconds without a turn of the engine after which the process counts as not alive. One turn may take as long as the
+slowest bounded write, and a slow machine must not be killed for being slow."""
 
 
 class ControllerState(Value, frozen=True, gc=False):
@@ -63,6 +66,10 @@ class Engine:
             ControllerState(c.name, False, "starting") for c in self._controllers
         )
         self._subject = ObjectRef("Engine", "", "loop")
+
+    def alive(self) -> bool:
+        """Whether the loop still turns."""
+        return self._clock() - self.beat < WEDGED_AFTER
 
     def run(self, stop: Stop) -> None:
         """Turn until `stop` is set. What is programmed stays as it is."""

@@ -19,7 +19,7 @@ from kuberouter.model.bgp import (
     Statement,
 )
 from kuberouter.model.core import Row
-from kuberouter.model.host import CniSettings, Sysctl
+from kuberouter.model.host import CniSettings, HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link, PolicyRule, Route
@@ -35,7 +35,7 @@ class Action(enum.Enum):
 
 Step = tuple[type[Row], Action]
 
-WITHDRAWN_FIRST: tuple[type[Row], ...] = (Path,)
+WITHDRAWN_FIRST: tuple[type[Row], ...] = (Path, HealthPort)
 """Rows that attract traffic from elsewhere go before what serves that traffic."""
 
 ADD_ORDER: tuple[type[Row], ...] = (
@@ -58,6 +58,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     VirtualService,
     Destination,  # a service has its destinations before its VIP attracts traffic
     Address,
+    HealthPort,  # draws traffic from load balancers, so what serves it stands by now
     Route,
     PolicyRule,
     Speaker,
@@ -88,6 +89,7 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
     NftVerdict: (NftChain,),
     Destination: (VirtualService,),
     Address: (VirtualService, Link),
+    HealthPort: (VirtualService, Destination),
     Route: (Link,),
     DefinedSet: (Speaker,),
     PrefixSetEntry: (DefinedSet,),

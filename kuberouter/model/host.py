@@ -1,4 +1,4 @@
-"""Rows of the host itself: sysctls and the CNI configuration."""
+"""Rows of the host itself: sysctls, the CNI configuration, health check node ports."""
 
 from __future__ import annotations
 
@@ -43,3 +43,18 @@ class CniSettings(Value, frozen=True, gc=False):
     key: CniSettingsKey
     ranges: tuple[Prefix, ...]
     mtu: int = 0
+
+
+class HealthPortKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A health check node port."""
+
+    port: int
+
+
+class HealthPort(Value, frozen=True, gc=False):
+    """What is answered on a health check node port: for which Service, and how many of its endpoints are here."""
+
+    key: HealthPortKey
+    namespace: str
+    name: str
+    endpoints: int

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from kuberouter.compilers.names import DUMMY_LINK, LOCAL_ADDRESS_SET, SERVICE_ADDRESS_SET, SERVICES_CHAIN, SNAT_CHAIN
+from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Xtables, detect_variant
@@ -25,7 +26,7 @@ from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualSer
 from kuberouter.drivers.network import AddressDriver, LinkDriver
 from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import Deleted
-from kuberouter.model.host import Sysctl
+from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link
@@ -150,6 +151,7 @@ def real_drivers() -> dict[type[Row], Any]:
         VirtualService: VirtualServiceDriver(),
         Destination: DestinationDriver(),
         Address: AddressDriver((DUMMY_LINK,)),
+        HealthPort: HealthPortDriver(),
     }
 
 

@@ -23,6 +23,7 @@ from kuberouter.model.cluster import (
 )
 from kuberouter.model.core import Family, L4Protocol, ObjectRef, family_of
 from kuberouter.model.events import Deleted, Upserted
+from kuberouter.model.host import HealthPort, HealthPortKey
 from kuberouter.model.ipvs import Destination, VirtualService
 from tests.support.world import NODE, ROWS, ProxyWorld
 
@@ -64,6 +65,7 @@ def services(draw: st.DrawFn, ref: ObjectRef | None = None) -> Service:
         affinity_seconds=draw(st.sampled_from((0, 0, 600))),
         internal_local=draw(st.booleans()),
         external_local=draw(st.booleans()),
+        health_check_node_port=draw(st.sampled_from((0, 32000, 32001))),
         proxied=draw(st.sampled_from((True, True, True, True, False))),
         options=ServiceOptions(
             scheduler=draw(st.sampled_from(("rr", "sh"))), local=draw(st.sampled_from((False, False, True)))
@@ -141,6 +143,25 @@ def check(world: ProxyWorld, history: Sequence[Upserted | Deleted]) -> None:
     for key in world.table(Destination):
         found[key.service].add((key.address, key.port))
     assert found == expected
+    assert set(world.table(HealthPort).values()) == health_ports(list(final(history).values()))
+
+
+def health_ports(objects: list[ClusterObject]) -> set[HealthPort]:
+    """The oldest Service with a port has it; its pods on the node are counted in the family with more of them."""
+    found: dict[int, HealthPort] = {}
+    services = sorted((o for o in objects if isinstance(o, Service)), key=lambda s: (s.created, s.ref.name))
+    for service in (s for s in services if s.proxied and s.health_check_node_port):
+        addresses = {
+            e.address
+            for o in objects
+            if isinstance(o, EndpointSlice) and o.service == service.ref
+            for e in o.endpoints
+            if e.node == NODE and e.conditions & READY and not e.conditions & TERMINATING
+        }
+        count = max(sum(family_of(a) is f for a in addresses) for f in FAMILIES)
+        key = HealthPortKey(service.health_check_node_port)
+        found.setdefault(key.port, HealthPort(key, service.ref.namespace, service.ref.name, count))
+    return set(found.values())
 
 
 @settings(max_examples=120)

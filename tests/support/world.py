@@ -17,7 +17,7 @@ from kuberouter.engine.journal import Journal
 from kuberouter.engine.planner import Planner, Registered
 from kuberouter.model.core import Family, Row
 from kuberouter.model.events import Deleted, Event, Rejected, Upserted
-from kuberouter.model.host import Sysctl
+from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
 from kuberouter.model.network import Address, Link
@@ -34,6 +34,7 @@ ROWS: tuple[type[Row], ...] = (
     VirtualService,
     Destination,
     Address,
+    HealthPort,
 )
 NODE = "node-1"
 

@@ -1,21 +1,24 @@
-"""Services to IPVS. Three compilers, each for the smallest thing that changes:
+"""Services to IPVS. Four compilers, each for the smallest thing that changes:
 
 - `services`: a Service's addresses and ports: virtual services, service addresses, guard set members;
 - `destinations`: the endpoints of one slice of a Service;
+- `health`: the health check node port of a Service;
 - `proxy`: the node's part: dummy link, sets, guard chain, SNAT, kernel settings.
 """
 
 from __future__ import annotations
 
 from kuberouter.compilers.services.frontends import compile_service
+from kuberouter.compilers.services.healthchecks import compile_health
 from kuberouter.compilers.services.ipvs import compile_destinations
 from kuberouter.compilers.services.node import compile_proxy
 
-__all__ = ["COMPILERS", "compile_destinations", "compile_proxy", "compile_service"]
+__all__ = ["COMPILERS", "compile_destinations", "compile_health", "compile_proxy", "compile_service"]
 
 COMPILERS = (
     ("proxy", compile_proxy),
     ("services", compile_service),
     ("destinations", compile_destinations),
+    ("health", compile_health),
 )
 """Names and functions in the order in which they should run."""

@@ -36,6 +36,8 @@ class Part:
         self.links: tuple[str, ...] = ()
         """Names of the links that it makes."""
         self.link_prefixes: tuple[str, ...] = ()
+        self.alive: Callable[[], bool] = lambda: True
+        """Whether the engine does its work, well or not; known once the parts are put together."""
         self.audits: list[tuple[float, tuple[type[Row], ...]]] = []
 
 

@@ -6,9 +6,10 @@ from kuberouter.cluster.dependents import services
 from kuberouter.compilers.names import DUMMY_LINK, LOCAL_ADDRESS_SET, SERVICE_ADDRESS_SET, SERVICES_CHAIN, SNAT_CHAIN
 from kuberouter.compilers.services import COMPILERS
 from kuberouter.daemon.parts.part import Part, register, shared
+from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
 from kuberouter.drivers.network import AddressDriver
-from kuberouter.model.host import Sysctl
+from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member
 from kuberouter.model.network import Address, Link
@@ -27,6 +28,7 @@ def proxy_part(settings: ProxySettings) -> Part:
         IpvsTimeout: TimeoutDriver,
         VirtualService: VirtualServiceDriver,
         Destination: DestinationDriver,
+        HealthPort: lambda: HealthPortDriver(lambda: part.alive()),
         Address: lambda: AddressDriver((DUMMY_LINK,)),
     }
     part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN)

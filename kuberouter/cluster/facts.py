@@ -51,4 +51,5 @@ def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[I
         mtu=mtu,
         subnets=tuple(dict.fromkeys(subnets)),
         local_addresses=tuple(dict.fromkeys(local)),
+        zone=node.zone,
     )

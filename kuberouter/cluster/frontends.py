@@ -9,7 +9,7 @@ import enum
 from collections.abc import Iterable, Iterator, Sequence
 
 from kuberouter.model.cluster import ClusterObject, EndpointCondition, EndpointSlice, Service
-from kuberouter.model.core import Family, KeyValue, L4Protocol, ObjectRef, family_of
+from kuberouter.model.core import Family, KeyValue, L4Protocol, ObjectRef, Value, family_of
 
 _READY = EndpointCondition.READY.value
 
@@ -69,20 +69,74 @@ def _precedence(claimant: Claimant) -> tuple[bool, float, str, str, int]:
     return kind > FrontendKind.NODE_PORT, created, ref.namespace, ref.name, kind
 
 
+class Standing(Value, frozen=True, gc=False):
+    """How a group stands as a whole: what a single slice has to know of the others."""
+
+    ready: bool = False
+    """Somebody is ready."""
+    ready_here: bool = False
+    """Somebody of this node is ready."""
+    node_hints: bool = False
+    """Everybody who is ready is meant for certain nodes, and somebody for this one."""
+    zones: frozenset[str] = frozenset()
+    """The zones for which ready endpoints are meant, if everybody who is ready is meant for certain zones."""
+
+
+class _Tally:
+    """Of one group, the numbers of slices in which there is a ready endpoint of this kind and that."""
+
+    __slots__ = ("for_here", "here", "no_node", "no_zone", "ready", "zones")
+
+    def __init__(self) -> None:
+        self.ready = self.here = self.for_here = self.no_node = self.no_zone = 0
+        self.zones: dict[str, int] | None = None
+
+    def add(self, found: EndpointSlice, node: str, step: int) -> None:
+        """Count a slice in (`step` 1) or out (-1)."""
+        ready = [e for e in found.endpoints if e.conditions & _READY]
+        if not ready:
+            return
+        self.ready += step
+        if any(e.node == node for e in ready):
+            self.here += step
+        if any(e.hints is None for e in ready):
+            # As it nearly always is. Hints count only if all have them, so what others have need not be known.
+            self.no_node += step
+            self.no_zone += step
+            return
+        hints = [e.hints for e in ready if e.hints is not None]
+        self.no_node += step * (not all(h.nodes for h in hints))
+        self.for_here += step * any(node in h.nodes for h in hints)
+        self.no_zone += step * (not all(h.zones for h in hints))
+        zones = self.zones = self.zones or {}
+        for zone in {zone for h in hints for zone in h.zones}:
+            zones[zone] = zones.get(zone, 0) + step
+            if not zones[zone]:
+                del zones[zone]
+
+    def standing(self) -> Standing:
+        """What it comes to."""
+        zones = frozenset(self.zones) if self.zones and not self.no_zone else _NOWHERE
+        return Standing(self.ready > 0, self.here > 0, self.for_here > 0 and not self.no_node, zones)
+
+
+_NOWHERE: frozenset[str] = frozenset()
+_NOBODY = Standing()
+
+
 class FrontendIndex:
-    """Claims by Service, and how many slices of each group have ready endpoints, anywhere and on this node."""
+    """Claims by Service, and how each group of endpoints stands over all slices."""
 
     def __init__(self, node: str) -> None:
         self._node = node
         self._claimants: dict[Claim, list[Claimant]] = {}
         self._outside: dict[tuple[L4Protocol, int], dict[ObjectRef, int]] = {}
         """By port, the Services that ask for it at an address which may be the node's own, and at how many."""
-        self._ready: dict[Group, int] = {}
-        self._ready_here: dict[Group, int] = {}
+        self._tallies: dict[Group, _Tally] = {}
         self.contenders: set[ObjectRef] = set()
         """Other Services that want what the last change claimed or gave up."""
         self.flipped: set[ObjectRef] = set()
-        """Services of which the last change altered whether any endpoint, or any local one, is ready."""
+        """Services of which the last change altered how a group stands."""
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change; `contenders` and `flipped` then say what it means for others."""
@@ -92,13 +146,11 @@ class FrontendIndex:
         if isinstance(new, Service):
             self._claim(new, 1)
         if isinstance(old, EndpointSlice) or isinstance(new, EndpointSlice):
-            groups = {g: (self.any_ready(g), self.any_ready_here(g)) for s in (old, new) for g in self._groups(s)}
+            groups = {group: self.standing(group) for each in (old, new) for group in self._groups(each)}
             for each, step in ((old, -1), (new, 1)):
                 if isinstance(each, EndpointSlice):
                     self._count(each, step)
-            for group, before in groups.items():
-                if (self.any_ready(group), self.any_ready_here(group)) != before:
-                    self.flipped.add(group.service)
+            self.flipped.update(group.service for group, before in groups.items() if self.standing(group) != before)
 
     def _claim(self, service: Service, step: int) -> None:
         for kind, claim in claims(service):
@@ -132,25 +184,17 @@ class FrontendIndex:
                 yield Group(found.service, family, port.name, port.protocol)
 
     def _count(self, found: EndpointSlice, step: int) -> None:
-        ready = any(e.conditions & _READY for e in found.endpoints)
-        here = ready and any(e.conditions & _READY and e.node == self._node for e in found.endpoints)
         for group in self._groups(found):
-            for counted, book in ((ready, self._ready), (here, self._ready_here)):
-                if counted:
-                    left = book.get(group, 0) + step
-                    if left:
-                        book[group] = left
-                    else:
-                        del book[group]
+            tally = self._tallies.setdefault(group, _Tally())
+            tally.add(found, self._node, step)
+            if not tally.ready:
+                del self._tallies[group]
 
     def claimants(self, claim: Claim) -> Sequence[Claimant]:
         """Who asks for this address and port; of those that may have it the first one gets it."""
         return self._claimants.get(claim, ())
 
-    def any_ready(self, group: Group) -> bool:
-        """Whether a group has a ready endpoint anywhere."""
-        return group in self._ready
-
-    def any_ready_here(self, group: Group) -> bool:
-        """Whether a group has a ready endpoint on this node."""
-        return group in self._ready_here
+    def standing(self, group: Group) -> Standing:
+        """How a group stands as a whole."""
+        tally = self._tallies.get(group)
+        return tally.standing() if tally is not None else _NOBODY

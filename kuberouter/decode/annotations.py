@@ -23,6 +23,7 @@ SCHED_FLAGS = {"flag-1": 0x08, "flag-2": 0x10, "flag-3": 0x20}
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 OUR_PROXY_NAME = "kube-router"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
+ZONE_LABEL = "topology.kubernetes.io/zone"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 

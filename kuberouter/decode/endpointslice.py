@@ -7,10 +7,10 @@ from sys import intern
 import msgspec
 
 from kuberouter.decode.annotations import HEADLESS_LABEL, SERVICE_NAME_LABEL
-from kuberouter.decode.common import Bytes, Trouble, reference, struct
+from kuberouter.decode.common import Bytes, Trouble, reference, shared, struct
 from kuberouter.decode.scalars import address, port, protocol
-from kuberouter.decode.schema import Metadata, RawConditions, RawEndpointSlice
-from kuberouter.model.cluster import Endpoint, EndpointCondition, EndpointSlice, SlicePort
+from kuberouter.decode.schema import Metadata, RawConditions, RawEndpointSlice, RawHints
+from kuberouter.model.cluster import Endpoint, EndpointCondition, EndpointSlice, Hints, SlicePort
 from kuberouter.model.core import ObjectRef, Problem, Reason
 
 _DECODER = msgspec.json.Decoder(RawEndpointSlice)
@@ -47,7 +47,8 @@ def decode_endpointslice(raw: Bytes) -> tuple[EndpointSlice | None, tuple[Proble
         if len(packed) != length:
             trouble.add(f"endpoints[{index}].addresses[0]", f"is no {found.address_type} address")
             continue
-        endpoints.append(Endpoint(packed, _conditions(endpoint.conditions), intern(endpoint.node_name or "")))
+        hints = _hints(endpoint.hints) if endpoint.hints is not None else None
+        endpoints.append(Endpoint(packed, _conditions(endpoint.conditions), intern(endpoint.node_name or ""), hints))
     ref = ObjectRef("Service", trouble.ref.namespace, service)
     return EndpointSlice(trouble.ref, ref, _ports(found, trouble), tuple(endpoints)), tuple(trouble.problems)
 
@@ -71,6 +72,11 @@ def _conditions(raw: RawConditions | None) -> int:
         | (EndpointCondition.SERVING.value if serving else 0)
         | (EndpointCondition.TERMINATING.value if raw.terminating else 0)
     )
+
+
+def _hints(raw: RawHints) -> Hints | None:
+    zones, nodes = (tuple(intern(target.name) for target in each or ()) for each in (raw.for_zones, raw.for_nodes))
+    return shared(Hints(zones, nodes)) if zones or nodes else None
 
 
 def _ports(found: RawEndpointSlice, trouble: Trouble) -> tuple[SlicePort, ...]:

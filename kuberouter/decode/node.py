@@ -6,7 +6,7 @@ from sys import intern
 
 import msgspec
 
-from kuberouter.decode.annotations import NAMESPACE_POLICY, node_options
+from kuberouter.decode.annotations import NAMESPACE_POLICY, ZONE_LABEL, node_options
 from kuberouter.decode.common import Bytes, Trouble, labels, reference, shared, struct
 from kuberouter.decode.scalars import address, port, prefix, protocol
 from kuberouter.decode.schema import PodStatus, RawContainer, RawNamespace, RawNode, RawPod
@@ -40,6 +40,7 @@ def decode_node(raw: Bytes) -> tuple[Node | None, tuple[Problem, ...]]:
         tuple(lists["ExternalIP"]),
         trouble.values("spec.podCIDRs", prefix, cidrs),
         node_options(found.metadata.annotations, trouble),
+        intern((found.metadata.labels or {}).get(ZONE_LABEL, "")),
     )
     return node, tuple(trouble.problems)
 

@@ -82,6 +82,7 @@ class ServiceSpec(Json):
     external_traffic_policy: str | None = None
     health_check_node_port: int = 0
     publish_not_ready_addresses: bool = False
+    load_balancer_source_ranges: list[str] | None = None
 
 
 class RawService(Json):
@@ -96,10 +97,20 @@ class RawConditions(Json):
     terminating: bool | None = None
 
 
+class HintTarget(Json):
+    name: str
+
+
+class RawHints(Json):
+    for_zones: list[HintTarget] | None = None
+    for_nodes: list[HintTarget] | None = None
+
+
 class RawEndpoint(Json):
     addresses: list[str]
     conditions: RawConditions | None = None
     node_name: str | None = None
+    hints: RawHints | None = None
 
 
 class RawSlicePort(Json):

@@ -6,10 +6,10 @@ import msgspec
 
 from kuberouter.decode.annotations import HEADLESS_LABEL, OUR_PROXY_NAME, PROXY_NAME_LABEL, service_options
 from kuberouter.decode.common import Bytes, Trouble, created, reference, struct
-from kuberouter.decode.scalars import address, port, protocol
+from kuberouter.decode.scalars import address, port, prefix, protocol
 from kuberouter.decode.schema import RawService, RawServicePort, ServiceSpec
 from kuberouter.model.cluster import Service, ServicePort, ServiceType
-from kuberouter.model.core import Problem, Reason
+from kuberouter.model.core import Prefix, Problem, Reason
 
 _DECODER = msgspec.json.Decoder(RawService)
 DEFAULT_AFFINITY = 10800
@@ -39,10 +39,11 @@ def decode_service(raw: Bytes) -> tuple[Service | None, tuple[Problem, ...]]:
         _load_balancer_ips(found, trouble),
         _ports(spec.ports, trouble),
         _affinity(spec, trouble),
-        spec.internal_traffic_policy == "Local",
-        spec.external_traffic_policy == "Local",
+        _local("spec.internalTrafficPolicy", spec.internal_traffic_policy, trouble),
+        _local("spec.externalTrafficPolicy", spec.external_traffic_policy, trouble),
         spec.health_check_node_port,
         spec.publish_not_ready_addresses,
+        _source_ranges(spec, trouble),
         labels.get(PROXY_NAME_LABEL, OUR_PROXY_NAME) == OUR_PROXY_NAME and HEADLESS_LABEL not in labels,
         service_options(found.metadata.annotations, trouble),
     )
@@ -73,6 +74,20 @@ def _ports(raws: list[RawServicePort] | None, trouble: Trouble) -> tuple[Service
         if proto is not None and number is not None and node_port is not None:
             found.append(ServicePort(raw.name, proto, number, node_port))
     return tuple(found)
+
+
+def _local(field: str, policy: str | None, trouble: Trouble) -> bool:
+    if policy not in (None, "", "Cluster", "Local"):
+        trouble.add(field, f"{policy!r} is neither Cluster nor Local; Cluster is used", Reason.UNSUPPORTED)
+    return policy == "Local"
+
+
+def _source_ranges(spec: ServiceSpec, trouble: Trouble) -> tuple[Prefix, ...] | None:
+    """None where everybody may come. A range that cannot be read lets nobody in."""
+    if not spec.load_balancer_source_ranges:
+        return None
+    texts = [text.strip() for text in spec.load_balancer_source_ranges]
+    return tuple(dict.fromkeys(trouble.values("spec.loadBalancerSourceRanges", prefix, texts)))
 
 
 def _affinity(spec: ServiceSpec, trouble: Trouble) -> int:

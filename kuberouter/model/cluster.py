@@ -95,6 +95,8 @@ class Service(Value, frozen=True, gc=False):
     external_local: bool = False
     health_check_node_port: int = 0
     publish_not_ready: bool = False
+    source_ranges: tuple[Prefix, ...] | None = None
+    """Who may reach the load balancer addresses; None is everybody, none at all is nobody."""
     proxied: bool = True
     """False when the labels `service-proxy-name` or `headless` hand the Service to somebody else."""
     options: ServiceOptions = ServiceOptions()
@@ -113,6 +115,13 @@ class EndpointCondition(enum.IntFlag):
     TERMINATING = 4
 
 
+class Hints(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """For which zones and which nodes an endpoint is meant (discovery/v1 EndpointHints); empty is no hint."""
+
+    zones: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
 class Endpoint(Value, frozen=True, gc=False):
     """One endpoint of a slice; `address` is its first address (the API says all are interchangeable)."""
 
@@ -120,6 +129,7 @@ class Endpoint(Value, frozen=True, gc=False):
     conditions: int
     """Bits of `EndpointCondition`."""
     node: str = ""
+    hints: Hints | None = None
 
 
 class SlicePort(Value, frozen=True, gc=False):
@@ -237,6 +247,8 @@ class Node(Value, frozen=True, gc=False):
     external_addresses: tuple[bytes, ...] = ()
     spec_pod_cidrs: tuple[Prefix, ...] = ()
     options: NodeOptions = NodeOptions()
+    zone: str = ""
+    """Label `topology.kubernetes.io/zone`."""
 
     @property
     def pod_cidrs(self) -> tuple[Prefix, ...]:

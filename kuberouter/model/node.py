@@ -26,6 +26,8 @@ class NodeFacts(Value, frozen=True, gc=False):
     """Connected prefixes of the node's addresses."""
     local_addresses: tuple[bytes, ...] = ()
     """Every address on any link that is not ours (not kube-dummy-if, kube-bridge or a tunnel)."""
+    zone: str = ""
+    """Where the node is, for hints that endpoints carry; empty when its Node object does not tell."""
 
     def address(self, family: Family) -> bytes | None:
         """The best address of a family: the primary one if it is of that family, else the first of it."""

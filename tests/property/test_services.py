@@ -232,4 +232,5 @@ def answering(
                 if family_of(e.address) is family and (not local or e.node == NODE)
             ]
     ready = {(address, number) for conditions, address, number in found if conditions & READY}
-    return ready or {(address, number) for conditions, address, number in found if conditions & SERVING}
+    leaving = SERVING | TERMINATING
+    return ready or {(address, number) for conditions, address, number in found if conditions & leaving == leaving}

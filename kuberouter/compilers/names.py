@@ -12,8 +12,13 @@ DUMMY_LINK = "kube-dummy-if"
 
 SERVICE_ADDRESS_SET = "kube-router-svip"
 SERVICE_PORT_SET = "kube-router-svip-prt"
+RESTRICTED_SET = "kube-router-svip-guarded"
+"""Addresses with ports that only certain clients may reach,"""
+SOURCE_SET = "kube-router-svip-sources"
+"""and with which networks those are. The names begin like that of the service addresses, and so are ours."""
 LOCAL_ADDRESS_SET = "kube-router-local-ips"
 SERVICES_CHAIN = "KUBE-ROUTER-SERVICES"
+SOURCES_CHAIN = "KUBE-ROUTER-SOURCES"
 SNAT_CHAIN = "KUBE-ROUTER-SNAT"
 
 

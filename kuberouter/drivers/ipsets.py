@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, family_of
 from kuberouter.model.meter import UNMETERED, Meter
-from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType
+from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType, SourcedKey
 from kuberouter.wire import ipset
 from kuberouter.wire.netlink import Message, NetlinkSocket, error_text, load_module
 
@@ -115,7 +115,7 @@ class MemberDriver(_Sets):
         for part in self._dump(entries=True):
             if part.kind.startswith("hash:net"):
                 nets.add(part.name)
-            rows = [Member(MemberKey(part.name, *entry)) for entry in ipset.parse_entries(part)]
+            rows = [Member(_member_key(part.name, entry)) for entry in ipset.parse_entries(part)]
             if part.name in nets:
                 halves = {row.key for row in rows if row.key.length == 1}
                 rows = [row for row in rows if row.key.length != 1]
@@ -186,17 +186,31 @@ class MemberDriver(_Sets):
                 failed[key] = f"set {name} does not exist" if code == errno.ENOENT else _text(code)
 
 
+def _member_key(name: str, entry: ipset.Entry | ipset.SourcedEntry) -> MemberKey:
+    return MemberKey(name, *entry) if len(entry) == 4 else SourcedKey(name, *entry)
+
+
 def _request(name: str, keys: list[MemberKey]) -> bytes:
+    if isinstance(keys[0], SourcedKey):
+        return ipset.sourced_request(name, (_sourced(key) for key in keys if isinstance(key, SourcedKey)))
     size = len(keys[0].address)
     bits = size * 8
     # A set is of one family, so nearly always its entries are all alike: whole addresses.
     addresses = [key.address for key in keys if key.length == bits and not key.protocol]
     if len(addresses) == len(keys):
         return ipset.addresses_request(name, addresses)
-    return ipset.entries_request(name, (entry for key in keys for entry in _entries(key)))
+    return ipset.entries_request(name, (entry for key in keys for entry in _plain(key)))
 
 
-def _entries(key: MemberKey) -> tuple[ipset.Entry, ...]:
+def _sourced(key: SourcedKey) -> ipset.SourcedEntry:
+    return key.address, key.length, key.protocol, key.port, key.network, key.network_length
+
+
+def _entries(key: MemberKey) -> tuple[ipset.Entry | ipset.SourcedEntry, ...]:
+    return (_sourced(key),) if isinstance(key, SourcedKey) else _plain(key)
+
+
+def _plain(key: MemberKey) -> tuple[ipset.Entry, ...]:
     if key.length == 0:
         return tuple((half, 1, key.protocol, key.port) for half in HALVES[len(key.address)])
     return ((key.address, key.length, key.protocol, key.port),)

@@ -46,7 +46,7 @@ SEEN = 1.0
 """Seconds for which what chains were read from serves hooks too; both are always read together."""
 HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 """Chains that the kubelet creates with the variant that the node uses."""
-TABLES = (Table.MANGLE, Table.FILTER, Table.NAT)
+TABLES = (Table.RAW, Table.MANGLE, Table.FILTER, Table.NAT)
 
 Failures = dict[Hashable, str]
 

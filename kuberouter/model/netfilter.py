@@ -21,6 +21,7 @@ class SetType(enum.StrEnum):
     HASH_NET = "hash:net"
     HASH_IP_PORT = "hash:ip,port"
     HASH_NET_PORT = "hash:net,port"
+    HASH_IP_PORT_NET = "hash:ip,port,net"
 
 
 class IpSetKey(KeyValue, frozen=True, gc=False, cache_hash=True):
@@ -50,6 +51,13 @@ class MemberKey(Value, frozen=True, gc=False):
     port: int = 0
 
 
+class SourcedKey(MemberKey, frozen=True, gc=False):
+    """An entry of a hash:ip,port,net set: the network besides. A length of 0 is no network that such a set takes."""
+
+    network: bytes = b""
+    network_length: int = 0
+
+
 class Member(Value, frozen=True, gc=False):
     """A set entry."""
 
@@ -62,6 +70,7 @@ class Table(enum.StrEnum):
     FILTER = "filter"
     NAT = "nat"
     MANGLE = "mangle"
+    RAW = "raw"
 
 
 class ChainKey(KeyValue, frozen=True, gc=False, cache_hash=True):

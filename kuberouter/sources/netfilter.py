@@ -24,7 +24,7 @@ WAIT = 0.5
 PAUSE = 0.2
 """Seconds between two tellings: whoever writes rules without end must not make us read them without end."""
 OURS = {(family.value, name) for family, name in TABLE_NAME.items()}
-XTABLES = {(family, table) for family in (2, 10) for table in ("filter", "nat", "mangle")}
+XTABLES = {(family, table) for family in (2, 10) for table in ("raw", "mangle", "filter", "nat")}
 BUILTIN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 NFT_ROWS: frozenset[type[Row]] = frozenset((NftTable, NftSet, NftElement, NftChain, NftVerdict))
 XTABLES_ROWS: frozenset[type[Row]] = frozenset((Chain, Hook))

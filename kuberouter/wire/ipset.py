@@ -1,7 +1,7 @@
 """IP sets on the wire (nfnetlink, linux/netfilter/ipset/ip_set.h): create, destroy, many entries in one message, dump.
 
 Pure packing and unpacking. An entry is (packed address, prefix length, protocol, port); length, protocol and port are
-used as the set's type says.
+used as the set's type says. Entries of hash:ip,port,net sets have a network besides: (..., packed address, length).
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ IPSET_CMD_ADD, IPSET_CMD_DEL = 9, 10
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY, ATTR_FLAGS, ATTR_DATA = 1, 2, 3, 4, 5, 6, 7
 ATTR_ADT, ATTR_LINENO = 8, 9
 ATTR_IP, ATTR_CIDR, ATTR_PORT, ATTR_PROTO = 1, 3, 4, 7
+ATTR_IP2, ATTR_CIDR2 = 20, 21
 ATTR_HASHSIZE, ATTR_MAXELEM, ATTR_ELEMENTS = 18, 19, 24
 ATTR_IPADDR_IPV4, ATTR_IPADDR_IPV6 = 1, 2
 IPSET_FLAG_LIST_HEADER = 1 << 2
 
-REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:net,port": 7}
+REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:net,port": 7, "hash:ip,port,net": 7}
 """Oldest revisions that every supported kernel has and that lack nothing we use."""
 MAXELEM = 1 << 20
 IPSET_ERR_BUSY = 4100
@@ -45,6 +46,7 @@ NFGEN = Struct("=BBH")
 PORT = Struct(">H")
 U32 = Struct(">I")
 Entry = tuple[bytes, int, int, int]
+SourcedEntry = tuple[bytes, int, int, int, bytes, int]
 
 _PROTOCOL = attribute(ATTR_PROTOCOL, b"\7")
 
@@ -96,15 +98,24 @@ def swap_request(name: str, other: str) -> bytes:
 # same work is ten times as long.
 
 
-def _entry(entry: Entry) -> bytes:
-    address, length, protocol, port = entry
-    version = ATTR_IPADDR_IPV4 if len(address) == 4 else ATTR_IPADDR_IPV6
-    body = nested(ATTR_IP, attribute(version | NLA_F_NET_BYTEORDER, address))
+def _entry(entry: Entry | SourcedEntry) -> bytes:
+    address, length, protocol, port, *source = entry
+    body = _address(ATTR_IP, address)
     if length < len(address) * 8:
         body += attribute(ATTR_CIDR, bytes((length,)))
     if protocol:
         body += attribute(ATTR_PORT | NLA_F_NET_BYTEORDER, PORT.pack(port)) + attribute(ATTR_PROTO, bytes((protocol,)))
+    if source:
+        network, bits = source
+        assert isinstance(network, bytes)
+        assert isinstance(bits, int)
+        body += _address(ATTR_IP2, network) + attribute(ATTR_CIDR2, bytes((bits,)))
     return nested(ATTR_DATA, body)
+
+
+def _address(kind: int, address: bytes) -> bytes:
+    version = ATTR_IPADDR_IPV4 if len(address) == 4 else ATTR_IPADDR_IPV6
+    return nested(kind, attribute(version | NLA_F_NET_BYTEORDER, address))
 
 
 class _Shape:
@@ -150,6 +161,11 @@ def entries_request(name: str, entries: Iterable[Entry]) -> bytes:
     return _several(name, b"".join(map(_item, entries)))
 
 
+def sourced_request(name: str, entries: Iterable[SourcedEntry]) -> bytes:
+    """Body of an add or delete of several entries of a hash:ip,port,net set."""
+    return _several(name, b"".join(map(_entry, entries)))
+
+
 _LINE = attribute(ATTR_LINENO | NLA_F_NET_BYTEORDER, b"\0\0\0\0")
 """The kernel wants a line number beside several entries, though it is for texts only."""
 
@@ -158,7 +174,7 @@ def _several(name: str, data: bytes) -> bytes:
     return _head(name) + _LINE + nested(ATTR_ADT, data)
 
 
-def entry_request(name: str, entry: Entry) -> bytes:
+def entry_request(name: str, entry: Entry | SourcedEntry) -> bytes:
     """Body of an add or delete of one entry."""
     return _head(name) + _entry(entry)
 
@@ -199,7 +215,7 @@ def parse_size(part: SetPart) -> tuple[int, int]:
     return int.from_bytes(data.get(ATTR_HASHSIZE, b"")), int.from_bytes(data.get(ATTR_ELEMENTS, b""))
 
 
-def parse_entries(part: SetPart) -> list[Entry]:
+def parse_entries(part: SetPart) -> Sequence[Entry | SourcedEntry]:
     """The entries in one part of a dumped set."""
     data = part.found.get(ATTR_ADT, b"")
     return _alike(data) or [entry for _, each in each_attribute(data) if (entry := _parse(each)) is not None]
@@ -221,7 +237,7 @@ def _alike(data: bytes) -> list[Entry]:
     return []
 
 
-def _parse(data: bytes) -> Entry | None:
+def _parse(data: bytes) -> Entry | SourcedEntry | None:
     fields = attributes(data)
     address = next(iter(attributes(fields.get(ATTR_IP, b"")).values()), b"")
     if not address:
@@ -229,4 +245,8 @@ def _parse(data: bytes) -> Entry | None:
     length = fields[ATTR_CIDR][0] if ATTR_CIDR in fields else len(address) * 8
     protocol = fields[ATTR_PROTO][0] if ATTR_PROTO in fields else 0
     port = PORT.unpack(fields[ATTR_PORT][:2])[0] if ATTR_PORT in fields and protocol else 0
-    return address, length, protocol, port
+    if ATTR_IP2 not in fields:
+        return address, length, protocol, port
+    network = next(iter(attributes(fields[ATTR_IP2]).values()), b"")
+    bits = fields[ATTR_CIDR2][0] if ATTR_CIDR2 in fields else len(network) * 8
+    return address, length, protocol, port, network, bits

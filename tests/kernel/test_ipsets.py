@@ -9,7 +9,7 @@ import pytest
 
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.model.core import Batch, Family
-from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType
+from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType, SourcedKey
 from tests.kernel.drive import converge, owned, sh
 
 
@@ -26,6 +26,8 @@ SETS = {
     (SetType.HASH_IP_PORT, Family.IPV6): "inet6:KUBE-DST-IPPORT",
     (SetType.HASH_NET_PORT, Family.IPV4): "KUBE-DST-NETPORT",
     (SetType.HASH_NET_PORT, Family.IPV6): "inet6:KUBE-DST-NETPORT",
+    (SetType.HASH_IP_PORT_NET, Family.IPV4): "KUBE-DST-SOURCES",
+    (SetType.HASH_IP_PORT_NET, Family.IPV6): "inet6:KUBE-DST-SOURCES",
 }
 ALL = [IpSet(IpSetKey(name), kind, family) for (kind, family), name in SETS.items()]
 
@@ -39,6 +41,10 @@ def member(kind: SetType, family: Family, number: int) -> Member:
     protocol, port = ((6, 17, 132)[number % 3], number % 65535 + 1) if "port" in kind.value else (0, 0)
     if length == 1:
         raw = 0
+    if kind is SetType.HASH_IP_PORT_NET:
+        network = raw.to_bytes(bits // 8, "big") if number % 5 else bytes(bits // 8)
+        where = (SETS[kind, family], raw.to_bytes(bits // 8, "big"), bits, protocol, port)
+        return Member(SourcedKey(*where, network, bits if number % 5 else 1 + number % 8))
     return Member(MemberKey(SETS[kind, family], raw.to_bytes(bits // 8, "big"), length, protocol, port))
 
 
@@ -73,6 +79,8 @@ def test_ipset_reads_what_we_wrote(namespace: str) -> None:
         Member(MemberKey("inet6:KUBE-SRC-NET", bytes(16), 0)),
         Member(MemberKey("KUBE-DST-IPPORT", ip_address("10.1.2.3").packed, 32, 132, 80)),
         Member(MemberKey("KUBE-DST-NETPORT", ip_address("10.1.0.0").packed, 16, 17, 53)),
+        Member(SourcedKey("KUBE-DST-SOURCES", b"\x0a\x01\x02\x03", 32, 6, 80, b"\xcb\0\x71\0", 24)),
+        Member(SourcedKey("inet6:KUBE-DST-SOURCES", bytes(15) + b"\1", 128, 17, 53, bytes(15) + b"\2", 128)),
     ]
     assert converge(members, rows) == {}
     saved = sh("ipset", "save").splitlines()
@@ -84,6 +92,8 @@ def test_ipset_reads_what_we_wrote(namespace: str) -> None:
         "add inet6:KUBE-SRC-NET 8000::/1",
         "add KUBE-DST-IPPORT 10.1.2.3,sctp:80",
         "add KUBE-DST-NETPORT 10.1.0.0/16,udp:53",
+        "add KUBE-DST-SOURCES 10.1.2.3,tcp:80,203.0.113.0/24",
+        "add inet6:KUBE-DST-SOURCES ::1,udp:53,::2",
     ):
         assert line in saved
     assert owned(members) == {r.key: r for r in rows}

@@ -9,6 +9,7 @@ from kuberouter.cluster.frontends import Claim, FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.addresses import refusal
 from kuberouter.compilers.names import DUMMY_LINK, SERVICE_ADDRESS_SET, SERVICE_PORT_SET, set_name
+from kuberouter.compilers.services.sources import source_filter
 from kuberouter.model.cluster import Service, ServicePort
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Rank, Reason, Row, Value, family_of
 from kuberouter.model.ipvs import PERSISTENT, VirtualService, VirtualServiceKey
@@ -164,5 +165,7 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         rows[Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits))] = None
         port_set = set_name(SERVICE_PORT_SET, place.family)
         rows[Member(MemberKey(port_set, place.address, bits, int(place.protocol), place.port))] = None
+        if frontend.kind is not FrontendKind.CLUSTER:
+            rows.update(dict.fromkeys(source_filter(service, place)))
     problems = tuple(_problems(service, view, node, settings))
     return Fragment(tuple(rows), problems, Rank(since=service.created))

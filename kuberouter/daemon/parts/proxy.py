@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from kuberouter.cluster.dependents import services
-from kuberouter.compilers.names import DUMMY_LINK, LOCAL_ADDRESS_SET, SERVICE_ADDRESS_SET, SERVICES_CHAIN, SNAT_CHAIN
+from kuberouter.compilers.names import (
+    DUMMY_LINK,
+    LOCAL_ADDRESS_SET,
+    SERVICE_ADDRESS_SET,
+    SERVICES_CHAIN,
+    SNAT_CHAIN,
+    SOURCES_CHAIN,
+)
 from kuberouter.compilers.services import COMPILERS
 from kuberouter.daemon.parts.part import Part, register, shared
 from kuberouter.drivers.healthports import HealthPortDriver
@@ -31,7 +38,7 @@ def proxy_part(settings: ProxySettings) -> Part:
         HealthPort: lambda: HealthPortDriver(lambda: part.alive()),
         Address: lambda: AddressDriver((DUMMY_LINK,)),
     }
-    part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN)
+    part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
     part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE)
     part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET)
     part.links = (DUMMY_LINK,)

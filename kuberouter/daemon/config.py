@@ -193,6 +193,7 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
     return ProxySettings(
         sync_period=reader.flag("ipvs-sync-period", float),
         masquerade_all=reader.flag("masquerade-all", bool),
+        hairpin=reader.flag("hairpin-mode", bool),
         guard=reader.flag("ipvs-permit-all", bool),
         addresses=AddressRules(
             reader.flag("strict-external-ip-validation", bool),

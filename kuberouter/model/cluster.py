@@ -72,7 +72,7 @@ class ServiceOptions(Value, frozen=True, gc=False):
     hairpin: bool = False
     """Endpoints may reach themselves through the Service, also where `--hairpin-mode` is off."""
     hairpin_external: bool = False
-    """That holds for external and load balancer addresses too."""
+    """Kept for its users: hairpin holds for external and load balancer addresses anyway."""
     skip_lb_ips: bool = False
     """Load balancer addresses are not served here."""
     dsr: bool = False

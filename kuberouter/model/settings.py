@@ -40,6 +40,8 @@ class ProxySettings(Value, frozen=True, gc=False):
     """Seconds between audits of IPVS and of the VIPs."""
     masquerade_all: bool = False
     """SNAT every proxied flow, not only those from outside the pod CIDR."""
+    hairpin: bool = False
+    """`--hairpin-mode`: endpoints of every Service reach themselves through it."""
     guard: bool = True
     """`--ipvs-permit-all`: refuse ports of a VIP that no Service serves."""
     addresses: AddressRules = AddressRules()

@@ -17,7 +17,14 @@ from typing import Any
 
 import pytest
 
-from kuberouter.compilers.names import DUMMY_LINK, LOCAL_ADDRESS_SET, SERVICE_ADDRESS_SET, SERVICES_CHAIN, SNAT_CHAIN
+from kuberouter.compilers.names import (
+    DUMMY_LINK,
+    HAIRPIN_SET,
+    LOCAL_ADDRESS_SET,
+    SERVICE_ADDRESS_SET,
+    SERVICES_CHAIN,
+    SNAT_CHAIN,
+)
 from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
@@ -30,6 +37,7 @@ from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link
+from kuberouter.model.settings import AddressRules, ProxySettings
 from tests.kernel.conftest import need
 from tests.kernel.drive import sh
 from tests.support.lab import netns
@@ -137,7 +145,7 @@ def real_drivers() -> dict[type[Row], Any]:
     """The drivers of every table that the proxy writes, in the namespace of the calling thread."""
 
     def ours(name: str) -> bool:
-        return name.removeprefix("inet6:").startswith((SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET))
+        return name.removeprefix("inet6:").startswith((SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET))
 
     xtables = Xtables(detect_variant())
     return {
@@ -165,6 +173,9 @@ NODE_OBJECT = json.dumps(
 ).encode()
 
 
+SETTINGS = ProxySettings(addresses=AddressRules(strict=False))
+
+
 def vips(number: int) -> tuple[str, str]:
     """Service addresses of the number-th Service."""
     return f"10.96.0.{number}", f"fd96::{number:x}"
@@ -176,7 +187,7 @@ class Proxy:
     def __init__(self, net: Net) -> None:
         self.net = net
         self.objects: dict[ObjectRef, bytes] = {}
-        self.world = ProxyWorld(families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers())
+        self.world = ProxyWorld(SETTINGS, families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers())
 
     def apply(self, *objects: dict[str, Any]) -> int:
         """Tell it of objects; returns the number of rows written."""
@@ -197,7 +208,7 @@ class Proxy:
 
         Settings have no owner that could be recognised: every process asserts them.
         """
-        self.world = ProxyWorld(families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers(), start=False)
+        self.world = ProxyWorld(SETTINGS, families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers(), start=False)
         for raw in self.objects.values():
             self.world.feed(raw)
         self.world.sync()
@@ -216,6 +227,7 @@ class Proxy:
             spec = {"type": "NodePort", **spec}
         given = {"clusterIP": vips(number)[0], "clusterIPs": list(vips(number)), "ports": ports, **spec}
         metadata = {"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        metadata |= given.pop("metadata", {})
         self.apply({"kind": "Service", "metadata": metadata, "spec": given}, *self.slices(name, *pods))
 
     @staticmethod
@@ -334,6 +346,22 @@ def test_a_removed_endpoint_gets_no_more_connections(proxy: Proxy) -> None:
     proxy.apply(*proxy.slices("moving", "far"))
     for vip in vips(12):
         assert set(seen(proxy.tries("pod1", "udp", vip, count=6))) == {"far"}
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_an_endpoint_reaches_itself_through_every_address_of_its_service(proxy: Proxy, protocol: str) -> None:
+    metadata = {"annotations": {"kube-router.io/service.hairpin": ""}}
+    external = [vip.replace("0.14", "0.114").replace("::e", "::7e") for vip in vips(14)]
+    proxy.service("self", 14, "pod1", node_port=30014, metadata=metadata, externalIPs=external)
+    proxy.service("selfless", 15, "pod1")
+    # The bridge sends what is routed back to the port on which it came in without that port's hairpin flag.
+    assert "hairpin off" in sh("bridge", "-d", "link", "show", "dev", "veth0")
+    for index, address in enumerate(NODE_ADDRESS):
+        for target, port in ((vips(14)[index], 80), (external[index], 80), (address, 30014)):
+            assert seen(proxy.tries("pod1", protocol, target, port, count=2)) == {"pod1": address}, target
+        assert seen(proxy.tries("pod2", protocol, vips(14)[index], count=2)) == {"pod1": PODS["pod2"][index]}
+        (result,) = proxy.tries("pod1", protocol, vips(15)[index], count=1)
+        assert result.outcome is Outcome.DROPPED
 
 
 def test_a_udp_flow_leaves_a_removed_endpoint(proxy: Proxy) -> None:

@@ -36,6 +36,7 @@ MODULES = (
     "ip_set_hash_ip",
     "ip_set_hash_net",
     "ip_set_hash_ipport",
+    "ip_set_hash_ipportnet",
     "ip_set_hash_netport",
     "xt_set",
     "xt_ipvs",

@@ -8,6 +8,7 @@ from kuberouter.cluster.frontends import Group
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.services.endpoints import eligible, in_order, port_number
 from kuberouter.compilers.services.frontends import Frontend, frontends
+from kuberouter.compilers.services.nat import hairpin_members
 from kuberouter.model.cluster import EndpointSlice, Service
 from kuberouter.model.core import Fragment, ObjectRef, Owner, Rank, family_of
 from kuberouter.model.ipvs import Destination, DestinationKey
@@ -28,7 +29,8 @@ def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, sett
         if frontend.key.family is family
         for row in _destinations(frontend, service, found, view, node)
     )
-    return Fragment(rows, rank=Rank(since=service.created))
+    hairpins = tuple(hairpin_members(rows, found, service, node, settings))
+    return Fragment(rows + hairpins, rank=Rank(since=service.created))
 
 
 def _destinations(

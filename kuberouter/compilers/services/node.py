@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.names import (
     DUMMY_LINK,
+    HAIRPIN_SET,
     LOCAL_ADDRESS_SET,
     SERVICE_ADDRESS_SET,
     SERVICE_PORT_SET,
     SERVICES_CHAIN,
-    SNAT_CHAIN,
     set_name,
 )
 from kuberouter.compilers.services.kernel import kernel_rows
-from kuberouter.decode.scalars import show_prefix
+from kuberouter.compilers.services.nat import snat_problems, snat_rows
 from kuberouter.model.core import Family, Fragment, Owner, Row, family_of
 from kuberouter.model.netfilter import (
     ChainKey,
@@ -27,7 +26,6 @@ from kuberouter.model.netfilter import (
     IpSetKey,
     Member,
     MemberKey,
-    Position,
     SetType,
     Table,
     make_chain,
@@ -49,15 +47,15 @@ REFUSAL = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreac
 
 def compile_proxy(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
     """What the proxy needs on the node whatever Services there are, for each family in use."""
-    del key, view
+    del view
     rows: list[Row] = [Link(LinkKey(DUMMY_LINK), LinkKind.DUMMY, DUMMY_MTU)]
     rows += kernel_rows(node, settings)
     for family in node.families:
         rows += _sets(family, node)
         if settings.guard:
             rows += _guard(family)
-        rows += _snat(family, node, settings)
-    return Fragment(tuple(rows))
+        rows += snat_rows(family, node, settings)
+    return Fragment(tuple(rows), tuple(snat_problems(node, settings, key.subject)))
 
 
 def _sets(family: Family, node: NodeFacts) -> Iterator[Row]:
@@ -65,6 +63,7 @@ def _sets(family: Family, node: NodeFacts) -> Iterator[Row]:
         (SERVICE_ADDRESS_SET, SetType.HASH_IP),
         (SERVICE_PORT_SET, SetType.HASH_IP_PORT),
         (LOCAL_ADDRESS_SET, SetType.HASH_IP),
+        (HAIRPIN_SET, SetType.HASH_IP_PORT_NET),
     ):
         yield IpSet(IpSetKey(set_name(name, family)), kind, family)
     for address in dict.fromkeys((*node.addresses, *node.local_addresses)):
@@ -91,23 +90,3 @@ def _guard(family: Family) -> Iterator[Row]:
     yield make_chain(ChainKey(family, Table.FILTER, SERVICES_CHAIN), rules)
     text = f"-m set --match-set {addresses} dst -j {SERVICES_CHAIN}"
     yield Hook(HookKey(family, Table.FILTER, "INPUT", text), HookRank.SERVICES)
-
-
-def _snat(family: Family, node: NodeFacts, settings: ProxySettings) -> Iterator[Row]:
-    """Proxied flows between this node's pods keep their addresses; all others answer through this node.
-
-    One chain for all pod CIDRs of the family: a flow is exempt if it touches any of them, not if it misses one.
-    """
-    source = node.address(family)
-    if source is None:
-        return
-    rules: list[str] = []
-    if not settings.masquerade_all:
-        for prefix in node.pod_cidrs:
-            if prefix.family is family:
-                rules += (f"-{flag} {show_prefix(prefix)} -j RETURN" for flag in "sd")
-    rules.append(f"-j SNAT --to-source {ipaddress.ip_address(source)} --random-fully")
-    yield make_chain(ChainKey(family, Table.NAT, SNAT_CHAIN), tuple(rules))
-    # As the tools print it: "--ipvs" is implied, and left out by them.
-    text = f"-m ipvs --vdir ORIGINAL --vmethod MASQ -j {SNAT_CHAIN}"
-    yield Hook(HookKey(family, Table.NAT, "POSTROUTING", text), HookRank.MASQUERADE, Position.LAST)

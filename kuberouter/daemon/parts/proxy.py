@@ -5,6 +5,7 @@ from __future__ import annotations
 from kuberouter.cluster.dependents import services
 from kuberouter.compilers.names import (
     DUMMY_LINK,
+    HAIRPIN_SET,
     LOCAL_ADDRESS_SET,
     SERVICE_ADDRESS_SET,
     SERVICES_CHAIN,
@@ -40,7 +41,7 @@ def proxy_part(settings: ProxySettings) -> Part:
     }
     part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
     part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE)
-    part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET)
+    part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET)
     part.links = (DUMMY_LINK,)
     part.audits = [(settings.sync_period, tuple(part.drivers))]
     return part

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from ipaddress import ip_address
+
+import pytest
+
 from kuberouter.model.cluster import Interface, InterfaceAddress
-from kuberouter.model.core import ObjectRef
-from kuberouter.model.events import Upserted
+from kuberouter.model.core import Family, ObjectRef
+from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.ipvs import IpvsTimeout, Timer
+from kuberouter.model.netfilter import Chain, Member
 from kuberouter.model.settings import ProxySettings
-from tests.support.world import ProxyWorld
+from tests.support.world import NODE, ProxyWorld, node_bytes
+from tests.unit.compilers.services.test_services import endpoints, service
 
 
 def link(name: str, *addresses: tuple[bytes, int], index: int = 2) -> Upserted:
@@ -38,3 +45,105 @@ def test_kernel_settings_follow_the_node_and_the_flags() -> None:
         f"net.ipv4.conf.{name}.rp_filter": ("1", "2") for name in ("all", "kube-bridge", "kube-dummy-if", "eth0/7")
     }
     assert world.table(Sysctl)[SysctlKey("net/ipv4/vs/conntrack")].optional is False
+
+
+HAIRPIN = "-m set --match-set kube-router-hairpin src,dst,dst -j SNAT --to-source 192.0.2.1 --random-fully"
+SNAT = "-j SNAT --to-source 192.0.2.1 --random-fully"
+BOTH = (Family.IPV4, Family.IPV6)
+
+
+def snat(world: ProxyWorld, family: Family = Family.IPV4) -> tuple[str, ...]:
+    """The rules of the SNAT chain."""
+    (chain,) = (c for k, c in world.table(Chain).items() if k.name == "KUBE-ROUTER-SNAT" and k.family is family)
+    rules: tuple[str, ...] = chain.rules
+    return rules
+
+
+def node_with(*cidrs: str, addresses: tuple[str, ...] = ("192.0.2.1",)) -> bytes:
+    """This node with these pod CIDRs."""
+    node = json.loads(node_bytes())
+    node["spec"] = {"podCIDRs": list(cidrs)}
+    node["status"]["addresses"] = [{"type": "InternalIP", "address": address} for address in addresses]
+    return json.dumps(node).encode()
+
+
+def test_b31_a_flow_that_touches_any_pod_cidr_of_the_node_keeps_its_address() -> None:
+    world = ProxyWorld(node=node_with("10.244.1.0/24", "10.245.1.0/24"))
+    spared = [f"-{way} {cidr} -j RETURN" for cidr in ("10.244.1.0/24", "10.245.1.0/24") for way in "sd"]
+    assert snat(world) == (HAIRPIN, *spared, SNAT)
+    assert world.journal.standing == ()
+
+
+def test_b30_an_endpoint_that_reaches_itself_is_looked_for_before_everything_is_masqueraded() -> None:
+    assert snat(ProxyWorld(ProxySettings(masquerade_all=True))) == (HAIRPIN, SNAT)
+
+
+def test_a_node_without_pod_cidr_says_so_and_lets_answers_come_back_all_the_same() -> None:
+    node = node_with("10.244.1.0/24", addresses=("192.0.2.1", "2001:db8::1"))
+    world = ProxyWorld(families=BOTH, node=node)
+    assert len(snat(world)) == 4
+    assert len(snat(world, Family.IPV6)) == 2
+    (problem,) = world.journal.standing
+    assert str(problem) == (
+        "Node node-1: spec.podCIDRs: there is no IPv6 pod CIDR: "
+        "every IPv6 connection to a Service comes from the node's address"
+    )
+    assert ProxyWorld(ProxySettings(masquerade_all=True), node=node_with()).journal.standing == ()
+
+
+def hairpins(world: ProxyWorld) -> set[tuple[str, str, int, int]]:
+    """Set, address, protocol and port of the endpoints that may reach themselves; both addresses are the same."""
+    found = [key for key in world.table(Member) if "hairpin" in key.set]
+    assert all(key.address == key.network and key.network_length == key.length == len(key.address) * 8 for key in found)
+    return {(key.set, str(ip_address(key.address)), key.protocol, key.port) for key in found}
+
+
+@pytest.mark.parametrize("way", ["flag", "annotation"])
+def test_b19_every_local_endpoint_is_in_the_set_once_whatever_the_kinds_of_addresses(way: str) -> None:
+    metadata = {"annotations": {"kube-router.io/service.hairpin": ""}} if way == "annotation" else {}
+    world = ProxyWorld(ProxySettings(hairpin=way == "flag"), families=BOTH)
+    world.feed(node_with("10.244.1.0/24", "fd44::/64", addresses=("192.0.2.1", "2001:db8::1")))
+    ports = [
+        {"name": "a", "port": 80, "nodePort": 30080},
+        {"name": "b", "port": 81, "nodePort": 30081},
+        {"name": "u", "port": 53, "nodePort": 30053, "protocol": "UDP"},
+    ]
+    spec = {"type": "NodePort", "clusterIPs": ["10.96.0.10", "fd96::10"], "ports": ports, "metadata": metadata}
+    world.feed(service(**spec))
+    # Two ports of the Service lead to one of the endpoint; a pod of the host's network is the node itself.
+    targets = [{"name": "a", "port": 8080}, {"name": "b", "port": 8080}, {"name": "u", "port": 5353, "protocol": "UDP"}]
+    four = [("10.244.1.5", NODE, "rs"), ("10.244.2.5", "other", "rs"), ("192.0.2.1", NODE, "rs")]
+    world.feed(endpoints(*four, ports=targets))
+    world.feed(endpoints(("fd44::5", NODE, "rs"), ports=targets))
+    world.sync()
+    assert hairpins(world) == {
+        ("kube-router-hairpin", "10.244.1.5", 6, 8080),
+        ("kube-router-hairpin", "10.244.1.5", 17, 5353),
+        ("inet6:kube-router-hairpin", "fd44::5", 6, 8080),
+        ("inet6:kube-router-hairpin", "fd44::5", 17, 5353),
+    }
+    world.feed(endpoints(("fd44::5", NODE, ""), ports=targets))
+    before = snat(world), snat(world, Family.IPV6)
+    world.sync()
+    assert {name for name, *_ in hairpins(world)} == {"kube-router-hairpin"}
+    assert (snat(world), snat(world, Family.IPV6)) == before, "the rules stay, whoever is in the sets"
+
+
+def test_without_flag_and_annotation_nobody_is_in_the_set() -> None:
+    world = ProxyWorld()
+    world.feed(service(metadata={"annotations": {"kube-router.io/service.hairpin.externalips": ""}}))
+    world.feed(endpoints(("10.244.1.5", NODE, "rs")))
+    world.sync()
+    assert hairpins(world) == set()
+
+
+def test_an_endpoint_of_two_services_stays_in_the_set_until_the_last_lets_go() -> None:
+    world = ProxyWorld(ProxySettings(hairpin=True))
+    for name, address in (("web", "10.96.0.10"), ("api", "10.96.0.11")):
+        world.feed(service(name, clusterIP=address))
+        world.feed(endpoints(("10.244.1.5", NODE, "rs"), service=name))
+    world.sync()
+    for name, left in (("web", 1), ("api", 0)):
+        world.put(Deleted(ObjectRef("Service", "shop", name)))
+        world.sync()
+        assert len(hairpins(world)) == left

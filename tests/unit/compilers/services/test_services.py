@@ -305,18 +305,6 @@ def test_the_guard_serves_known_ports_and_never_refuses_the_node() -> None:
     assert not any(k.name == "KUBE-ROUTER-SERVICES" for k in unguarded.table(Chain))
 
 
-def test_snat_spares_the_pods_of_this_node_unless_told_to_take_all() -> None:
-    chain = next(c for k, c in ProxyWorld().table(Chain).items() if k.name == "KUBE-ROUTER-SNAT")
-    assert chain.rules == (
-        "-s 10.244.1.0/24 -j RETURN",
-        "-d 10.244.1.0/24 -j RETURN",
-        "-j SNAT --to-source 192.0.2.1 --random-fully",
-    )
-    everything = ProxyWorld(ProxySettings(masquerade_all=True))
-    chain = next(c for k, c in everything.table(Chain).items() if k.name == "KUBE-ROUTER-SNAT")
-    assert chain.rules == ("-j SNAT --to-source 192.0.2.1 --random-fully",)
-
-
 def test_destinations_begin_elsewhere_on_every_node() -> None:
     from kuberouter.compilers.services.endpoints import in_order
     from kuberouter.model.cluster import Endpoint

@@ -137,6 +137,18 @@ class FormerIptables(Value, frozen=True, gc=False):
     key: FormerIptablesKey
 
 
+class FormerDirectKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A family."""
+
+    family: Family
+
+
+class FormerDirect(Value, frozen=True, gc=False):
+    """What the Go kube-router has put around direct server return on the node. Never desired, so removed."""
+
+    key: FormerDirectKey
+
+
 class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One rule of a shared chain: `rank` orders rules in the chain (ties by text)."""
 

@@ -29,7 +29,7 @@ IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_PROTO = 2, 3, 4,
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_TARGET_NETNSID = 1, 2, 8, 10
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 7, 9, 15
-FRA_SRC, FRA_PRIORITY, FRA_TABLE = 2, 6, 15
+FRA_SRC, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE = 2, 6, 10, 15
 FR_ACT_TO_TBL = 1
 IPPROTO_IPV6 = 41
 
@@ -255,17 +255,18 @@ def _hops(payload: bytes) -> list[tuple[bytes, int]]:
 
 
 class RuleFacts(NamedTuple):
-    """A policy rule as the kernel tells it: its source prefix, the table to look into, its priority."""
+    """A policy rule as the kernel tells it: its source prefix, the table to look into, its priority, its mark."""
 
     family: int
     table: int
     source: bytes
     length: int
     priority: int
+    mark: int = 0
 
 
-def rule_request(family: int, source: bytes, length: int, table: int, priority: int = 0) -> bytes:
-    """Body of RTM_NEWRULE and RTM_DELRULE: from a source prefix, look into a table.
+def rule_request(family: int, source: bytes, length: int, table: int, priority: int = 0, *, mark: int = 0) -> bytes:
+    """Body of RTM_NEWRULE and RTM_DELRULE: from a source prefix, or with a mark, look into a table.
 
     Without a priority the kernel picks one for a new rule, and deletes the first rule that is at least as wide.
     """
@@ -275,6 +276,7 @@ def rule_request(family: int, source: bytes, length: int, table: int, priority: 
             attribute(FRA_SRC, source) if length else b"",
             attribute(FRA_TABLE, U32.pack(table)),
             attribute(FRA_PRIORITY, U32.pack(priority)) if priority else b"",
+            attribute(FRA_FWMARK, U32.pack(mark)) if mark else b"",
         )
     )
 
@@ -287,4 +289,5 @@ def parse_rule(body: bytes) -> RuleFacts:
         table = U32.unpack(found[FRA_TABLE])[0]
     source = found.get(FRA_SRC, b"\0" * (4 if family == socket.AF_INET else 16))
     priority = U32.unpack(found[FRA_PRIORITY])[0] if FRA_PRIORITY in found else 0
-    return RuleFacts(family, table, source, length, priority)
+    mark = U32.unpack(found[FRA_FWMARK])[0] if FRA_FWMARK in found else 0
+    return RuleFacts(family, table, source, length, priority, mark)

@@ -16,8 +16,8 @@ import msgspec
 
 from kuberouter.model.core import Unavailable, Value
 
-DEADLINE = 5.0
-"""Seconds that a call may take."""
+DEADLINE = 15.0
+"""Seconds that a call may take; the Go kube-router gives it as many, for a runtime that starts pods is busy."""
 HUNG = 30.0
 """Seconds after a call that got no answer in which no other is tried: whoever calls has more to do than wait."""
 PREFIX = "unix://"

@@ -100,7 +100,8 @@ def have(feature: str) -> bool:
 
     The module is loaded if it can be. Link types are tried in a scratch namespace.
     """
-    subprocess.run(["modprobe", "-q", feature], capture_output=True, check=False)
+    module = {"ip6tnl": "ip6_tunnel"}.get(feature, feature)
+    subprocess.run(["modprobe", "-q", module], capture_output=True, check=False)
     if feature == "ip_vs":
         return Path("/proc/net/ip_vs").exists()
     if feature == "sctp":
@@ -112,8 +113,11 @@ def have(feature: str) -> bool:
     scratch = f"{unique_prefix()}-try"
     _run(["ip", "netns", "add", scratch])
     words = ["ip", "-n", scratch, "link", "add", "try0", "type", feature]
-    if feature == "ipip":
-        words += ["remote", "192.0.2.1", "local", "192.0.2.2"]
+    # Without end points they would be the same as the links that come with the module.
+    words += {
+        "ipip": ["remote", "192.0.2.1", "local", "192.0.2.2"],
+        "ip6tnl": ["remote", "2001:db8::1", "local", "2001:db8::2"],
+    }.get(feature, [])
     try:
         return subprocess.run(words, capture_output=True, check=False).returncode == 0
     finally:

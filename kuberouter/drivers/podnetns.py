@@ -16,8 +16,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value, family_of
-from kuberouter.model.receivers import PodReceiver, PodReceiverKey
 from kuberouter.model.network import LinkKind
+from kuberouter.model.receivers import PodReceiver, PodReceiverKey
 from kuberouter.wire import rtnetlink as rt
 from kuberouter.wire.cri.client import Placed, Runtime
 from kuberouter.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkSocket, error_text, load_module

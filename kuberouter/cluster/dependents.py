@@ -40,7 +40,7 @@ def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
     if change.ref.kind == "Node":
         yield Owner("cluster-addresses", change.ref)
     elif change.ref.kind == "Service":
-        yield Owner("node-ports", change.ref)
+        yield Owner("served", change.ref)
     touched, bound = view.matches.touched, view.bindings.touched
     for compiler, refs in (
         ("policy", touched.policies),

@@ -450,3 +450,52 @@ WRITTEN: Scenarios = {name: manifests for group in GROUPS for name, manifests in
 """Every scenario by what it shows."""
 assert len(WRITTEN) == sum(map(len, GROUPS)), "two scenarios have one name"
 assert all(len(merged(manifests)) == len(manifests) for manifests in WRITTEN.values()), "two manifests have one name"
+
+SERVES: dict[str, tuple[str, ...]] = {
+    "W1": (
+        "one policy of both types keeps its directions apart",
+        "one policy of both types, the other way",
+        "one policy of both types with a port for each",
+        "one policy of both types with a peer for each",
+    ),
+    "W2": (
+        "a name that nobody has",
+        "a name that nobody has, from everybody",
+        "a name that nobody has beside a number",
+        "a name that nobody has, outwards",
+    ),
+    "W3": (
+        "an exception spares a sibling",
+        "an exception spares a sibling before it",
+        "an exception spares a sibling after it",
+        "exceptions of each other",
+    ),
+    "W4": (
+        "an exception of one rule spares another block",
+        "overlapping blocks",
+        "the same block twice",
+        "a block inside another's exception's inside",
+    ),
+    "W5": ("ports of two pods do not mix",),
+    "W6": (
+        "named ports of any destination",
+        "named ports of UDP of any destination",
+        "named ports of addresses",
+        "a name of a finished pod means nothing",
+    ),
+    "W7": ("a nil protocol without a port is all of TCP", "one port", "a port without a protocol is of TCP"),
+    "W8": ("everything of IPv6", "everything of IPv6 but one", "everything of IPv6 outwards"),
+    "W18": ("names that join alike", "long names with dots"),
+    "pain 29": ("a pod without an address is no target", "a pod without an address is no peer", "a pod without ports"),
+    "pain 32": ("deny everything everywhere",),
+    "except_then_allow": ("an exception of one rule spares another rule", "an exception spares pods outwards"),
+    "protocol_only_rule": ("a whole protocol", "a whole protocol outwards"),
+    "named_port_many_pods": ("a named port differs per pod", "named ports of some destinations"),
+    "named_port_differs_per_pod": ("named ports of destinations", "one name for two protocols"),
+    "comment_overlong": ("long names with dots",),
+    "pod_without_ip": ("a pod without an address is no target", "a block is not only for pods that are known"),
+    "nd_always": ("deny everything everywhere",),
+    "ns_label_change": ("namespaces that are labelled alike", "a namespace that loses its labels"),
+}
+"""Scenarios by what they are there for: a weakness of the original, a pain of users, a test that users ask for."""
+assert {name for names in SERVES.values() for name in names} <= WRITTEN.keys()

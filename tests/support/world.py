@@ -64,11 +64,12 @@ class World:
         *,
         drivers: Mapping[type[Row], Any] | None = None,
         derive: Sequence[Derive] = (),
+        node: str = NODE,
     ) -> None:
         self.journal = Journal()
         registered = [Registered(name, "test", compile_, settings) for name, compile_ in compilers]
         self.planner = Planner(
-            Cluster(NodeSettings(NODE, families), dependents, derive), registered, [*rows, Rule], self.journal
+            Cluster(NodeSettings(node, families), dependents, derive), registered, [*rows, Rule], self.journal
         )
         self.drivers: Mapping[type[Row], Any] = drivers or {row: MemoryDriver() for row in rows}
         self.dataplane = Dataplane([Table(row, driver) for row, driver in self.drivers.items()], self.planner.ledgers)

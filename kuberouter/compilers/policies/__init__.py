@@ -4,7 +4,7 @@
 - `membership`: a pod's entries in peer sets;
 - `isolation`: a local pod's profiles and its place in them;
 - `cluster-addresses`, `binding`: whose addresses a pod must not borrow, and through which link it sends;
-- `node-ports`: ports of the node that Services are reached by;
+- `served`: where a Service is reached, which policy leaves to the proxy;
 - `firewall`: the fixed chains and hooks of the node;
 - `annotation`: no rows, only what is to be said of an annotation without effect.
 
@@ -19,7 +19,7 @@ from typing import Any
 from kuberouter.compilers.policies import iptables, nftables
 from kuberouter.compilers.policies.annotation import compile_annotation
 from kuberouter.compilers.policies.binding import compile_binding, compile_cluster_addresses
-from kuberouter.compilers.policies.firewall import compile_firewall, compile_node_ports
+from kuberouter.compilers.policies.firewall import compile_firewall, compile_served
 from kuberouter.compilers.policies.isolation import compile_isolation
 from kuberouter.compilers.policies.membership import compile_membership
 from kuberouter.compilers.policies.policy import compile_policy
@@ -36,7 +36,7 @@ def compilers(spell: Spelling) -> tuple[tuple[str, Any], ...]:
         ("isolation", partial(compile_isolation, spell=spell)),
         ("cluster-addresses", partial(compile_cluster_addresses, spell=spell)),
         ("binding", partial(compile_binding, spell=spell)),
-        ("node-ports", partial(compile_node_ports, spell=spell)),
+        ("served", partial(compile_served, spell=spell)),
         ("firewall", partial(compile_firewall, spell=spell)),
         ("annotation", compile_annotation),
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kuberouter.cluster.facts import network_of
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.spelling import Spelling
-from kuberouter.model.core import Family, Fragment, Owner, Problem, Reason, Row
+from kuberouter.decode.scalars import show_prefix
+from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Prefix, Problem, Reason, Row, family_of
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.policy import Direction
@@ -65,16 +67,38 @@ def compile_firewall(
     return Fragment(tuple(rows), (Problem(key.subject, "spec.podCIDRs", Reason.MISSING, text),))
 
 
-def compile_node_ports(
+def compile_served(
     key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings, spell: Spelling
 ) -> Fragment:
-    """The node ports of one Service. Every other port of the node, in their range or not, is as any other address."""
+    """Where one Service is served: its node ports, and its cluster IPs if no range of the settings holds them.
+
+    Every other port of the node, in the range of node ports or not, is as any other address.
+    """
     service = view.service(key.subject)
     if service is None:
         return Fragment()
     low, high = settings.node_ports
     ports = [(port.protocol, port.node_port) for port in service.ports if low <= port.node_port <= high]
+    outside = [a for a in service.cluster_ips if not any(_holds(prefix, a) for prefix in settings.cluster_ranges)]
     rows: list[Row] = []
-    for family in node.families if ports else ():
-        rows += spell.node_ports(family, ports)
-    return Fragment(tuple(rows))
+    problems: tuple[Problem, ...] = ()
+    for family in node.families:
+        served = [(a, port.protocol, port.port) for a in outside if family_of(a) is family for port in service.ports]
+        rows += spell.node_ports(family, ports) if ports else ()
+        rows += spell.cluster_ips(family, served) if served else ()
+        # The same words for every such Service, so that they are one problem.
+        problems = (_wrong_range(node, settings),) if served else problems
+    return Fragment(tuple(rows), problems)
+
+
+def _holds(prefix: Prefix, address: bytes) -> bool:
+    return prefix.family is family_of(address) and network_of(address, prefix.length) == prefix
+
+
+def _wrong_range(node: NodeFacts, settings: FirewallSettings) -> Problem:
+    given = ",".join(map(show_prefix, settings.cluster_ranges))
+    text = (
+        f"{given} does not hold the cluster IPs of all Services; of those outside policy leaves only the ports that "
+        "a Service has to the proxy. It should be the apiserver's --service-cluster-ip-range"
+    )
+    return Problem(ObjectRef("Node", "", node.name), "--service-cluster-ip-range", Reason.CONFLICT, text)

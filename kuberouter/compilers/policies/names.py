@@ -19,6 +19,8 @@ DISPATCH_CHAIN = {Direction.EGRESS: "KUBE-ROUTER-POD-EGRESS", Direction.INGRESS:
 ALLOW_CHAIN = "KUBE-NWPLCY-ALLOW"
 GUARD_CHAIN = "KUBE-ROUTER-POD-GUARD"
 NODE_PORT_SET = "KUBE-DST-NODEPORTS"
+SERVED_SET = "KUBE-DST-SERVICES"
+"""Cluster IPs that no range of the flags holds, with the ports that are served there."""
 GUARD_SET = "KUBE-SRC-CLUSTER"
 """Pod CIDRs and addresses of all nodes: what no pod may borrow."""
 CUT_CHAIN = "KUBE-NWPLCY-CUT"

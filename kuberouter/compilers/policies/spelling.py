@@ -51,6 +51,9 @@ class Spelling(Protocol):
     def node_ports(self, family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Iterable[Row]:
         """Ports of the node that the proxy serves."""
 
+    def cluster_ips(self, family: Family, served: Iterable[tuple[bytes, L4Protocol, int]]) -> Iterable[Row]:
+        """Cluster IPs with a port that the proxy serves, where no range of the settings holds them."""
+
     def fixed(self, family: Family, settings: FirewallSettings) -> Iterable[Row]:
         """What stands without any policy."""
 

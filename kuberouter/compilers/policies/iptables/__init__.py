@@ -1,10 +1,18 @@
 """The iptables spelling: chains of the filter table and ipsets, verdicts carried by marks."""
 
-from kuberouter.compilers.policies.iptables.fixed import cluster_addresses, fixed, guard, known_only, node_ports
+from kuberouter.compilers.policies.iptables.fixed import (
+    cluster_addresses,
+    cluster_ips,
+    fixed,
+    guard,
+    known_only,
+    node_ports,
+)
 from kuberouter.compilers.policies.iptables.policies import member, place, pod_set, policy
 
 __all__ = [
     "cluster_addresses",
+    "cluster_ips",
     "fixed",
     "guard",
     "known_only",

@@ -120,6 +120,14 @@ def node_ports(family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Itera
             yield Member(MemberKey(members.key.name, half, 1, protocol, port))
 
 
+def cluster_ips(family: Family, served: Iterable[tuple[bytes, L4Protocol, int]]) -> Iterator[Row]:
+    """Cluster IPs with a port, in the set of the node ports: each of these at one address, not at all."""
+    members = _node_ports(family)
+    yield members
+    for address, protocol, port in served:
+        yield Member(MemberKey(members.key.name, address, len(address) * 8, protocol, port))
+
+
 def _node_ports(family: Family) -> IpSet:
     return fixed_set(family, NODE_PORT_SET, SetType.HASH_NET_PORT)
 

@@ -18,6 +18,7 @@ from kuberouter.compilers.policies.nftables.names import (
     dispatch_map,
     node_port_set,
     pod_blocks,
+    served_set,
 )
 from kuberouter.compilers.policies.nftables.policies import END, IF_CUT, REFUSAL, RESET, block, log
 from kuberouter.decode.scalars import show_prefix
@@ -47,6 +48,7 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
     """What stands without any policy."""
     yield NftTable(NftTableKey(LAYER[family]))
     yield node_port_set(family)
+    yield served_set(family)
     yield from guard_rows(family)
     for direction in Direction:
         yield dispatch_map(family, direction)
@@ -118,12 +120,19 @@ def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
         if prefix.family is family:
             yield f"{IP[family]} daddr {show_prefix(prefix)}"
     yield f"fib daddr type local meta l4proto . th dport @{node_port_set(family).key.name}"
+    yield f"{IP[family]} daddr . meta l4proto . th dport @{served_set(family).key.name}"
 
 
 def node_ports(family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Iterator[Row]:
     """Ports of the node that the proxy serves."""
     for protocol, port in ports:
         yield NftElement(NftElementKey(node_port_set(family).key, packed_port(protocol, port)))
+
+
+def cluster_ips(family: Family, served: Iterable[tuple[bytes, L4Protocol, int]]) -> Iterator[Row]:
+    """Cluster IPs with a port that the proxy serves there."""
+    for address, protocol, port in served:
+        yield NftElement(NftElementKey(served_set(family).key, address + packed_port(protocol, port)))
 
 
 def known_only(family: Family, prefixes: Iterable[Prefix]) -> Iterator[Row]:

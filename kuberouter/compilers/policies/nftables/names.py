@@ -9,6 +9,7 @@ from kuberouter.compilers.policies.names import (
     NODE_PORT_SET,
     POLICY_PREFIX,
     PROFILE_PREFIX,
+    SERVED_SET,
     SET_PREFIX,
     content_name,
 )
@@ -54,6 +55,11 @@ def dispatch_map(family: Family, direction: Direction) -> NftSet:
 def node_port_set(family: Family) -> NftSet:
     """Ports of the node that the proxy serves."""
     return NftSet(set_key(family, NODE_PORT_SET), (KeyType.INET_PROTO, KeyType.INET_SERVICE))
+
+
+def served_set(family: Family) -> NftSet:
+    """Cluster IPs that no range of the flags holds, with the ports that the proxy serves there."""
+    return NftSet(set_key(family, SERVED_SET), (ADDRESS[family], KeyType.INET_PROTO, KeyType.INET_SERVICE))
 
 
 def pod_blocks(family: Family) -> NftSet:

@@ -63,7 +63,7 @@ def test_the_addresses_of_the_cluster_are_those_of_its_nodes_and_their_pods() ->
 def test_only_node_ports_of_services_are_left_to_the_proxy() -> None:
     ports = tuple(ServicePort("", L4Protocol.UDP, 53, number) for number in (0, 30053, 20000))
     service = Service(ObjectRef("Service", "default", "dns"), 0.0, ServiceType.NODE_PORT, ports=ports)
-    rows = COMPILERS["node-ports"](Owner("node-ports", service.ref), cluster(service), node=NODE, settings=PLAIN).rows
+    rows = COMPILERS["served"](Owner("served", service.ref), cluster(service), node=NODE, settings=PLAIN).rows
     members = [row.key for row in rows if isinstance(row, Member)]
     assert {(key.protocol, key.port) for key in members} == {(L4Protocol.UDP, 30053)}
     assert {(key.address, key.length) for key in members} == {(bytes(4), 1), (b"\x80\0\0\0", 1)}

@@ -7,6 +7,7 @@ networks outside the cluster, as VPN gateways do.
 
 from __future__ import annotations
 
+from kuberouter.cluster.selectors import enforceable
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.rules import governs
 from kuberouter.compilers.policies.spelling import Spelling
@@ -38,8 +39,10 @@ def compile_binding(
     """The rules about one pod's source addresses; nothing while its link is not known."""
     del settings
     pod = view.pod(key.subject)
-    link = view.bindings.link_of(pod) if pod is not None else None
-    if pod is None or link is None:
+    if pod is None or not enforceable(pod) or pod.node != node.name:
+        return Fragment()
+    link = view.bindings.link_of(pod)
+    if link is None:
         return Fragment()
     selecting = (view.policy(ref) for ref in view.matches.policies_of(pod.ref))
     confined = any(policy is not None and governs(policy, Direction.EGRESS) for policy in selecting)

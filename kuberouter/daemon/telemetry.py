@@ -23,7 +23,7 @@ from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.loop import Engine
 from kuberouter.engine.planner import Planner
 from kuberouter.model.bgp import Peer
-from kuberouter.model.core import Row
+from kuberouter.model.core import Reason, Row
 from kuberouter.model.ipvs import VirtualService
 from kuberouter.model.netfilter import Chain, IpSet
 from kuberouter.model.network import Route
@@ -203,9 +203,9 @@ class Telemetry:
         standing = steady(lambda: set(watched.planner.journal.standing))
         yield series("problems", Counter((p.owner.kind, p.reason.value) for p in standing))
         if FIREWALL in self._controllers:
-            per_policy = Counter(
-                (p.owner.namespace, p.owner.name, p.reason.value) for p in standing if p.owner.kind == POLICY
-            )
+            told = (p for p in standing if p.owner.kind == POLICY and p.reason is not Reason.FAILED)
+            per_policy = Counter((p.owner.namespace, p.owner.name, p.reason.value) for p in told)
+            # Not all that is refused is told one by one.
             per_policy.update(steady(lambda: _refused(watched)))
             yield series("policy_problems", dict(sorted(per_policy.items())[:MOST_POLICIES]))
 

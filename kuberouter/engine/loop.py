@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 
 from kuberouter.engine.dataplane import Dataplane, Report
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.planner import NODE_KNOWN, Planner
-from kuberouter.model.core import ObjectRef, Problem, Reason, Row, Value
+from kuberouter.model.core import ObjectRef, Owner, Problem, Reason, Row, Value
 from kuberouter.model.ports import Stop
 
 WINDOW = 0.005
@@ -17,6 +18,8 @@ REST = 0.05
 """Shortest sleep before a retry, so that rows which are due but held back by another table do not make it spin."""
 COLLECT_EVERY = 50_000
 """Containers made before the collector looks at the young ones. Values form no cycles, so there is little to find."""
+MOST_TOLD = 16
+"""Refused rows of a table, and objects behind one row, that are told of it; beyond that it is the table's trouble."""
 BEAT = 1.0
 """Longest sleep of an idle loop in seconds; also the resolution of retries."""
 WEDGED_AFTER = 120.0
@@ -60,6 +63,8 @@ class Engine:
         self._clock = clock
         self._observe = observe
         self._frozen = False
+        self._refused: set[Owner] = set()
+        """Voices for objects of which something is refused."""
         self.beat = clock()
         """Time of the loop's last turn."""
         self.states: tuple[ControllerState, ...] = tuple(
@@ -126,6 +131,19 @@ class Engine:
             problems = [Problem(subject, "", Reason.MISSING, table.error)] if table.error else []
             problems += [Problem(subject, str(key), Reason.FAILED, e) for key, e in table.mirror.failures.items()]
             self._planner.journal.report(row, problems)
+        self._report_objects()
+
+    def _report_objects(self) -> None:
+        """Who wrote an object learns from the object itself what of it is not in force, and why."""
+        found: dict[Owner, dict[Problem, None]] = {}
+        for row, table in self._dataplane.tables.items():
+            for key, text in islice(table.mirror.failures.items(), MOST_TOLD):
+                for subject in islice(self._planner.subjects_of(row, key), MOST_TOLD):
+                    problem = Problem(subject, "", Reason.FAILED, f"its {row.__name__} is refused: {text}")
+                    found.setdefault(Owner("refused", subject), {})[problem] = None
+        for voice in self._refused | found.keys():
+            self._planner.journal.report(voice, tuple(found.get(voice, ())))
+        self._refused = set(found)
 
     def _state(self, controller: Controller) -> ControllerState:
         missing = self._missing(controller.sources)

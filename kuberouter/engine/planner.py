@@ -14,7 +14,7 @@ from kuberouter.cluster.store import Cluster
 from kuberouter.engine.assembly import Assembler
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.ledger import Ledger
-from kuberouter.model.core import Fragment, Owner, Row
+from kuberouter.model.core import Fragment, ObjectRef, Owner, Row
 from kuberouter.model.events import Accepted, Deleted, Drifted, Event, Rejected, Synced, Upserted
 from kuberouter.model.netfilter import Chain, Rule
 from kuberouter.model.node import NodeFacts
@@ -150,6 +150,11 @@ class Planner:
             self._compiled[registered.name].add(owner)
         else:
             self._compiled[registered.name].discard(owner)
+
+    def subjects_of(self, table: type[Row], key: Hashable) -> Iterable[ObjectRef]:
+        """The objects for which a row is claimed, without those of no namespace: what is the node's is the table's."""
+        owners = self.ledgers[table].owners(key)
+        return dict.fromkeys(o.subject for o in owners if o.subject.namespace and o.compiler in self.compilers)
 
     def controller_of(self, table: type[Row], key: Hashable) -> str | None:
         """The controller whose claim holds a key, for readiness; None when nobody claims it."""

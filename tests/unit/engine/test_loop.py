@@ -1,24 +1,29 @@
-"""A turn that raises is told, makes nobody ready, and loses nothing."""
+"""A turn that raises is told, makes nobody ready, and loses nothing; what is refused is told to who asked for it."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from typing import Any
 
 import pytest
 
+from kuberouter.cluster.dependents import Change
 from kuberouter.cluster.store import Cluster
+from kuberouter.cluster.view import ClusterView
 from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
-from kuberouter.engine.loop import Controller, Engine
+from kuberouter.engine.loop import MOST_TOLD, Controller, Engine
 from kuberouter.engine.planner import NODE_KNOWN, Planner, Registered
-from kuberouter.model.cluster import Node
-from kuberouter.model.core import Batch, Fragment, ObjectRef, Outcome, Owner, Problem, Reason
-from kuberouter.model.events import Upserted
+from kuberouter.model.cluster import NetworkPolicy, Node, Selector
+from kuberouter.model.core import Batch, Family, Fragment, ObjectRef, Outcome, Owner, Problem, Reason
+from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl, SysctlKey
-from kuberouter.model.netfilter import IpSet
+from kuberouter.model.netfilter import Chain, ChainKey, IpSet, make_chain
+from kuberouter.model.netfilter import Table as Xtable
+from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import NodeSettings
 
 
@@ -109,3 +114,86 @@ def test_only_what_is_not_optional_makes_a_controller_unready(optional: bool) ->
     assert str(problem) == (
         "Table Sysctl: net.ipv4.conf.eth0/7.rp_filter: is 0 and cannot be made 1: Read-only file system"
     )
+
+
+class Strict(MemoryDriver[Any]):
+    """A driver that refuses some names."""
+
+    refuses: frozenset[str] = frozenset()
+
+    def write(self, batch: Batch[Any]) -> Outcome:
+        super().write(batch)
+        failed: dict[Hashable, str] = {k: "no such match" for k in self.rows if getattr(k, "name", "") in self.refuses}
+        for key in failed:
+            del self.rows[key]
+        return Outcome(failed)
+
+
+class Policies:
+    """An engine with a chain per policy; those whose name begins alike share one."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.inbox, self.driver, self.diary = Inbox(), Strict(), Diary()
+        cluster = Cluster(NodeSettings("n1"), (self._dependents,))
+        registered = [Registered("policy", "firewall", self._compile, None)]
+        planner = Planner(cluster, registered, (Chain,), Journal((self.diary,)))
+        dataplane = Dataplane([Table(Chain, self.driver)], planner.ledgers)
+        controllers = [Controller("firewall", frozenset(), (Chain,))]
+        self.engine = Engine(self.inbox, planner, dataplane, controllers, clock=lambda: self.now)
+        self.inbox.put(Upserted(Node(ObjectRef("Node", "", "n1"), (b"\xc0\x00\x02\x01",))))
+        self.turn()
+
+    def _dependents(self, change: Change, view: ClusterView) -> Iterator[Owner]:
+        del view
+        if change.ref.kind == "NetworkPolicy":
+            yield Owner("policy", change.ref)
+
+    def _compile(self, key: Owner, view: ClusterView, *, node: NodeFacts, settings: None) -> Fragment:
+        del node, settings
+        if view.policy(key.subject) is None:
+            return Fragment()
+        return Fragment((make_chain(ChainKey(Family.IPV4, Xtable.FILTER, key.subject.name[:1]), ("-j DROP",)),))
+
+    def put(self, name: str) -> ObjectRef:
+        ref = ObjectRef("NetworkPolicy", "shop", name)
+        self.inbox.put(Upserted(NetworkPolicy(ref, 0.0, Selector())))
+        return ref
+
+    def turn(self) -> None:
+        self.inbox.wake()
+        self.engine.turn()
+
+    def told(self) -> set[ObjectRef]:
+        """Objects that are told of something that stands."""
+        standing = [p for p in self.diary.raised_ if p not in self.diary.cleared_]
+        return {problem.owner for problem in standing if problem.owner.kind == "NetworkPolicy"}
+
+
+def test_a_policy_is_told_of_what_the_kernel_refuses_of_it_until_it_takes_it() -> None:
+    """Pain 29, W30: an Event on the policy that is closed, none on its neighbours."""
+    world = Policies()
+    world.driver.refuses = frozenset("b")
+    refs = [world.put(name) for name in ("b1", "b2", "good")]
+    world.turn()
+    assert world.told() == set(refs[:2])
+    (problem,) = (problem for problem in world.diary.raised_ if problem.owner == refs[0])
+    assert (problem.reason, problem.message) == (Reason.FAILED, "its Chain is refused: no such match")
+    world.turn()
+    assert len([problem for problem in world.diary.raised_ if problem.owner == refs[0]]) == 1
+    world.inbox.put(Deleted(refs[1]))
+    world.turn()
+    assert world.told() == {refs[0]}
+    world.driver.refuses = frozenset()
+    world.now = 1000.0
+    world.turn()
+    assert world.told() == set()
+
+
+def test_what_many_objects_share_is_told_to_a_few_of_them() -> None:
+    world = Policies()
+    world.driver.refuses = frozenset("b")
+    for number in range(4 * MOST_TOLD):
+        world.put(f"b{number}")
+    world.turn()
+    assert len(world.told()) == MOST_TOLD

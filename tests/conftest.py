@@ -1,9 +1,10 @@
-"""What every test run shares: how hypothesis works, and the closing line that counts."""
+"""What every test run shares: how hypothesis works, figures that tests tell of, and the closing line that counts."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 _FINISHED = pytest.StashKey[bool]()
+_TOLD = "told"
+_LINES: list[str] = []
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Has a line printed at the end of the run. Tests run in processes whose own output nobody sees."""
+    properties = request.node.user_properties
+    return lambda line: properties.append((_TOLD, line))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect what was told: properties come along with the reports of every process, the last has all."""
+    if report.when == "teardown":
+        _LINES.extend(str(value) for name, value in report.user_properties if name == _TOLD)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print it."""
+    for line in _LINES:
+        terminalreporter.write_line(line)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

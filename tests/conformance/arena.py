@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from tests.conformance.conftest import MISMATCHES, SCENARIOS, VERDICTS
-from tests.conformance.matrix import MODES, Place
+from tests.conformance.matrix import MODES, Place, Tally
 from tests.conformance.oracle import Endpoint, State, Verdict, address, verdict
 from tests.conformance.pipeline import Firewall
 from tests.conformance.topology import PORTS, PROTOCOLS, Host, Job, Topology, pairs
@@ -24,6 +23,7 @@ class Arena:
     def __init__(self, topology: Topology, place: Place) -> None:
         self.place = place
         self.topology = topology
+        self._tallies: list[Tally] = []
         self._versions = MODES[place.mode]
         self._ends = {host.name: Endpoint(host.name, host.kind, host.ips) for host in topology.hosts.values()}
         expected = {**NODES, "outside": OUTSIDE, **ADDRESSES}
@@ -97,15 +97,19 @@ class Arena:
                 break
         return found
 
+    def tallies(self) -> list[Tally]:
+        """What was counted since this was asked last."""
+        tallies, self._tallies = self._tallies, []
+        return tallies
+
     def mismatches(self, state: Sequence[Manifest]) -> list[str]:
         """The paths on which packets and oracle disagree after the change to this state."""
         self.apply(state)
         asked = self._pool.submit(self.expected, state)
         wrong = self._wrong(asked)
         expected = asked.result()
-        SCENARIOS[self.place] += 1
-        VERDICTS[self.place] += sum(v is not Verdict.DONT_CARE for v in expected.values())
-        MISMATCHES[self.place] += len(wrong)
+        verdicts = sum(v is not Verdict.DONT_CARE for v in expected.values())
+        self._tallies.append(Tally(1, verdicts, len(wrong)))
         if not wrong:
             return []
         self.start()

@@ -50,9 +50,11 @@ PHASES = ("Running",) * 12 + ("Pending", "Unknown", "Succeeded", "Failed")
 
 
 def seed() -> int:
-    """The seed of this run."""
+    """The seed of this run; a new one stays the same for this process and those that it starts."""
     wanted = os.environ.get("CONFORMANCE_SEED", "")
-    return int(time.time()) if wanted == "new" else int(wanted or USUAL_SEED)
+    if wanted == "new":
+        os.environ["CONFORMANCE_SEED"] = wanted = str(int(time.time()))
+    return int(wanted or USUAL_SEED)
 
 
 class Drawn(NamedTuple):

@@ -27,6 +27,14 @@ class Place(NamedTuple):
         return f"{self.backend}, {self.mode}"
 
 
+class Tally(NamedTuple):
+    """What was counted in a place."""
+
+    scenarios: int = 0
+    verdicts: int = 0
+    mismatches: int = 0
+
+
 def full() -> bool:
     """Whether everything was asked for."""
     return os.environ.get("FULL", "") not in ("", "0")

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conformance.arena import OPEN, Arena
+from tests.conformance.conftest import TALLY
 from tests.conformance.generate import edits, seed, state
 from tests.conformance.matrix import SEQUENCES, STATES, STEPS, Place, everywhere, in_turns
 from tests.conformance.scenarios import WRITTEN
@@ -18,6 +19,10 @@ from tests.conformance.vocabulary import PODS, merged
 BY_CHANCE = {f"state {number}": number for number in range(seed(), seed() + STATES)}
 EDITED = {f"edits {number}": number for number in range(seed(), seed() + SEQUENCES)}
 RUNS = sorted([*everywhere(WRITTEN), *in_turns(BY_CHANCE), *in_turns(EDITED)], key=lambda run: run[0])
+# What happens in one place happens in one process, in this order.
+PARAMETERS = [
+    pytest.param(*run, id="-".join(map(str, run)), marks=pytest.mark.xdist_group(str(run[0]))) for run in RUNS
+]
 
 
 class Arenas:
@@ -52,9 +57,15 @@ def arenas() -> Iterator[Arenas]:
     arenas.close()
 
 
-@pytest.mark.parametrize(("place", "name"), RUNS, ids=str)
-def test_packets_meet_what_the_oracle_says(arenas: Arenas, place: Place, name: str) -> None:
+@pytest.fixture
+def arena(arenas: Arenas, place: Place, request: pytest.FixtureRequest) -> Iterator[Arena]:
     arena = arenas.at(place)
+    yield arena
+    request.node.user_properties += [(TALLY, (*place, *tally)) for tally in arena.tallies()]
+
+
+@pytest.mark.parametrize(("place", "name"), PARAMETERS)
+def test_packets_meet_what_the_oracle_says(arena: Arena, name: str) -> None:
     if name in WRITTEN:
         assert arena.mismatches(merged(arena.base, WRITTEN[name])) == []
     elif name in BY_CHANCE:

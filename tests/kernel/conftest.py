@@ -11,7 +11,7 @@ from tests.support.lab import netns
 
 @pytest.fixture
 def namespace() -> Iterator[str]:
-    """A fresh network namespace that the test's thread is in; the name is for `ip -n`."""
+    """A fresh network namespace that the test's thread is in, all its ports free; the name is for `ip -n`."""
     name = f"{netns.unique_prefix()}-test"
     netns.add(name)
     try:

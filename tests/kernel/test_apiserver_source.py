@@ -202,6 +202,7 @@ def test_a_good_object_that_turns_bad_keeps_its_last_good_form(server: ApiServer
     assert only.labels == (("team", "x"),)  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("namespace")
 def test_an_outage_of_the_apiserver_ends_in_a_clean_catch_up(watch: Callable[..., Watch], server: ApiServer) -> None:
     first = ApiServer()
     for name in "abc":

@@ -163,6 +163,7 @@ def test_without_the_right_it_says_which_rule_is_missing_once_and_goes_on_when_i
     eventually(lambda: events(server), 20)
 
 
+@pytest.mark.usefixtures("namespace")
 def test_an_apiserver_that_is_away_holds_nobody_up_and_hears_of_it_later(caplog: pytest.LogCaptureFixture) -> None:
     with ApiServer() as gone:
         url, port = gone.url, int(gone.url.rpartition(":")[2])

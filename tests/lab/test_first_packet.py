@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -45,7 +45,7 @@ def _passed(pod: Pod, count: int) -> bool:
     return pod.prober.report("open").allowed > count
 
 
-def test_the_first_packets_of_a_pod_go_where_policy_lets_them(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_packets_of_a_pod_go_where_policy_lets_them(lab: Lab, tell: Callable[[str], None]) -> None:
     took: list[tuple[float, float]] = []
     for number in range(PODS):
         pod = Pod(f"early-{number}", "default", "node1", f"{lab.prefix}-pod-early-{number}", {"app": "early"})
@@ -66,11 +66,9 @@ def test_the_first_packets_of_a_pod_go_where_policy_lets_them(lab: Lab, capsys: 
         assert shut.sent > 20
         # Losses end with the moment in which policy is in force; from then on nothing is lost.
         took.append((attached - added, max(opened.lost_at, default=added) - added))
-    with capsys.disabled():
-        add, force = (statistics.median(column) * 1000 for column in zip(*took, strict=True))
-        worst = max(force for _, force in took) * 1000
-        print(
-            f"\nfirst packet: CNI ADD takes {add:.0f} ms, from its start policy is in force within {force:.0f} ms",
-            end="",
-        )
-        print(f" (median of {PODS} pods, at most {worst:.0f} ms)")
+    add, force = (statistics.median(column) * 1000 for column in zip(*took, strict=True))
+    worst = max(force for _, force in took) * 1000
+    tell(
+        f"first packet: CNI ADD takes {add:.0f} ms, from its start policy is in force within {force:.0f} ms "
+        f"(median of {PODS} pods, at most {worst:.0f} ms)"
+    )

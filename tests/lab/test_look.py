@@ -69,6 +69,14 @@ def channel(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Children inherit whether interrupts are ignored, and they are in a run that a shell put into the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 Caller = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -144,7 +152,8 @@ def test_a_command_ends_with_its_caller(
 
 
 def test_what_nobody_reads_ends(caller: Caller) -> None:
-    child = caller("sh", "-c", "echo $$; exec yes")
+    # Slowly, for what writes without end is ended anyhow, and maybe first.
+    child = caller("sh", "-c", "echo $$; while :; do echo more; sleep 0.01; done")
     assert child.stdout is not None
     process = Process.of(int(child.stdout.readline()))
     child.stdout.close()

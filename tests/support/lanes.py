@@ -23,6 +23,14 @@ _TOOLS = Path(sys.executable).parent
 _PYTEST = (sys.executable, "-m", "pytest", "-q")
 
 
+def side_by_side(processes: int, how: str = "loadfile") -> tuple[str, ...]:
+    """Options of pytest for some processes that share the tests, file by file or by another rule of pytest-xdist.
+
+    Files are begun in the order in which they are named, so those that take longest come first.
+    """
+    return ("-n", str(processes), "--dist", how, "--no-loadscope-reorder")
+
+
 class Counts(NamedTuple):
     """What became of the tests of a lane."""
 
@@ -54,8 +62,11 @@ LANES: Mapping[str, Sequence[Command]] = {
         Command((str(_TOOLS / "lint-imports"),)),
     ),
     "unit": (Command((*_PYTEST, "tests/unit", "tests/property"), counts=True),),
-    "kernel": (Command((*_PYTEST, "tests/kernel", "tests/bgp", "tests/lab", "tests/survive"), counts=True),),
-    "conformance": (Command((*_PYTEST, "-s", "tests/conformance"), counts=True),),
+    # Mostly waits, so there are more processes than there may be processors.
+    "kernel": (
+        Command((*_PYTEST, *side_by_side(3), "tests/survive", "tests/bgp", "tests/lab", "tests/kernel"), counts=True),
+    ),
+    "conformance": (Command((*_PYTEST, *side_by_side(2, "loadgroup"), "tests/conformance"), counts=True),),
     "vm": (Command((sys.executable, "-m", "tests.vm"), counts=True),),
 }
 

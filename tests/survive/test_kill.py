@@ -170,9 +170,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.mark.timeout(60 + 6 * KILLS)
-def test_no_kill_opens_or_closes_a_path(
-    lab: Lab, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_kill_opens_or_closes_a_path(lab: Lab, request: pytest.FixtureRequest, tell: Callable[[str], None]) -> None:
     mode = request.node.callspec.params["lab"]
     draw = random.Random(SEED)
     friend = lab.pod("friend", "node1", labels={"role": "friend"})
@@ -221,9 +219,9 @@ def test_no_kill_opens_or_closes_a_path(
         early += not node.ready()
     lab.wait(lambda: lab.check_alive() and node.ready(), 40, "the daemon ready")
     wrong = churn.wrong + watch.stop_all()
-    with capsys.disabled():
-        seconds = time.monotonic() - start
-        print(f"\nsurvive {mode}: {KILLS} kills ({early} before the daemon was ready), {watch.probes} probes,", end=" ")
-        print(f"{len(wrong)} paths wrong, {seconds:.0f} s, seed {SEED}")
+    tell(
+        f"survive {mode}: {KILLS} kills ({early} before the daemon was ready), {watch.probes} probes, "
+        f"{len(wrong)} paths wrong, {time.monotonic() - start:.0f} s, seed {SEED}"
+    )
     assert wrong == []
     assert watch.probes > 20 * KILLS

@@ -93,7 +93,10 @@ class Call:
                     self._streams[name] = (self.folder / name).open("rb")
             # A command that never stops writing must keep us neither from our input nor from its end.
             while name in self._streams and (data := self._streams[name].read(PIECE)):
-                sink.buffer.write(data)
+                # An unbuffered stream may take a part only, and says nothing when its reader goes meanwhile.
+                left = memoryview(data)
+                while left:
+                    left = left[sink.buffer.write(left) :]
                 sink.flush()
                 if not rest:
                     break

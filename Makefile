@@ -20,9 +20,11 @@ test: setup
 	for lane in $(LANES); do $(MAKE) --no-print-directory $$lane || status=1; done; \
 	printf '\n== test\n'; for lane in $(LANES); do cat build/lanes/$$lane; done; exit $$status
 
+# Compiled once and by you: not in every process that starts, and not by root, whom it would then belong to.
 setup:
 	@.ci/setup
 	@mkdir -p build
+	@$(PYTHON) -m compileall -qq kuberouter tests || true
 
 lint unit: setup
 	@$(PYTHON) -m tests.support.lanes $@

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.lab.netns import inside
+from tests.support.lab.netns import inside, unique_prefix
 
 PORTS = (80, 81)
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 PREFIX = {4: "10.253", 6: "fd53"}
-_COUNTER = itertools.count()
 
 Job = tuple[str, str, int]
 
@@ -40,7 +38,7 @@ class Topology:
 
     def __init__(self, pods: Mapping[str, str]) -> None:
         """`pods` maps "namespace/name" to the name of a node."""
-        self._prefix = f"cf{os.getpid()}x{next(_COUNTER)}-"
+        self._prefix = f"{unique_prefix()}-"
         self._fabric = self._prefix + "fab"
         nodes = list(dict.fromkeys(pods.values()))
         self.hosts: dict[str, Host] = {}

@@ -47,10 +47,12 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 @pytest.fixture(params=["keep", "cut"])
 def mode(lab: Lab, request: pytest.FixtureRequest) -> str:
+    flag = f"--netpol-existing-flows={request.param}"
     for node in lab.nodes:
-        node.stop_daemon()
-        node.daemon_arguments.append(f"--netpol-existing-flows={request.param}")
-        node.start_daemon()
+        if node.daemon_arguments[-1] != flag:
+            node.stop_daemon()
+            node.daemon_arguments.append(flag)
+            node.start_daemon()
     lab.wait(lambda: all(node.ready() for node in lab.nodes), 40, "the daemons ready")
     return str(request.param)
 

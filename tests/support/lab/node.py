@@ -30,6 +30,8 @@ CNI_TEMPLATE = """{
 }
 """
 """What the node's administrator ships; the daemon fills in ranges and MTU."""
+KEPT = ("PATH", "LANG", "HOME", "PYTHONDONTWRITEBYTECODE")
+"""Variables that a node's processes inherit."""
 
 
 class Node:
@@ -87,8 +89,8 @@ class Node:
         return self.sh(f"gobgp --target unix:///run/kube-router/gobgp.sock {words}")
 
     def environment(self) -> dict[str, str]:
-        """The environment of the node's processes: nothing of ours but where the CNI file is."""
-        kept = {key: os.environ[key] for key in ("PATH", "LANG", "HOME") if key in os.environ}
+        """The environment of the node's processes: nothing of ours but what Python needs, and where the CNI file is."""
+        kept = {key: os.environ[key] for key in KEPT if key in os.environ}
         return {**kept, "KUBE_ROUTER_CNI_CONF_FILE": str(self.cni_file), "PYTHONPATH": str(ROOT)}
 
     def start_gobgpd(self) -> None:

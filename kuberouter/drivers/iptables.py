@@ -26,7 +26,9 @@ from kuberouter.model.netfilter import (
 )
 from kuberouter.wire.command import Completed, run
 from kuberouter.wire.kept import MOST_BYTES, KeptRestore
+from kuberouter.wire.nftables import NftSocket
 from kuberouter.wire.text.iptables import (
+    INCOMPATIBLE,
     SavedRule,
     SavedTable,
     Script,
@@ -37,6 +39,7 @@ from kuberouter.wire.text.iptables import (
     parse_tables,
     placed,
 )
+from kuberouter.wire.xtmarks import marks
 
 ATTEMPTS = 64
 """Most restores for one table of one batch; each failed one leaves out or replaces at least one row."""
@@ -88,6 +91,7 @@ class Xtables:
         self.variant = variant
         self.meter = meter
         self._seen: dict[Family, tuple[float, dict[str, dict[str, list[SavedRule]]]]] = {}
+        self._link: NftSocket | None = None
         self._kept: dict[Family, KeptRestore | None] = {}
         """Tools that stay for small changes; None after the first of them, for there may be no second."""
 
@@ -99,15 +103,12 @@ class Xtables:
         """Raise Unavailable where the tools are not installed."""
         run((self.tool(Family.IPV4, "restore"), "--version"))
 
-    def save(self, family: Family, table: Table) -> dict[str, tuple[bool, list[SavedRule]]]:
-        """All chains of a table. Raises Unavailable when the kernel or the tool cannot tell."""
-        tool = self.tool(family, "save")
-        began = time.perf_counter()
-        saved = run((tool, "-t", table.value))
-        self.meter.observe(f"iptables {family.name} save", time.perf_counter() - began)
-        if not saved.ok:
-            raise Unavailable(f"{tool} -t {table.value} fails: {complaint(saved.errors)}")
-        return parse_save(saved.output)
+    def hooks(self, family: Family, table: Table) -> dict[str, list[SavedRule]]:
+        """The builtin chains of a table. Raises Unavailable when the kernel or the tool cannot tell."""
+        saved = self._save(family, "-t", table.value)
+        if not self._readable(saved):
+            return self._marks(family).get(table.value, SavedTable({}, {})).builtin
+        return {name: rules for name, (builtin, rules) in parse_save(saved.output).items() if builtin}
 
     def tags(self, family: Family) -> dict[str, dict[str, list[str]]]:
         """By table the chains that are not builtin, each with the tags of its rules. Raises Unavailable.
@@ -127,13 +128,25 @@ class Xtables:
 
     def _read(self, family: Family) -> dict[str, SavedTable]:
         # Without naming a table: the legacy tools then read those that exist, and make none.
+        saved = self._save(family)
+        return parse_tables(saved.output) if self._readable(saved) else self._marks(family)
+
+    def _save(self, family: Family, *words: str) -> Completed:
         tool = self.tool(family, "save")
         began = time.perf_counter()
-        saved = run((tool,))
+        saved = run((tool, *words))
         self.meter.observe(f"iptables {family.name} save", time.perf_counter() - began)
-        if not saved.ok:
-            raise Unavailable(f"{tool} fails: {complaint(saved.errors)}")
-        return parse_tables(saved.output)
+        if not saved.ok and self.variant is Variant.LEGACY:
+            raise Unavailable(f"{' '.join((tool, *words))} fails: {complaint(saved.errors)}")
+        return saved
+
+    def _readable(self, saved: Completed) -> bool:
+        return saved.ok and INCOMPATIBLE not in saved.output
+
+    def _marks(self, family: Family) -> dict[str, SavedTable]:
+        """What the kernel itself tells, where the tool cannot read somebody's rules and so shows nobody's."""
+        self._link = self._link or NftSocket()
+        return marks(self._link, family, TABLES)
 
     def restore(self, family: Family, script: Script) -> Completed:
         """Apply a script in one transaction, leaving everything that it does not name alone."""
@@ -351,12 +364,12 @@ class HookDriver:
         return Outcome(failed)
 
     def _place(self, family: Family, table: Table, put: dict[HookKey, Hook], take: set[HookKey]) -> Failures:
-        saved = self._xtables.save(family, table)
+        saved = self._xtables.hooks(family, table)
         failed: Failures = {}
         for _ in range(ATTEMPTS):
             script = Script(table.value)
             for chain in dict.fromkeys(key.chain for key in (*put, *take)):
-                rules = saved[chain][1] if chain in saved else []
+                rules = saved.get(chain, [])
                 here = [row for key, row in put.items() if key.chain == chain]
                 self._rearrange(script, chain, rules, here, [key for key in take if key.chain == chain])
             result = self._xtables.restore(family, script)
@@ -380,13 +393,14 @@ class HookDriver:
         fresh = {rule_tag(row.key.text): row for row in put}
         stay: dict[str, tuple[int, str, object]] = {}
         for rule in rules:
-            if not rule.place:
+            words = rule.words or placed(self._texts.get(rule.tag, ""), rule.place, rule.rank)
+            if not rule.place or (not rule.words and rule.tag not in self._texts):
                 continue
             goes = rule.tag in stale or (rule.text in texts and rule.tag not in self._texts)
             if goes or rule.tag in fresh or rule.place == Position.FIRST.value:
-                script.add(f"-D {chain} {rule.words}", fresh[rule.tag].key if rule.tag in fresh else None)
+                script.add(f"-D {chain} {words}", fresh[rule.tag].key if rule.tag in fresh else None)
             if not goes and rule.tag not in fresh and rule.place == Position.FIRST.value:
-                stay[rule.words] = (rule.rank, rule.text, None)
+                stay[words] = (rule.rank, self._texts.get(rule.tag, rule.text), None)
         for row in put:
             words = placed(row.key.text, row.position.value, row.rank)
             if row.position is Position.FIRST:

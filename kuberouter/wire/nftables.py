@@ -299,6 +299,19 @@ def rule_comments(link: NftSocket, family: int, table: str) -> Iterator[tuple[st
             yield text(found[RULE_CHAIN]), _comment(found.get(RULE_USERDATA, b""))
 
 
+def rule_marks(link: NftSocket, family: int, table: str, mark: bytes) -> Iterator[tuple[str, str]]:
+    """Chain of every rule of a table, in order within a chain, with the text from `mark` on that is kept in it.
+
+    Tools of iptables keep a comment in user data or in the options of a match, as their version has it; the text ends
+    with a zero either way.
+    """
+    for body in link.list(GETRULE, _body(family, _string(RULE_TABLE, table))):
+        found = attributes(body, GENMSG.size)
+        if text(found[RULE_TABLE]) == table:
+            at = body.find(mark)
+            yield text(found[RULE_CHAIN]), text(body[at : body.index(b"\0", at)]) if at >= 0 else ""
+
+
 def _comment(userdata: bytes) -> str:
     """The comment in libnftnl's user data: a list of type, length and value in bytes."""
     offset = 0

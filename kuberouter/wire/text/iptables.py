@@ -7,7 +7,7 @@ tag over the text that was meant. Grammar: iptables-restore(8).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,14 +17,20 @@ from kuberouter.model.netfilter import CountedRule, rule_tag
 MARKER = "kube-router:"
 """Begins the comment of every rule of ours."""
 
+INCOMPATIBLE = "is incompatible, use 'nft' tool"
+"""What the nft tools say of a table in which there are rules that they have no words for."""
 _COMMENT = re.compile(r'-m comment --comment "?kube-router:([0-9a-f]{10})(?::(first|last):(\d+))?"? ?')
 _COUNTED = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
+_TAG = re.compile(r"kube-router:([0-9a-f]{10})(?::(first|last):(\d+))?")
 _LINE = re.compile(r"\bline:? (\d+)", re.IGNORECASE)
 _NAME = re.compile(r"'([^']+)'")
 
 
 class SavedRule(Value, frozen=True, gc=False):
-    """A rule as a tool printed it: its words without `-A CHAIN`, and our tag, place and rank where it has them."""
+    """A rule as a tool printed it: its words without `-A CHAIN`, and our tag, place and rank where it has them.
+
+    Of a rule that no tool printed the words are empty.
+    """
 
     words: str
     tag: str = ""
@@ -100,6 +106,19 @@ def parse_tables(output: str) -> dict[str, SavedTable]:
         elif line.startswith("*"):
             builtin, tags = tables[line[1:]] = SavedTable({}, {})
     return tables
+
+
+def commented(rules: Iterable[tuple[str, str]], builtin: Collection[str], chains: Iterable[str]) -> SavedTable:
+    """A table of whose rules only chain and comment are known; of `chains` these are builtin."""
+    table = SavedTable({name: [] for name in builtin}, {name: [] for name in chains if name not in builtin})
+    for chain, comment in rules:
+        found = _TAG.fullmatch(comment)
+        tag, place, rank = found.groups() if found is not None else ("", "", 0)
+        if chain in table.builtin:
+            table.builtin[chain].append(SavedRule("", tag, place or "", int(rank or 0)))
+        elif chain in table.tags:
+            table.tags[chain].append(tag)
+    return table
 
 
 def tagged(text: str) -> str:

@@ -167,12 +167,12 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         found.append(Table(row, _Lazy(make), removal_needs=needs))
     needs = frozenset((NODE_KNOWN, *(need for part in parts for need in part.needs)))
     former: dict[type[Row], DriverMaker] = {
-        FormerChain: lambda: FormerChainDriver(xtables.other(), families, prefixes),
-        FormerHook: lambda: FormerHookDriver(xtables.other(), families, ranks),
+        FormerChain: lambda: FormerChainDriver(xtables.aside(), prefixes),
+        FormerHook: lambda: FormerHookDriver(xtables.aside(), ranks),
     }
     if config.firewall is not None:
         # What the other backend of the firewall has left behind.
-        former |= former_backend(config.firewall, families, xtables)
+        former |= former_backend(config.firewall, xtables)
     return found + [Table(row, _Lazy(make), removal_needs=needs) for row, make in former.items()]
 
 

@@ -56,6 +56,10 @@ class XtablesChoice:
         """The tools of the variant that is not in use."""
         return other(self.get())
 
+    def aside(self) -> tuple[tuple[Xtables, tuple[Family, ...]], ...]:
+        """Where nothing of ours is in use: the other variant, and in this one the families that are turned off."""
+        return (self.other(), tuple(Family)), (self.get(), tuple(f for f in Family if f not in self._families))
+
     def _problems(self, used: Xtables) -> list[Problem]:
         aside = other(used)
         found: list[Problem] = []

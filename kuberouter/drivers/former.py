@@ -1,13 +1,14 @@
-"""The iptables variant that is not in use: what stands in it, and the way out for what is ours.
+"""Where iptables is not in use, be it one variant or one family: what stands there, and the way out for what is ours.
 
-The kernel applies the rules of both variants, so what a former run left in the other one would go on judging packets.
+The kernel applies the rules of both variants, so what a former run left in the other one would go on judging packets;
+so would what it left in a family that has been turned off since.
 Nothing is ever written there but deletions, and no table is looked at that does not exist: legacy tools would make it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,52 +80,63 @@ def existing(xtables: Xtables, family: Family) -> tuple[Table, ...]:
     return tuple(table for table in TABLES if table.value in names)
 
 
-class FormerHookDriver:
-    """Driver of `FormerHook` rows: hooks of the given ranks, or all of ours, in the variant that is not in use."""
+Places = Sequence[tuple[Xtables, Collection[Family]]]
+"""Tools, each with the families in which ours is not in use there."""
 
-    def __init__(self, xtables: Xtables, families: Collection[Family], ranks: Collection[int] = ()) -> None:
-        self._xtables = xtables
-        self._families = tuple(families)
-        self._hooks = HookDriver(xtables, families, ranks=ranks)
+
+class FormerHookDriver:
+    """Driver of `FormerHook` rows: hooks of the given ranks, or all of ours, where they are not in use."""
+
+    def __init__(self, places: Places, ranks: Collection[int] = ()) -> None:
+        self._places = places
         self._ranks = tuple(ranks)
 
     def read(self) -> Iterable[FormerHook]:
         """Our rules in builtin chains of tables that exist; none where the tools are missing."""
-        for family in self._families:
-            driver = HookDriver(self._xtables, (family,), existing(self._xtables, family), self._ranks)
-            try:
-                found = list(driver.read())
-            except Unavailable:
-                continue
-            yield from (FormerHook(hook.key, hook.rank) for hook in found)
+        return [FormerHook(hook.key, hook.rank) for _, found in self._found() for hook in found]
+
+    def _found(self) -> Iterator[tuple[HookDriver, list[Hook]]]:
+        for xtables, families in self._places:
+            for family in families:
+                driver = HookDriver(xtables, (family,), existing(xtables, family), self._ranks)
+                try:
+                    yield driver, list(driver.read())
+                except Unavailable:
+                    continue
 
     def owns(self, row: FormerHook) -> bool:
         """As for `Hook`: by our comment, and by rank, for another daemon may still use that variant."""
-        return self._hooks.owns(Hook(row.key, row.rank))
+        return not self._ranks or row.rank in self._ranks
 
     def write(self, batch: Batch[FormerHook]) -> Outcome:
         """Take hooks out; there are only removals."""
-        return self._hooks.write(Batch(remove=tuple(Hook(row.key, row.rank) for row in batch.remove)))
+        gone = {row.key for row in batch.remove}
+        failed: dict[Hashable, str] = {}
+        for driver, found in self._found():
+            here = tuple(hook for hook in found if hook.key in gone and driver.owns(hook))
+            failed.update(driver.write(Batch(remove=here)).failed)
+        return Outcome(failed)
 
 
 class FormerChainDriver:
-    """Driver of `FormerChain` rows: our chains in the variant that is not in use."""
+    """Driver of `FormerChain` rows: our chains where they are not in use."""
 
-    def __init__(self, xtables: Xtables, families: Collection[Family], prefixes: tuple[str, ...]) -> None:
-        self._xtables = xtables
-        self._families = tuple(families)
+    def __init__(self, places: Places, prefixes: tuple[str, ...]) -> None:
+        self._places = places
         self._prefixes = prefixes
-        self._chains = ChainDriver(xtables, families, prefixes)
 
     def read(self) -> Iterable[FormerChain]:
         """Chains with our prefixes in tables that exist; none where the tools are missing."""
-        for family in self._families:
-            tables = existing(self._xtables, family)
-            try:
-                found = list(ChainDriver(self._xtables, (family,), self._prefixes, tables).read())
-            except Unavailable:
-                continue
-            yield from (FormerChain(chain.key) for chain in found)
+        return [FormerChain(chain.key) for _, found in self._found() for chain in found]
+
+    def _found(self) -> Iterator[tuple[ChainDriver, list[Chain]]]:
+        for xtables, families in self._places:
+            for family in families:
+                driver = ChainDriver(xtables, (family,), self._prefixes, existing(xtables, family))
+                try:
+                    yield driver, list(driver.read())
+                except Unavailable:
+                    continue
 
     def owns(self, row: FormerChain) -> bool:
         """Chains are recognised as ours by the prefix of their name."""
@@ -132,7 +144,11 @@ class FormerChainDriver:
 
     def write(self, batch: Batch[FormerChain]) -> Outcome:
         """Delete chains; there are only removals."""
-        return self._chains.write(Batch(remove=tuple(Chain(row.key, b"") for row in batch.remove)))
+        gone = {row.key for row in batch.remove}
+        failed: dict[Hashable, str] = {}
+        for driver, found in self._found():
+            failed.update(driver.write(Batch(remove=tuple(chain for chain in found if chain.key in gone))).failed)
+        return Outcome(failed)
 
 
 class FormerIptablesDriver:

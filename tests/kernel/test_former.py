@@ -49,7 +49,8 @@ def test_ours_is_taken_out_and_others_rules_stay_as_they_are(aside: Xtables) -> 
         sh(tool, "--noflush", stdin=others)
     before = {family: lines(aside, family) for family in Family}
     fill(aside)
-    hooks, chains = FormerHookDriver(aside, FAMILIES), FormerChainDriver(aside, FAMILIES, PREFIXES)
+    places = ((aside, FAMILIES),)
+    hooks, chains = FormerHookDriver(places), FormerChainDriver(places, PREFIXES)
     assert (len(owned(hooks)), len(owned(chains))) == (4, 8)
     assert converge(hooks, []) == {}
     assert converge(chains, []) == {}
@@ -60,15 +61,33 @@ def test_ours_is_taken_out_and_others_rules_stay_as_they_are(aside: Xtables) -> 
 
 def test_hooks_of_another_daemons_controllers_stay(aside: Xtables) -> None:
     fill(aside)
-    assert owned(FormerHookDriver(aside, FAMILIES, ranks=(HookRank.SERVICES,))) == {}
-    assert len(owned(FormerHookDriver(aside, FAMILIES, ranks=(HookRank.POLICY,)))) == 4
+    places = ((aside, FAMILIES),)
+    assert owned(FormerHookDriver(places, ranks=(HookRank.SERVICES,))) == {}
+    assert len(owned(FormerHookDriver(places, ranks=(HookRank.POLICY,)))) == 4
+
+
+def test_a_family_that_is_turned_off_leaves_nothing_of_ours_in_either_variant(aside: Xtables) -> None:
+    """W15: what an earlier configuration wanted would go on judging packets."""
+    used = other(aside)
+    fill(aside)
+    fill(used)
+    choice = XtablesChoice(used.variant.value, "n1", (Family.IPV4,), PREFIXES, Journal())
+    hooks, chains = FormerHookDriver(choice.aside()), FormerChainDriver(choice.aside(), PREFIXES)
+    assert {key.family for key in owned(hooks)} == set(Family)  # type: ignore[attr-defined]  # keys of hooks
+    before = lines(used)
+    assert any("KUBE-ROUTER-X" in line for line in before)
+    assert converge(hooks, []) == {}
+    assert converge(chains, []) == {}
+    assert lines(used) == before, "the family in use stays"
+    left = [*lines(used, Family.IPV6), *lines(aside), *lines(aside, Family.IPV6)]
+    assert [line for line in left if "KUBE-" in line] == []
 
 
 def test_looking_makes_no_table(namespace: str) -> None:
     assert namespace
     legacy = Xtables(Variant.LEGACY)
-    assert owned(FormerHookDriver(legacy, FAMILIES)) == {}
-    assert owned(FormerChainDriver(legacy, FAMILIES, PREFIXES)) == {}
+    assert owned(FormerHookDriver(((legacy, FAMILIES),))) == {}
+    assert owned(FormerChainDriver(((legacy, FAMILIES),), PREFIXES)) == {}
     assert survey(legacy, FAMILIES, PREFIXES).others == ()
     for name in ("ip_tables_names", "ip6_tables_names"):
         path = Path("/proc/thread-self/net") / name

@@ -49,7 +49,7 @@ def foreign() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for part in sh("nft", "list", "table", "ip", "filter").split("\tchain ")[1:]:
         name, *lines = part.splitlines()
-        found[name] = [line for line in lines if "KUBE-ROUTER" not in line and "counter" in line or "numgen" in line]
+        found[name] = [line for line in lines if ("KUBE-ROUTER" not in line and "counter" in line) or "numgen" in line]
     return {name: lines for name, lines in found.items() if lines and "KUBE-ROUTER" not in name}
 
 

@@ -61,15 +61,13 @@ def firewall_part(settings: FirewallSettings) -> Part:
     return part
 
 
-def former_backend(
-    settings: FirewallSettings, families: tuple[Family, ...], xtables: XtablesChoice
-) -> dict[type[Row], DriverMaker]:
+def former_backend(settings: FirewallSettings, xtables: XtablesChoice) -> dict[type[Row], DriverMaker]:
     """What removes the rules that the firewall's other backend has left behind."""
     if not settings.nftables:
         return {FormerTable: lambda: nft.FormerTableDriver(nft.Nftables())}
     return {
         FormerIptables: lambda: FormerIptablesDriver(
-            (xtables.get, xtables.other), families, CHAINS, (HookRank.POLICY,), SETS
+            (xtables.get, xtables.other), tuple(Family), CHAINS, (HookRank.POLICY,), SETS
         )
     }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from kuberouter.cluster.dependents import policies
 from kuberouter.model.cluster import PodLink
-from kuberouter.model.core import Family, ObjectRef
+from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.settings import FirewallSettings
 from tests.conformance.oracle import Endpoint, State, Verdict, verdict
@@ -55,11 +55,17 @@ PATHS = tuple(
 class Paths:
     """What stands on both nodes after some manifests."""
 
-    def __init__(self, backend: str, settings: FirewallSettings | None = None) -> None:
+    def __init__(
+        self,
+        backend: str,
+        settings: FirewallSettings | None = None,
+        drivers: Mapping[str, Mapping[type[Row], Any]] | None = None,
+    ) -> None:
+        """`drivers` are by node: those of a process that ran before."""
         compilers, rows = BACKENDS[backend]
-        families = (Family.IPV4, Family.IPV6)
+        how, families = settings or FirewallSettings(), (Family.IPV4, Family.IPV6)
         self.worlds = {
-            node: World([policies], compilers, settings or FirewallSettings(), rows, families, node=node)
+            node: World([policies], compilers, how, rows, families, node=node, drivers=(drivers or {}).get(node))
             for node in NODES
         }
         self._held: dict[ObjectRef, Manifest] = {}
@@ -69,8 +75,8 @@ class Paths:
                     addresses = tuple(ip_address(ip).packed for ip in ADDRESSES[pod])
                     world.put(Upserted(PodLink(ObjectRef("PodLink", "", LINKS[pod]), addresses, bridged=True)))
 
-    def apply(self, manifests: Sequence[Manifest]) -> None:
-        """Make these the cluster's objects."""
+    def apply(self, manifests: Sequence[Manifest]) -> int:
+        """Make these the cluster's objects; the number of rows that both nodes write."""
         wanted = {ObjectRef(*key_of(manifest)): manifest for manifest in manifests}
         for world in self.worlds.values():
             for ref in self._held.keys() - wanted.keys():
@@ -78,8 +84,13 @@ class Paths:
             for ref, manifest in wanted.items():
                 if self._held.get(ref) != manifest:
                     world.feed(json.dumps(manifest).encode())
-            world.sync()
         self._held = wanted
+        return sum(world.sync() for world in self.worlds.values())
+
+    @property
+    def rows(self) -> dict[str, dict[type[Row], dict[Any, Any]]]:
+        """What each node holds."""
+        return {node: {row: dict(world.table(row)) for row in world.drivers} for node, world in self.worlds.items()}
 
     def passing(self, paths: Iterable[Path] = PATHS) -> set[Path]:
         """The paths on which both nodes let a packet pass."""

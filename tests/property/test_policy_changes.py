@@ -181,6 +181,21 @@ def test_a_pod_joins_its_sets_in_both_families(backend: str) -> None:
         assert mismatches(nodes.passing(), expected(manifests)) == []
 
 
+@pytest.mark.parametrize("old", ["z/old", "x/0"])
+@pytest.mark.parametrize("how", SETTINGS)
+def test_an_address_that_two_running_pods_tell_is_as_closed_as_the_more_closed_one(
+    backend: str, old: str, how: FirewallSettings
+) -> None:
+    """Pain 31: the API still shows the pod that had the address before, and that no policy selects."""
+    nodes = Paths(backend, how)
+    closed = policy("x", "closed", labels(tier="front"), policyTypes=["Ingress", "Egress"])
+    late, without = pod(old, "x/a", labels={"app": "old"}), [m for m in BASE if key_of(m)[1:] != ("x", "a")]
+    for pods, reached in (([late], True), ([late, pod("x/a")], False), ([pod("x/a")], False), ([late], True)):
+        nodes.apply(merged(without, pods, [closed]))
+        ends = {end for path in nodes.passing(FEW) for end in (path.source, path.target)}
+        assert ("x/a" in ends) is reached
+
+
 # --- objects that make no sense --------------------------------------------------------------------------------------
 
 GOOD = into(source(spaces(BLUE), ports=[port(80)]), own="y", name="good")

@@ -6,7 +6,7 @@ from kuberouter.cluster.selectors import enforceable
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.rules import governs
 from kuberouter.compilers.policies.spelling import Place, Spelling
-from kuberouter.model.core import Fragment, Owner, Row, family_of
+from kuberouter.model.core import Fragment, Owner, Rank, Row, family_of
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
@@ -30,4 +30,5 @@ def compile_isolation(
             governing = tuple(policy for policy in selecting if governs(policy, direction))
             if governing or settings.default_deny:
                 rows += spell.place(Place(family, direction, addresses, governing), settings)
-    return Fragment(tuple(rows))
+    # Of two pods that tell the same address one is gone, and nobody knows which: the one with policies counts.
+    return Fragment(tuple(rows), rank=Rank(level=0 if selecting else 1))

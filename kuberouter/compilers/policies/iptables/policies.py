@@ -43,6 +43,8 @@ from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan
 from kuberouter.model.settings import FirewallSettings
 
 DISPATCH_RANK = 10
+OPEN_RANK = 20
+"""Behind all profiles: an address that is told by two pods is as closed as the one that policies select."""
 PROTOCOL = {L4Protocol.TCP: "tcp", L4Protocol.UDP: "udp", L4Protocol.SCTP: "sctp"}
 MULTIPORT_SLOTS = 15
 """Ports that one multiport match holds; a range takes two (linux/netfilter/xt_multiport.h)."""
@@ -151,15 +153,15 @@ def place(place: Place, settings: FirewallSettings) -> Iterator[Row]:
         members = profile_set(family, direction, bodies)
         profile = profile_rules(family, direction, bodies, cut=settings.cut_flows)
         yield profile
-        verdict = f"-g {profile.key.name}"
+        rank, verdict = DISPATCH_RANK, f"-g {profile.key.name}"
     else:
         members = open_set(family, direction)
-        verdict = "-j RETURN"
+        rank, verdict = OPEN_RANK, "-j RETURN"
     yield members
     for address in place.addresses:
         yield Member(MemberKey(members.key.name, address, len(address) * 8))
     text = f"-m set --match-set {members.key.name} {USE[direction].value} {verdict}"
-    yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), DISPATCH_RANK, text))
+    yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), rank, text))
 
 
 def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool = False) -> Chain:

@@ -229,7 +229,11 @@ class ChainDriver:
             script = Script(table.value)
             # In order of their names the nft tool takes a thousand chains in two thirds of the time.
             for key in sorted(pending, key=attrgetter("name")):
-                script.chain(key.name, pending[key], key)
+                script.declare(key.name, key)
+            # With every change the kernel walks from the builtin chains through all others (nft_chain_validate), in
+            # two thirds of the time where rules lie in memory in the order in which it meets them.
+            for key in _as_walked(pending):
+                script.fill(key.name, pending[key], key)
             result = self._xtables.restore(family, script)
             if result.ok:
                 return failed
@@ -256,7 +260,7 @@ class ChainDriver:
         fallbacks: dict[ChainKey, tuple[str, ...]],
     ) -> Failures:
         """Load in two transactions what fails in one without saying where; what is referred to comes first."""
-        ordered = _referred_first(pending)
+        ordered = _as_walked(pending)
         failed: Failures = {}
         for half in (ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]):
             rows = [Chain(key, b"", pending[key], fallbacks.get(key)) for key in half]
@@ -289,22 +293,23 @@ class ChainDriver:
         return failed | dict.fromkeys(pending, "not tried: too many other chains were refused")
 
 
-def _referred_first(chains: dict[ChainKey, tuple[str, ...]]) -> list[ChainKey]:
+def _as_walked(chains: dict[ChainKey, tuple[str, ...]]) -> list[ChainKey]:
+    """Chains in the order in which a walk through their jumps leaves them: what a chain refers to comes before it."""
     by_name = {key.name: key for key in chains}
-    ordered: dict[ChainKey, None] = {}
-    waiting = list(by_name)[::-1]
+    below = {key.name: [t for t in dict.fromkeys(jumps(rules)) if t in by_name] for key, rules in chains.items()}
+    referred = {target for targets in below.values() for target in targets}
+    # Walks begin where nobody leads to; chains that only lead to each other in a circle come last.
+    waiting = [*(name for name in below if name in referred), *(name for name in below if name not in referred)]
+    left: dict[str, None] = {}
     entered: set[str] = set()
     while waiting:
         name = waiting[-1]
-        key = by_name[name]
-        below = [] if name in entered else [t for t in jumps(chains[key]) if t in by_name and t not in entered]
+        if name in entered:
+            left[waiting.pop()] = None
+            continue
         entered.add(name)
-        if below:
-            waiting += below
-        else:
-            waiting.pop()
-            ordered[key] = None
-    return list(ordered)
+        waiting += [target for target in reversed(below[name]) if target not in entered]
+    return [by_name[name] for name in left]
 
 
 class HookDriver:

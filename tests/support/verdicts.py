@@ -175,7 +175,7 @@ class Iptables:
             case "--mark":
                 value, mask = (int(part, 16) for part in text.split("/"))
                 return (self._mark if module == "mark" else 0) & mask == value
-            case "--dports":
+            case "--dport" | "--dports":
                 spans = [part.split(":") for part in text.split(",")]
                 return any(int(span[0]) <= packet.port <= int(span[-1]) for span in spans)
             case "--match-set":

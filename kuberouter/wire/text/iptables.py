@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from kuberouter.model.core import Value
@@ -23,6 +22,7 @@ _COMMENT = re.compile(r'-m comment --comment "?kube-router:([0-9a-f]{10})(?::(fi
 _COUNTED = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
 _TAG = re.compile(r"kube-router:([0-9a-f]{10})(?::(first|last):(\d+))?")
 _LINE = re.compile(r"\bline:? (\d+)", re.IGNORECASE)
+_TARGET = re.compile(r"(?:^| )-[jg] (\S+)", re.MULTILINE)
 _NAME = re.compile(r"'([^']+)'")
 
 
@@ -145,7 +145,15 @@ class Script:
 
     def chain(self, name: str, rules: Iterable[str], subject: object) -> None:
         """Make a chain hold exactly these rules, whether it exists or not."""
+        self.declare(name, subject)
+        self.fill(name, rules, subject)
+
+    def declare(self, name: str, subject: object) -> None:
+        """Make a chain, empty whether it exists or not."""
         self._declared.append((f":{name} - [0:0]", subject))
+
+    def fill(self, name: str, rules: Iterable[str], subject: object) -> None:
+        """Append rules to a chain that is declared."""
         for text in rules:
             self.add(f"-A {name} {tagged(text)}", subject)
 
@@ -183,7 +191,4 @@ def complaint(errors: str) -> str:
 
 def jumps(rules: Sequence[str]) -> list[str]:
     """The targets of rules: the word after -j or -g."""
-    found = []
-    for rule in rules:
-        found += [target for flag, target in pairwise(rule.split()) if flag in ("-j", "-g")]
-    return found
+    return _TARGET.findall("\n".join(rules))

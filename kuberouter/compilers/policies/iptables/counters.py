@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from kuberouter.compilers.policies.counting import accepted
 from kuberouter.compilers.policies.names import DISPATCH_CHAIN, POLICY_PREFIX, PROFILE_PREFIX
 from kuberouter.model.core import Family
 from kuberouter.model.netfilter import CountedRule
@@ -20,20 +21,19 @@ def profile_counts(family: Family, chains: Mapping[str, Sequence[CountedRule]]) 
 
 
 def _profile(family: Family, direction: Direction, name: str, rules: Sequence[CountedRule]) -> ProfileCount:
-    accepted: list[tuple[str, Count]] = []
+    asked: list[tuple[str, Count]] = []
     refused = invalid = Count()
-    asked = ""
     for rule in rules:
         target = _target(rule)
-        if target == "RETURN" and asked:
-            accepted.append((asked, Count(rule.packets, rule.bytes)))
+        count = Count(rule.packets, rule.bytes)
+        if target.startswith(POLICY_PREFIX):
+            asked.append((target, count))
         elif target == "DROP" and "--ctstate INVALID" in rule.text:
-            invalid = Count(rule.packets, rule.bytes)
+            invalid = count
         elif target in ("DROP", "REJECT"):
             # With --netpol-existing-flows=cut there is a rule for TCP before the one for everything else.
-            refused = Count(refused.packets + rule.packets, refused.bytes + rule.bytes)
-        asked = target if target.startswith(POLICY_PREFIX) else ""
-    return ProfileCount(family, name, direction, tuple(accepted), refused, invalid)
+            refused = Count(refused.packets + count.packets, refused.bytes + count.bytes)
+    return ProfileCount(family, name, direction, accepted(asked, refused), refused, invalid)
 
 
 def _target(rule: CountedRule) -> str:

@@ -46,11 +46,14 @@ DISPATCH_RANK = 10
 OPEN_RANK = 20
 """Behind all profiles: an address that is told by two pods is as closed as the one that policies select."""
 PROTOCOL = {L4Protocol.TCP: "tcp", L4Protocol.UDP: "udp", L4Protocol.SCTP: "sctp"}
+OWN_PORTS = (L4Protocol.TCP, L4Protocol.UDP)
+"""Protocols whose own match takes one range and costs less than multiport: the nft tool has native words for it."""
 MULTIPORT_SLOTS = 15
 """Ports that one multiport match holds; a range takes two (linux/netfilter/xt_multiport.h)."""
 
 MASK = ALLOWED_MARK | PASSED_MARK
 IF_ALLOWED = f"-m mark --mark {ALLOWED_MARK:#x}/{ALLOWED_MARK:#x}"
+UNLESS_ALLOWED = f"-m mark --mark 0x0/{ALLOWED_MARK:#x}"
 SET_ALLOWED = f"-j MARK --set-xmark {MASK:#x}/{MASK:#x}"
 CLEAR_BOTH = f"-j MARK --set-xmark 0x0/{MASK:#x}"
 REFUSAL = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreachable"}
@@ -98,8 +101,13 @@ def _ports(ports: PortSpan | PodSet | None, family: Family) -> Iterator[tuple[st
     elif not ports.intervals:
         yield f"-p {PROTOCOL[ports.protocol]}", ""
     else:
+        protocol = PROTOCOL[ports.protocol]
+        if len(ports.intervals) == 1 and ports.protocol in OWN_PORTS:
+            (first, last) = ports.intervals[0]
+            yield f"-p {protocol}", f"-m {protocol} --dport {first if first == last else f'{first}:{last}'}"
+            return
         for listed in _slots(ports.intervals):
-            yield f"-p {PROTOCOL[ports.protocol]}", f"-m multiport --dports {listed}"
+            yield f"-p {protocol}", f"-m multiport --dports {listed}"
 
 
 def _slots(intervals: Iterable[tuple[int, int]]) -> Iterator[str]:
@@ -171,11 +179,16 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
     meets packets of open flows as well: of one that it refuses the connection is marked, and TCP is told by a reset,
     for an established connection takes no notice of ICMP errors. Should the kernel refuse one of the rules, the chain
     drops everything.
+
+    It counts the packets that a policy chain is asked about: what one lets pass is what the next is not asked about.
     """
     key = profile_chain(family, direction, bodies, cut=cut)
     rules = ["-m conntrack --ctstate INVALID -j DROP"]
-    for chain in bodies:
-        rules += [f"-j {chain}", f"{IF_ALLOWED} -j RETURN"]
+    # The mark is clear at first. One look at it per policy, not a rule of its own: every rule is one more for the
+    # kernel to walk over with each change.
+    rules += [f"{UNLESS_ALLOWED} -j {chain}" for chain in bodies]
+    if bodies:
+        rules.append(f"{IF_ALLOWED} -j RETURN")
     rules.append(_log(key.name, direction))
     if cut:
         rules += [

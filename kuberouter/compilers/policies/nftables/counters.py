@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 
+from kuberouter.compilers.policies.counting import accepted
 from kuberouter.compilers.policies.names import PROFILE_PREFIX
 from kuberouter.model.core import Family
 from kuberouter.model.netfilter import CountedRule
@@ -37,9 +37,4 @@ def _profile(family: Family, direction: Direction, name: str, rules: Sequence[Co
         elif "reject" in rule.text:
             # With --netpol-existing-flows=cut there is a rule for TCP before the one for everything else.
             refused = Count(refused.packets + count.packets, refused.bytes + count.bytes)
-    # What a policy let pass is not what the next one is asked about.
-    accepted = [
-        (chain, Count(count.packets - left.packets, count.bytes - left.bytes))
-        for (chain, count), (_, left) in pairwise([*asked, ("", refused)])
-    ]
-    return ProfileCount(family, name, direction, tuple(accepted), refused, invalid)
+    return ProfileCount(family, name, direction, accepted(asked, refused), refused, invalid)

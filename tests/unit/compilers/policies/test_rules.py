@@ -96,8 +96,11 @@ def test_a_broken_policy_allows_nothing() -> None:
 def test_ports_merge_per_protocol_and_fill_matches_of_fifteen() -> None:
     two = PolicyRule(ports=(PolicyPort(number=81), PolicyPort(number=80), PolicyPort(L4Protocol.UDP, 53)))
     assert rules_of(two) == (
-        "-p tcp -m multiport --dports 80:81 -g KUBE-NWPLCY-ALLOW",
-        "-p udp -m multiport --dports 53 -g KUBE-NWPLCY-ALLOW",
+        "-p tcp -m tcp --dport 80:81 -g KUBE-NWPLCY-ALLOW",
+        "-p udp -m udp --dport 53 -g KUBE-NWPLCY-ALLOW",
+    )
+    assert rules_of(PolicyRule(ports=(PolicyPort(L4Protocol.SCTP, 53),))) == (
+        "-p sctp -m multiport --dports 53 -g KUBE-NWPLCY-ALLOW",
     )
     assert rules_of(PolicyRule(ports=(PolicyPort(), PolicyPort(number=80)))) == ("-p tcp -g KUBE-NWPLCY-ALLOW",)
     many = rules_of(PolicyRule(ports=tuple(PolicyPort(number=n, end=n + 1) for n in range(1, 60, 3))))

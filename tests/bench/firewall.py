@@ -17,11 +17,11 @@ from ipaddress import ip_address
 
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, Variant
-from kuberouter.engine.loop import COLLECT_EVERY
 from kuberouter.model.core import Batch, Family
 from kuberouter.model.netfilter import Chain, IpSet, IpSetKey, Member, MemberKey, SetType, Table, make_chain
 from kuberouter.wire.text.iptables import Script
 from tests.bench import content, firewall_node
+from tests.bench.firewall_nftables import figures_of_nftables
 from tests.bench.firewall_node import PREFIXES, Node
 from tests.bench.yardstick import (
     TimedSocket,
@@ -29,6 +29,7 @@ from tests.bench.yardstick import (
     fresh_namespace,
     in_fresh_namespace,
     output,
+    quiet_collector,
     ratio,
     stopwatch,
     tool,
@@ -46,7 +47,7 @@ def figures() -> list[Figure]:
         found += [*_events(node), *_resync(node)]
     for variant in Variant:
         found += _iptables(variant)
-    return found
+    return [*found, *figures_of_nftables()]
 
 
 # --- memory and computing, each in a process of its own --------------------------------------------------------------
@@ -70,7 +71,7 @@ def measure_compute() -> list[Figure]:
 
     def ours() -> float:
         node = Node()
-        with _quiet_collector(), stopwatch() as seconds:
+        with quiet_collector(), stopwatch() as seconds:
             node.world.planner.step(events, limit=10_000_000)
         node.check()
         return seconds()
@@ -81,17 +82,6 @@ def measure_compute() -> list[Figure]:
         return seconds()
 
     return [("firewall-compute", ratio("compute", ours, floor, RUNS), 0.25, "ratio")]
-
-
-@contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """The collector as the daemon sets it."""
-    before = gc.get_threshold()
-    gc.set_threshold(COLLECT_EVERY)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def measure_memory() -> list[Figure]:
@@ -231,7 +221,7 @@ def _first_sync(variant: Variant) -> Figure:
 
     def ours() -> float:
         node = Node(variant)
-        with _quiet_collector(), stopwatch() as seconds:
+        with quiet_collector(), stopwatch() as seconds:
             for raw in raws:
                 node.world.feed(raw)
             node.world.sync()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from kuberouter.cluster.dependents import policies
-from kuberouter.compilers.policies import IPTABLES
+from kuberouter.compilers.policies import IPTABLES, NFTABLES
 from kuberouter.decode import DECODERS
+from kuberouter.drivers import nftables as nft
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
@@ -15,12 +16,14 @@ from kuberouter.model.core import Batch, Family, Outcome, Row
 from kuberouter.model.events import Upserted
 from kuberouter.model.host import Sysctl
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
+from kuberouter.model.nftables import NftChain, NftElement, NftSet, NftTable, NftVerdict
 from kuberouter.model.settings import FirewallSettings
 from tests.bench import content
 from tests.bench.yardstick import stopwatch
 from tests.support.world import World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook)
+NFT_ROWS: tuple[type[Row], ...] = (Sysctl, NftTable, NftSet, NftElement, NftChain, NftVerdict)
 PREFIXES = ("KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-")
 
 
@@ -69,7 +72,11 @@ class Node:
                 Chain: ChainDriver(self.xtables, tuple(Family), PREFIXES),
                 Hook: HookDriver(self.xtables, tuple(Family)),
             }
-        self.world = World([policies], IPTABLES, FirewallSettings(), ROWS, tuple(Family), drivers=drivers)
+        self._begin(IPTABLES, ROWS, drivers)
+
+    def _begin(self, compilers: tuple[tuple[str, Any], ...], rows: tuple[type[Row], ...], drivers: Any) -> None:
+        self.rows = rows
+        self.world = World([policies], compilers, FirewallSettings(), rows, tuple(Family), drivers=drivers)
         self.world.feed(content.node())
         self.world.sync()
 
@@ -81,13 +88,17 @@ class Node:
 
     def check(self) -> None:
         """The content is as big as the figures say, and stands."""
-        ledgers = self.world.planner.ledgers
-        rules = sum(len(chain.rules) for chain in ledgers[Chain].desired.values())
-        assert len(ledgers[Member]) > 60_000, len(ledgers[Member])
+        members, chains = self._ledger(Member, NftElement), self._ledger(Chain, NftChain)
+        rules = sum(len(chain.rules) for chain in chains.values())
+        assert len(members) > 60_000, len(members)
         assert rules > 10_000, rules
         assert not self.world.journal.standing, self.world.journal.standing[:3]
         failed = {key: text for (row, key), text in self.world.report.failed.items() if row is not Sysctl}
         assert not failed, list(failed.items())[:3]
+
+    def _ledger(self, *rows: type[Row]) -> Mapping[Hashable, Any]:
+        """What is desired of the one of these rows that the backend has."""
+        return self.world.planner.ledgers[next(row for row in rows if row in self.rows)].desired
 
     def take(self, changes: Iterable[Upserted]) -> int:
         """Work off events; how many rows were written."""
@@ -104,8 +115,24 @@ class Node:
     def audit(self) -> float:
         """Seconds to read every table and to find nothing to do."""
         with stopwatch() as seconds:
-            self.world.dataplane.resync(ROWS)
+            self.world.dataplane.resync(self.rows)
             written = self.world.sync()
         assert written == 0, self.world.report.batches[:1]
         assert not any(self.world.report.drift.values()), self.world.report.drift
         return seconds()
+
+
+class NftNode(Node):
+    """The same node with the nftables backend, in this thread's namespace."""
+
+    def __init__(self) -> None:
+        self.nftables = nft.Nftables()
+        drivers = {
+            Sysctl: SysctlDriver(),
+            NftTable: nft.TableDriver(self.nftables),
+            NftSet: nft.SetDriver(self.nftables),
+            NftElement: nft.ElementDriver(self.nftables),
+            NftChain: nft.ChainDriver(self.nftables),
+            NftVerdict: nft.VerdictDriver(self.nftables),
+        }
+        self._begin(NFTABLES, NFT_ROWS, drivers)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from kuberouter.engine.loop import COLLECT_EVERY
 from tests.support.lab import netns
 
 T = TypeVar("T")
@@ -108,6 +109,17 @@ class TimedSocket:
 
 def _show(seconds: Sequence[float]) -> str:
     return f"{statistics.median(seconds) * 1e3:.2f} ms (best {min(seconds) * 1e3:.2f}, n={len(seconds)})"
+
+
+@contextlib.contextmanager
+def quiet_collector() -> Iterator[None]:
+    """The collector as the daemon sets it."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_EVERY)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager

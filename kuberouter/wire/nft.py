@@ -1,7 +1,7 @@
 """Scripts in the language of nft(8) to the kernel: through a kept libnftables context, else a process.
 
-A kept context saves the start of a process and the wait for its end (the kernel closes its socket only after a grace
-period of RCU): a changed chain takes 2 to 8 ms instead of 20.
+This is the way for rules that `wire/nftrules` has no words for. A kept context saves the start of a process and the
+wait for its end (the kernel closes its socket only after a grace period of RCU).
 """
 
 from __future__ import annotations
@@ -82,18 +82,19 @@ class _Context:
 
 
 class Nft:
-    """Runs scripts, each one transaction."""
+    """Runs scripts, each one transaction. Nothing is opened before the first."""
 
     def __init__(self, *, library: bool = True) -> None:
+        self._library = library
         self._context: _Context | None = None
-        if library:
-            try:
-                self._context = _Context()
-            except OSError:
-                pass
 
     def run(self, script: str) -> str:
         """Apply a script; what went wrong, empty if nothing did. Raises Unavailable when neither way is installed."""
+        if self._library and self._context is None:
+            try:
+                self._context = _Context()
+            except OSError:
+                self._library = False
         if self._context is not None:
             return self._context.run(script)
         done = run(("nft", "-f", "-"), script)

@@ -1,12 +1,12 @@
-"""nf_tables over netlink: transactions of set elements and deletions, and dumps. linux/netfilter/nf_tables.h.
+"""nf_tables over netlink: transactions, set elements, dumps, notices. linux/netfilter/nf_tables.h.
 
-Rules are written as text (`wire/nft`); elements come in tens of thousands, and libnftables reads every set of the table
-before it adds one.
+What transactions are made of, beside elements, is in `wire/nftmessages`.
 """
 
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
@@ -14,12 +14,14 @@ from typing import NamedTuple
 from kuberouter.model.core import Unavailable
 from kuberouter.wire.netlink import (
     ATTRIBUTE,
+    BUFFER,
     ERROR,
     HEADER,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_REQUEST,
     NLMSG_ERROR,
+    SO_SNDBUFFORCE,
     Message,
     NetlinkSocket,
     attribute,
@@ -43,9 +45,10 @@ TABLE_NAME, TABLE_FLAGS = 1, 2
 TABLE_F_DORMANT = 1
 CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE = 1, 3, 4, 5, 7
 HOOK_NUMBER, HOOK_PRIORITY = 1, 2
-RULE_TABLE, RULE_CHAIN, RULE_USERDATA = 1, 2, 7
+RULE_TABLE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA = 1, 2, 4, 7
 UDATA_RULE_COMMENT = 0
-SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LEN = 1, 2, 3, 4, 5
+SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LEN, SET_DATA_TYPE, SET_DATA_LEN = 1, 2, 3, 4, 5, 6, 7
+SET_ID, SET_USERDATA = 10, 13
 SET_ANONYMOUS, SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_CONCAT = 0x1, 0x4, 0x8, 0x10, 0x80
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
 LIST_ELEM = 1
@@ -65,14 +68,21 @@ class NftSocket(NetlinkSocket):
 
     def __init__(self) -> None:
         super().__init__(NETLINK_NETFILTER)
+        self._room = BUFFER
 
     def commit(self, messages: Sequence[Message]) -> list[int]:
+        """As `apply`; when the kernel refuses the whole, that error for each message."""
+        whole, results = self.apply(messages)
+        return [whole] * len(messages) if whole else results
+
+    def apply(self, messages: Sequence[Message]) -> tuple[int, list[int]]:
         """Apply messages as one transaction: all, or none of them as soon as one result is not 0.
 
-        Returns per message its errno; when the kernel refuses the whole, that error for each.
+        Returns an errno for the whole, which is 0 unless the kernel refuses it without saying for what, and one per
+        message.
         """
         if not messages:
-            return []
+            return 0, []
         first = self._sequence + 1
         last = self._sequence = self._sequence + len(messages) + 1
         mark = GENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES)
@@ -81,7 +91,12 @@ class NftSocket(NetlinkSocket):
             flags |= NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0)
             parts += (HEADER.pack(16 + len(body), kind, flags, sequence, 0), body)
         parts += (HEADER.pack(20, NFNL_MSG_BATCH_END, NLM_F_REQUEST, last, 0), mark)
-        self._socket.send(b"".join(parts))
+        data = b"".join(parts)
+        if len(data) > self._room:
+            # The kernel takes no transaction that is longer than the buffer.
+            self._room = len(data) + BUFFER
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, self._room)
+        self._socket.send(data)
         results = [0] * len(messages)
         whole = 0
         done = False
@@ -99,7 +114,7 @@ class NftSocket(NetlinkSocket):
                         results[sequence - first - 1] = code
                         done = done or sequence == last
                 offset += (max(length, 16) + 3) & ~3
-        return [whole] * len(messages) if whole else results
+        return whole, results
 
     def list(self, what: int, body: bytes) -> list[bytes]:
         """Every answer to a dump; nothing when the table asked for does not exist."""
@@ -127,46 +142,14 @@ def _string(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
 
 
-def message(what: int, family: int, *parts: bytes) -> Message:
-    """A message of a transaction; creating messages also accept what exists."""
-    flags = NLM_F_CREATE if what in (NEWTABLE, NEWSETELEM) else 0
-    return NFNL_SUBSYS_NFTABLES << 8 | what, flags, _body(family, *parts)
-
-
-# --- tables and deletions --------------------------------------------------------------------------------------------
-
-
-def new_table(family: int, table: str) -> Message:
-    """Make a table, or wake one that is dormant."""
-    return message(NEWTABLE, family, _string(TABLE_NAME, table), attribute(TABLE_FLAGS, BE32.pack(0)))
-
-
-def delete_table(family: int, table: str) -> Message:
-    """Delete a table with everything in it."""
-    return message(DELTABLE, family, _string(TABLE_NAME, table))
-
-
-def flush_chain(family: int, table: str, chain: str) -> Message:
-    """Delete all rules of a chain."""
-    return message(DELRULE, family, _string(RULE_TABLE, table), _string(RULE_CHAIN, chain))
-
-
-def delete_chain(family: int, table: str, chain: str) -> Message:
-    """Delete an empty chain that nothing refers to."""
-    return message(DELCHAIN, family, _string(CHAIN_TABLE, table), _string(CHAIN_NAME, chain))
-
-
-def delete_set(family: int, table: str, name: str) -> Message:
-    """Delete a set or map, and its elements, that no rule refers to."""
-    return message(DELSET, family, _string(SET_TABLE, table), _string(SET_NAME, name))
-
-
 # --- elements --------------------------------------------------------------------------------------------------------
 
 
 def elements(what: int, family: int, table: str, name: str, packed: Iterable[bytes]) -> Message:
-    """Add (NEWSETELEM) or delete (DELSETELEM) elements of a set; at most 64 KB of them."""
-    return message(what, family, _string(LIST_TABLE, table), _string(LIST_SET, name), nested(LIST_ELEMENTS, *packed))
+    """Add (NEWSETELEM) or delete (DELSETELEM) elements of a set, whether they exist or not; at most 64 KB of them."""
+    flags = NLM_F_CREATE if what == NEWSETELEM else 0
+    body = _body(family, _string(LIST_TABLE, table), _string(LIST_SET, name), nested(LIST_ELEMENTS, *packed))
+    return NFNL_SUBSYS_NFTABLES << 8 | what, flags, body
 
 
 def pack_keys(keys: Iterable[bytes], size: int) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
@@ -242,9 +242,10 @@ def _resync(node: NftNode) -> Figure:
     """Everything told once more, as after a watch that broke, against `nft -f` of what the sets hold."""
     events = firewall_node.events([*content.namespaces(), *content.pods(), *content.policies()])
     parts: dict[NftSetKey, list[str]] = {}
-    for key in node.world.planner.ledgers[NftElement].desired:
-        if not key.last and len(key.first) in (4, 16):
-            parts.setdefault(key.set, []).append(str(ip_address(key.first)))
+    rows: Iterable[NftElement] = node.world.planner.ledgers[NftElement].desired.values()
+    for row in rows:
+        if not row.key.last and len(row.key.first) in (4, 16):
+            parts.setdefault(row.key.set, []).append(str(ip_address(row.key.first)))
     text = "".join(
         f"add element {NFT_NAME[k.family]} {TABLE_NAME[k.family]} {k.name} {{ {','.join(each)} }}\n"
         for k, each in parts.items()

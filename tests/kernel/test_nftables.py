@@ -76,10 +76,10 @@ SETS = [
 FORWARD = BaseHook("forward", -2)
 
 
-@pytest.fixture(params=[True, False], ids=["library", "process"])
+@pytest.fixture(params=["netlink", "library", "process"])
 def nftables(request: pytest.FixtureRequest, namespace: str) -> Nftables:
     assert namespace
-    made = Nftables(library=request.param)
+    made = Nftables(direct=request.param == "netlink", library=request.param != "process")
     assert converge(TableDriver(made), TABLES) == {}
     return made
 

@@ -27,6 +27,7 @@ from kuberouter.model.nftables import (
     NftVerdict,
 )
 from kuberouter.model.settings import FirewallSettings
+from kuberouter.wire.nftrules import expressions
 from kuberouter.wire.text.nft import jumps
 from tests.conformance.generate import drawn
 from tests.support.world import NODE, World
@@ -199,6 +200,8 @@ def test_nothing_in_nftables_refers_to_what_does_not_exist() -> None:
                 words = rule.split()
                 assert {NftSetKey(where.family, w[1:]) for w in words if w.startswith("@")} <= sets
                 assert {NftChainKey(where.family, name) for name in jumps([rule])} <= chains
+                # None of them has to be left to the tool.
+                assert expressions(where.family, rule)
         for where, verdict in made.table(NftVerdict).items():
             assert where.map in sets
             assert not verdict.chain or NftChainKey(where.map.family, verdict.chain) in chains

@@ -1,4 +1,4 @@
-"""The language of nft(8), as far as chains and sets need it, and what libnftables says of a script that fails.
+"""The language of nft(8), as far as chains need it, and what libnftables says of a script that fails.
 
 The kernel keeps rules in a form of its own, so texts are never compared: each rule carries in its comment a tag over
 the text that was meant.
@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 from kuberouter.model.netfilter import CountedRule, rule_tag
-from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily, NftSet, SetForm
+from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily
 
 MARKER = "kube-router:"
 """Begins the comment of every rule of ours."""
 
 _FAMILY = {NftFamily.IPV4: "ip", NftFamily.BRIDGE: "bridge", NftFamily.IPV6: "ip6"}
-_FORM = {
-    SetForm.KEYS: "set {where} {{ type {types}; }}",
-    SetForm.RANGES: "set {where} {{ type {types}; flags interval; }}",
-    SetForm.VERDICTS: "map {where} {{ type {types} : verdict; }}",
-}
+_TARGET = re.compile(r"(?:^| )(?:jump|goto) (\S+)", re.MULTILINE)
 _CHAIN = re.compile(r"\s+chain (\S+) \{")
 _COUNTER = re.compile(r"counter packets (\d+) bytes (\d+) ?")
 _OURS = re.compile(rf' ?comment "{MARKER}[0-9a-f]{{10}}"$')
@@ -64,12 +59,6 @@ class Script:
         self._first: list[tuple[str, object]] = [(f"add table {where(family, '').rstrip()}", None)]
         self._chains: list[tuple[str, object]] = []
         self._rules: list[tuple[str, object]] = []
-
-    def set(self, row: NftSet) -> None:
-        """Make a set or map; one that exists in the same form stays as it is."""
-        types = " . ".join(kind.name.lower() for kind in row.types)
-        kind = _FORM[row.form].format(where=where(row.key.family, row.key.name), types=types)
-        self._first.append((f"add {kind}", row.key))
 
     def drop_chain(self, key: NftChainKey) -> None:
         """Take a chain away before anything else: its hook cannot be changed in place."""
@@ -124,7 +113,4 @@ def complaint(errors: str) -> str:
 
 def jumps(rules: Sequence[str]) -> list[str]:
     """The chains that rules lead to: the word after jump or goto."""
-    found = []
-    for rule in rules:
-        found += [target for verb, target in pairwise(rule.split()) if verb in ("jump", "goto")]
-    return found
+    return _TARGET.findall("\n".join(rules))

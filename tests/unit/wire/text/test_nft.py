@@ -5,12 +5,8 @@ from __future__ import annotations
 from kuberouter.model.netfilter import rule_tag
 from kuberouter.model.nftables import (
     BaseHook,
-    KeyType,
     NftChainKey,
     NftFamily,
-    NftSet,
-    NftSetKey,
-    SetForm,
     make_nft_chain,
 )
 from kuberouter.wire.text.nft import Script, comment_tag, complaint, jumps
@@ -37,18 +33,6 @@ def test_all_chains_exist_before_any_rule_refers_to_them() -> None:
         f"flush chain {TABLE} KUBE-NWPLCY-A",
         f'add rule {TABLE} KUBE-ROUTER-X jump KUBE-NWPLCY-A comment "kube-router:{rule_tag(TOP.rules[0])}"',
         f'add rule {TABLE} KUBE-NWPLCY-A tcp dport 80 accept comment "kube-router:{rule_tag(POLICY.rules[0])}"',
-    ]
-
-
-def test_sets_are_made_in_each_form() -> None:
-    made = Script(V4)
-    types = (KeyType.IFNAME, KeyType.IPV4_ADDR)
-    for form in (SetForm.KEYS, SetForm.RANGES, SetForm.VERDICTS):
-        made.set(NftSet(NftSetKey(V4, "S"), types if form is SetForm.KEYS else types[1:], form))
-    assert str(made).splitlines()[1:] == [
-        f"add set {TABLE} S {{ type ifname . ipv4_addr; }}",
-        f"add set {TABLE} S {{ type ipv4_addr; flags interval; }}",
-        f"add map {TABLE} S {{ type ipv4_addr : verdict; }}",
     ]
 
 

@@ -1,0 +1,158 @@
+"""Chains with all their rules, as rows."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterable, Sequence
+
+from kuberouter.drivers.nftables.shared import ATTEMPTS, Failures, Nftables, reason
+from kuberouter.drivers.walk import as_walked
+from kuberouter.model.core import Batch, Outcome
+from kuberouter.model.netfilter import chain_digest, rule_tag
+from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily
+from kuberouter.wire import nftables as wire
+from kuberouter.wire.netlink import Message
+from kuberouter.wire.nftmessages import delete_chain, flush_chain, new_chain, new_rules
+from kuberouter.wire.nftrules import Unspoken, expressions
+from kuberouter.wire.text.nft import MARKER, Script, comment_tag, complaint, jumps
+
+HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output"}
+"""enum nf_inet_hooks."""
+NUMBERS = {name: number for number, name in HOOKS.items()}
+CIRCLES = (errno.EMLINK, errno.ELOOP)
+
+Pending = dict[NftChainKey, tuple[NftChain, tuple[str, ...]]]
+"""Rows that are still to be loaded, each with the rules that it gets."""
+Refused = dict[NftChainKey | None, str]
+"""Why a transaction failed, by the chains that are to blame; by None if nobody can tell which."""
+
+
+class ChainDriver:
+    """Driver of `NftChain` rows."""
+
+    def __init__(self, nftables: Nftables) -> None:
+        self._nftables = nftables
+
+    def read(self) -> Iterable[NftChain]:
+        """All chains of our tables; rules of others in them change the digest, so they are put right."""
+        link = self._nftables.link
+        for family in NftFamily:
+            tags: dict[str, list[str]] = {}
+            for chain, comment in wire.rule_comments(link, family, TABLE_NAME[family]):
+                tags.setdefault(chain, []).append(comment_tag(comment))
+            for facts in wire.chains(link, family, TABLE_NAME[family]):
+                hook = None
+                if facts.hook is not None and facts.priority is not None:
+                    hook = BaseHook(HOOKS.get(facts.hook, str(facts.hook)), facts.priority, facts.accepts)
+                digest = chain_digest(tuple(tags.get(facts.name, ())))
+                yield NftChain(NftChainKey(family, facts.name), digest, (), hook)
+
+    def owns(self, row: NftChain) -> bool:
+        """Everything in our tables is ours."""
+        return True
+
+    def write(self, batch: Batch[NftChain]) -> Outcome:
+        """Replace and make chains in one transaction, then delete those to be removed in another."""
+        moved = {new.key for old, new in batch.change if old.hook != new.hook}
+        failed = self._load([*batch.add, *(new for _, new in batch.change)], moved)
+        return Outcome(failed | self._unload([row.key for row in batch.remove]))
+
+    def _load(self, rows: Sequence[NftChain], moved: Collection[NftChainKey]) -> Failures:
+        pending = {row.key: (row, row.rules) for row in rows}
+        failed: Failures = {}
+        for _ in range(ATTEMPTS):
+            if not pending or not (refused := self._apply(pending, moved)):
+                return failed
+            if None in refused and len(pending) > 1:
+                return failed | self._halves(pending, moved)
+            for key in list(pending) if None in refused else [key for key in refused if key is not None]:
+                row, rules = pending[key]
+                failed.setdefault(key, refused.get(key) or refused[None])
+                if row.fallback is None or rules == row.fallback:
+                    del pending[key]
+                else:
+                    pending[key] = row, row.fallback
+        return failed | dict.fromkeys(pending, "not tried: too many others were refused")
+
+    def _apply(self, pending: Pending, moved: Collection[NftChainKey]) -> Refused:
+        """One transaction."""
+        if self._nftables.direct:
+            try:
+                steps = _steps(pending, moved)
+            except Unspoken:
+                # Some other rule may stand for what the tool will say.
+                pass
+            else:
+                return self._send(steps)
+        script = Script(next(iter(pending)).family)
+        for row, rules in pending.values():
+            if row.key in moved:
+                script.drop_chain(row.key)
+            script.chain(row, rules)
+        errors = self._nftables.nft.run(str(script))
+        if not errors:
+            return {}
+        culprits = [key for key in script.culprits(errors) if isinstance(key, NftChainKey)]
+        return dict.fromkeys(culprits or (None,), complaint(errors))
+
+    def _send(self, steps: Sequence[tuple[NftChainKey, Message]]) -> Refused:
+        whole, codes = self._nftables.link.apply([message for _, message in steps])
+        if whole:
+            return {None: reason(whole)}
+        refused: Refused = {}
+        for (key, _), code in zip(steps, codes, strict=True):
+            if code:
+                refused.setdefault(key, reason(code))
+            if code in CIRCLES:
+                # The kernel looks for them with every rule from then on, so the rules behind are not to blame.
+                break
+        return refused
+
+    def _halves(self, pending: Pending, moved: Collection[NftChainKey]) -> Failures:
+        """Load in two transactions what fails in one without saying where; what is referred to comes first."""
+        ordered = [pending[key] for key in _as_walked(pending)]
+        middle = len(ordered) // 2
+        failed: Failures = {}
+        for half in (ordered[:middle], ordered[middle:]):
+            rows = [NftChain(row.key, row.digest, rules, row.hook, row.fallback) for row, rules in half]
+            failed |= self._load(rows, moved)
+        return failed
+
+    def _unload(self, keys: Sequence[NftChainKey]) -> Failures:
+        """Empty all chains, for they refer to each other, then delete them."""
+        pending = dict.fromkeys(keys)
+        failed: Failures = {}
+        for _ in range(ATTEMPTS):
+            if not pending:
+                return failed
+            kinds = (flush_chain, delete_chain)
+            steps = [(key, kind(key.family, TABLE_NAME[key.family], key.name)) for kind in kinds for key in pending]
+            codes = self._nftables.link.commit([message for _, message in steps])
+            refused = {key: code for (key, _), code in zip(steps, codes, strict=True) if code}
+            if not refused:
+                return failed
+            for key, code in refused.items():
+                del pending[key]
+                if code != errno.ENOENT:
+                    failed[key] = reason(code)
+        return failed | dict.fromkeys(pending, "not tried: too many others were refused")
+
+
+def _as_walked(pending: Pending) -> list[NftChainKey]:
+    return as_walked({key: [NftChainKey(key.family, to) for to in jumps(rules)] for key, (_, rules) in pending.items()})
+
+
+def _steps(pending: Pending, moved: Collection[NftChainKey]) -> list[tuple[NftChainKey, Message]]:
+    """The messages that make chains hold exactly their rules, whether they exist or not. Raises Unspoken."""
+    found: list[tuple[NftChainKey, Message]] = []
+    for key, (row, _) in pending.items():
+        place = key.family, TABLE_NAME[key.family], key.name
+        # A hook cannot be changed in place.
+        away = (new_chain(*place), flush_chain(*place), delete_chain(*place)) if key in moved else ()
+        hook = (NUMBERS[row.hook.hook], row.hook.priority) if row.hook is not None else None
+        found += ((key, message) for message in (*away, new_chain(*place, hook), flush_chain(*place)))
+    # Rules may refer to any of these chains, so all chains are made first.
+    for key in _as_walked(pending):
+        rules = [(expressions(key.family, text), f"{MARKER}{rule_tag(text)}") for text in pending[key][1]]
+        found += ((key, message) for message in new_rules(key.family, TABLE_NAME[key.family], key.name, rules))
+    return found

@@ -1,0 +1,108 @@
+"""Messages of which transactions of nf_tables are made: tables, sets, chains and rules, made and deleted.
+
+linux/netfilter/nf_tables.h; what only libnftnl knows of is said where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import pack
+
+from kuberouter.wire import nftables as wire
+from kuberouter.wire.netlink import NLM_F_APPEND, NLM_F_CREATE, Message, attribute, nested
+from kuberouter.wire.nftables import BE32, GENMSG, NF_ACCEPT, NFNL_SUBSYS_NFTABLES, SIGNED
+
+DATA_VERDICT = 0xFFFFFF00
+"""The type of a map's data."""
+KEY_ORDER, CONCATENATED, HOST_ORDER, NETWORK_ORDER = 0, 0, 1, 2
+"""By what libnftnl stores with a set the tool knows in which byte order the keys are that it prints."""
+IFNAME = 41
+
+
+def _string(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+def _message(what: int, family: int, *parts: bytes, flags: int = 0) -> Message:
+    return NFNL_SUBSYS_NFTABLES << 8 | what, flags, b"".join((GENMSG.pack(family, 0, 0), *parts))
+
+
+# --- made, also where they exist -------------------------------------------------------------------------------------
+
+
+def new_table(family: int, table: str) -> Message:
+    """Make a table, or wake one that is dormant."""
+    parts = _string(wire.TABLE_NAME, table), attribute(wire.TABLE_FLAGS, BE32.pack(0))
+    return _message(wire.NEWTABLE, family, *parts, flags=NLM_F_CREATE)
+
+
+def new_set(family: int, table: str, facts: wire.SetFacts, *, number: int) -> Message:
+    """Make a set, or a map to verdicts; one that exists in the same form stays as it is.
+
+    `number` tells it from the others of the transaction.
+    """
+    kind = 0
+    for each in facts.types:
+        kind = kind << 6 | each
+    order = HOST_ORDER if facts.types == (IFNAME,) else NETWORK_ORDER if len(facts.types) == 1 else CONCATENATED
+    mapped = (wire.SET_DATA_TYPE, DATA_VERDICT), (wire.SET_DATA_LEN, 0)
+    numbers = (
+        (wire.SET_FLAGS, facts.flags),
+        (wire.SET_KEY_TYPE, kind),
+        (wire.SET_KEY_LEN, facts.size),
+        *(mapped if facts.flags & wire.SET_MAP else ()),
+        (wire.SET_ID, number),
+    )
+    parts = (
+        _string(wire.SET_TABLE, table),
+        _string(wire.SET_NAME, facts.name),
+        *(attribute(key, BE32.pack(value)) for key, value in numbers),
+        attribute(wire.SET_USERDATA, pack("=BBI", KEY_ORDER, 4, order)),
+    )
+    return _message(wire.NEWSET, family, *parts, flags=NLM_F_CREATE)
+
+
+def new_chain(family: int, table: str, chain: str, hook: tuple[int, int] | None = None) -> Message:
+    """Make a chain; with the number of a hook and a priority a base chain, which accepts what no rule decides."""
+    parts = [_string(wire.CHAIN_TABLE, table), _string(wire.CHAIN_NAME, chain)]
+    if hook is not None:
+        number, priority = hook
+        place = attribute(wire.HOOK_NUMBER, BE32.pack(number)), attribute(wire.HOOK_PRIORITY, SIGNED.pack(priority))
+        parts += (nested(wire.CHAIN_HOOK, *place), attribute(wire.CHAIN_POLICY, BE32.pack(NF_ACCEPT)))
+        parts.append(_string(wire.CHAIN_TYPE, "filter"))
+    return _message(wire.NEWCHAIN, family, *parts, flags=NLM_F_CREATE)
+
+
+def new_rules(family: int, table: str, chain: str, rules: Iterable[tuple[bytes, str]]) -> list[Message]:
+    """Append rules to a chain, each from its expressions (`wire/nftrules`) and its comment."""
+    place = b"".join((GENMSG.pack(family, 0, 0), _string(wire.RULE_TABLE, table), _string(wire.RULE_CHAIN, chain)))
+    kind, flags = NFNL_SUBSYS_NFTABLES << 8 | wire.NEWRULE, NLM_F_CREATE | NLM_F_APPEND
+    found: list[Message] = []
+    for expressions, comment in rules:
+        said = b"%c%c%s\0" % (wire.UDATA_RULE_COMMENT, len(comment) + 1, comment.encode())
+        body = (place, nested(wire.RULE_EXPRESSIONS, expressions), attribute(wire.RULE_USERDATA, said))
+        found.append((kind, flags, b"".join(body)))
+    return found
+
+
+# --- deleted ---------------------------------------------------------------------------------------------------------
+
+
+def delete_table(family: int, table: str) -> Message:
+    """Delete a table with everything in it."""
+    return _message(wire.DELTABLE, family, _string(wire.TABLE_NAME, table))
+
+
+def flush_chain(family: int, table: str, chain: str) -> Message:
+    """Delete all rules of a chain."""
+    return _message(wire.DELRULE, family, _string(wire.RULE_TABLE, table), _string(wire.RULE_CHAIN, chain))
+
+
+def delete_chain(family: int, table: str, chain: str) -> Message:
+    """Delete an empty chain that nothing refers to."""
+    return _message(wire.DELCHAIN, family, _string(wire.CHAIN_TABLE, table), _string(wire.CHAIN_NAME, chain))
+
+
+def delete_set(family: int, table: str, name: str) -> Message:
+    """Delete a set or map, and its elements, that no rule refers to."""
+    return _message(wire.DELSET, family, _string(wire.SET_TABLE, table), _string(wire.SET_NAME, name))

@@ -229,9 +229,10 @@ class ChainDriver:
                 return failed
             script = Script(table.value)
             # In order of their names the nft tool takes a thousand chains in two thirds of the time.
-            for key in sorted(pending, key=attrgetter("name")):
+            ordered = sorted(pending, key=attrgetter("name"))
+            for key in ordered:
                 script.declare(key.name, key)
-            for key in _as_walked(pending):
+            for key in _as_walked(pending) if self._xtables.variant is Variant.NFT else ordered:
                 script.fill(key.name, pending[key], key)
             result = self._xtables.restore(family, script)
             if result.ok:

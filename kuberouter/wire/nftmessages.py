@@ -6,6 +6,7 @@ linux/netfilter/nf_tables.h; what only libnftnl knows of is said where it is use
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from struct import pack
 
 from kuberouter.wire import nftables as wire
@@ -41,25 +42,26 @@ def new_set(family: int, table: str, facts: wire.SetFacts, *, number: int) -> Me
 
     `number` tells it from the others of the transaction.
     """
+    shape = _shape(facts.flags, facts.types, facts.size)
+    named = _string(wire.SET_TABLE, table), _string(wire.SET_NAME, facts.name)
+    return _message(wire.NEWSET, family, *named, shape, attribute(wire.SET_ID, BE32.pack(number)), flags=NLM_F_CREATE)
+
+
+@lru_cache(maxsize=64)
+def _shape(flags: int, types: tuple[int, ...], size: int) -> bytes:
     kind = 0
-    for each in facts.types:
+    for each in types:
         kind = kind << 6 | each
-    order = HOST_ORDER if facts.types == (IFNAME,) else NETWORK_ORDER if len(facts.types) == 1 else CONCATENATED
+    order = HOST_ORDER if types == (IFNAME,) else NETWORK_ORDER if len(types) == 1 else CONCATENATED
     mapped = (wire.SET_DATA_TYPE, DATA_VERDICT), (wire.SET_DATA_LEN, 0)
     numbers = (
-        (wire.SET_FLAGS, facts.flags),
+        (wire.SET_FLAGS, flags),
         (wire.SET_KEY_TYPE, kind),
-        (wire.SET_KEY_LEN, facts.size),
-        *(mapped if facts.flags & wire.SET_MAP else ()),
-        (wire.SET_ID, number),
+        (wire.SET_KEY_LEN, size),
+        *(mapped if flags & wire.SET_MAP else ()),
     )
-    parts = (
-        _string(wire.SET_TABLE, table),
-        _string(wire.SET_NAME, facts.name),
-        *(attribute(key, BE32.pack(value)) for key, value in numbers),
-        attribute(wire.SET_USERDATA, pack("=BBI", KEY_ORDER, 4, order)),
-    )
-    return _message(wire.NEWSET, family, *parts, flags=NLM_F_CREATE)
+    found = [attribute(key, BE32.pack(value)) for key, value in numbers]
+    return b"".join((*found, attribute(wire.SET_USERDATA, pack("=BBI", KEY_ORDER, 4, order))))
 
 
 def new_chain(family: int, table: str, chain: str, hook: tuple[int, int] | None = None) -> Message:

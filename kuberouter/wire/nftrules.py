@@ -195,10 +195,10 @@ def _lookup(fields: str, mapped: str | None, name: str) -> bytes:
     return b"".join(found) + lookup
 
 
-def _link(name: str) -> bytes:
+def _link(unequal: str | None, name: str) -> bytes:
     if len(name) > 15 or name.endswith("*"):
         raise ValueError
-    return _meta(META_IIFNAME) + _compare(EQUAL, packed_link(name))
+    return _meta(META_IIFNAME) + _compare(UNEQUAL if unequal else EQUAL, packed_link(name))
 
 
 def _fib(end: str) -> bytes:
@@ -282,7 +282,7 @@ _PATTERNS: dict[str, Callable[..., bytes]] = {
     r"ct status expected": _status,
     r"ct direction ([a-z]+)": _direction,
     r"fib ([sd]addr) type local": _fib,
-    r'iifname "([^"]+)"': _link,
+    r'iifname (!= )?"([^"]+)"': _link,
     r"meta protocol (ip6?)": _ethertype,
 }
 _BUILDERS = [(re.compile(pattern), build) for pattern, build in _PATTERNS.items()]

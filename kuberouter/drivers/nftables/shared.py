@@ -69,13 +69,13 @@ class Nftables:
     def _commit(self, requests: list[Request], split: Callable[[Hashable], Request] | None) -> Failures:
         failed: Failures = {}
         for _ in range(ATTEMPTS):
-            codes = iter(self.link.commit([message for _, messages in requests for message in messages]))
+            results = self.link.commit([message for _, messages in requests for message in messages])
+            if not any(results):
+                return failed
+            codes = iter(results)
             again: list[Request] = []
-            refused = False
             for keys, messages in requests:
                 answers = [next(codes) for _ in messages]
-                if any(answers):
-                    refused = True
                 gone = [_deletes(m) and code == errno.ENOENT for m, code in zip(messages, answers, strict=True)]
                 code = next((c for c, missing in zip(answers, gone, strict=True) if c and not missing), 0)
                 if len(keys) > 1 and any(answers) and split is not None:
@@ -84,7 +84,7 @@ class Nftables:
                     failed.update((key, reason(code)) for key in keys)
                 elif left := tuple(m for m, missing in zip(messages, gone, strict=True) if not missing):
                     again.append((keys, left))
-            if not refused or not again:
+            if not again:
                 return failed
             requests = again
         return failed | {key: "not tried: too many others were refused" for keys, _ in requests for key in keys}

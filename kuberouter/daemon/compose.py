@@ -103,6 +103,7 @@ def compose(config: Config) -> Composition:
     engine = Engine(inbox, planner, dataplane, controllers, clock=time.monotonic, observe=observe)
     for part in parts:
         part.alive = engine.alive
+        part.desired = lambda row: planner.ledgers[row].desired
     if telemetry is not None:
         telemetry.watch(engine, planner, dataplane, inbox)
         if config.metrics and config.metrics.per_policy and config.firewall:

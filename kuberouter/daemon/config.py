@@ -32,6 +32,7 @@ TIMEOUTS = ("service-tcp-timeout", "service-tcpfin-timeout", "service-udp-timeou
 LONGEST_TIMEOUT = 0x7FFFFFFF // 1000
 """Seconds; the kernel counts in ticks, of which a second has at most a thousand."""
 IPTABLES_MODES = ("auto", "nft", "legacy")
+VIP_MODES = ("address", "route")
 EXISTING_FLOWS = ("keep", "cut")
 DEFAULT_CNI_FILE = "/etc/cni/net.d/10-kuberouter.conf"
 LONGEST_SOCKET = 107
@@ -193,6 +194,8 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
     return ProxySettings(
         sync_period=reader.flag("ipvs-sync-period", float),
         masquerade_all=reader.flag("masquerade-all", bool),
+        local_routes=_choice(reader, "vip-mode", VIP_MODES) == "route",
+        excluded=_excluded(reader),
         hairpin=reader.flag("hairpin-mode", bool),
         guard=reader.flag("ipvs-permit-all", bool),
         addresses=AddressRules(
@@ -207,6 +210,11 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
         udp_timeout=udp,
         reuse_mode=_reuse_mode(os.uname().release),
     )
+
+
+def _excluded(reader: _Reader) -> tuple[Prefix, ...]:
+    blocks = (reader.checked("excluded-cidrs", prefix, text) for text in reader.flag("excluded-cidrs", tuple))
+    return tuple(block for block in blocks if block is not None)
 
 
 def _timeout(reader: _Reader, name: str) -> int:

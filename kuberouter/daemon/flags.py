@@ -118,6 +118,12 @@ FLAGS: tuple[Flag, ...] = (
     Flag("enable-overlay", BOOL, True, "Reach nodes of other subnets through IP-in-IP tunnels."),
     Flag("enable-pod-egress", BOOL, True, "SNAT what pods send to addresses outside the cluster."),
     Flag(
+        "excluded-cidrs",
+        STRINGS,
+        (),
+        "CIDR in which IPVS services, destinations and service addresses of others are left alone; may be repeated.",
+    ),
+    Flag(
         "gobgp-socket",
         STRING,
         "/run/kube-router/gobgp.sock",
@@ -233,6 +239,12 @@ FLAGS: tuple[Flag, ...] = (
     Flag("service-udp-timeout", DURATION, 0.0, "The same for a UDP flow."),
     Flag("use-nftables-for-netpol", BOOL, False, "Enforce NetworkPolicies with nftables, not with iptables and ipset."),
     Flag("v", STRING, "0", "How much to log: 0 is what an operator has to know, 2 tells every change.", "v"),
+    Flag(
+        "vip-mode",
+        STRING,
+        "address",
+        "How service addresses are the node's: address, on kube-dummy-if; route, as local routes only, which is fast.",
+    ),
     Flag("version", BOOL, False, "Show the version.", "V"),
 )
 

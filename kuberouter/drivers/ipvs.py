@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
 
+from kuberouter.drivers.ownership import OWNED, Ownership
 from kuberouter.model.core import Batch, Family, L4Protocol, Outcome, Unavailable
 from kuberouter.model.ipvs import (
+    PERSISTENT,
     Destination,
     DestinationKey,
     Forward,
@@ -27,8 +30,11 @@ from kuberouter.wire.netlink import (
     load_module,
 )
 
-OWNED = 0x4000_0000
-"""Service flag bit that no kernel defines: it survives a dump, is invisible to ipvsadm, and marks a service as ours."""
+FLAGS = 0x3D
+"""The flag bits of a service that we set or clear (linux/ip_vs.h): persistent, one packet, three of the scheduler.
+
+IP_VS_SVC_F_HASHED is the kernel's own; bits that a later kernel may define are left alone.
+"""
 PROTOCOLS = frozenset(L4Protocol)
 GONE = frozenset((errno.ENOENT, errno.ESRCH))
 
@@ -76,6 +82,14 @@ class _Ipvs:
         return met
 
 
+def _table() -> bytes:
+    """The kernel's table as text, for the network namespace of this thread; empty where it cannot be read."""
+    try:
+        return Path("/proc/thread-self/net/ip_vs").read_bytes()
+    except OSError:
+        return b""
+
+
 def _known(facts: ipvs.ServiceFacts) -> VirtualServiceKey | None:
     """The key of a service that the kernel tells of; None for what we never make."""
     if facts.fwmark:
@@ -93,33 +107,29 @@ def _key(key: VirtualServiceKey) -> bytes:
 
 def _request(row: VirtualService) -> bytes:
     return ipvs.service_request(
-        _key(row.key), int(row.key.family), row.scheduler, row.flags | OWNED, row.timeout, 0xFFFF_FFFF
+        _key(row.key), int(row.key.family), row.scheduler, row.flags | OWNED, row.timeout, FLAGS | OWNED
     )
 
 
 class VirtualServiceDriver(_Ipvs):
-    """Virtual services by address or mark. Ours carry the flag bit `OWNED`; services of others are left alone."""
+    """Virtual services by address or mark. Services of others are left alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, ownership: Ownership | None = None) -> None:
         super().__init__()
-        self._foreign: set[VirtualServiceKey] = set()
+        self._ownership = ownership or Ownership()
 
     def owns(self, row: VirtualService) -> bool:
-        """By the flag bit. `read` leaves it out of the rows, so foreign services are remembered by key."""
-        return row.key not in self._foreign
+        """By our mark, a flag bit; without it what is wanted, and at a take-over what the Go kube-router left."""
+        return self._ownership.ours(row.key)
 
     def read(self) -> Iterable[VirtualService]:
         """Every service of the protocols that we serve."""
-        rows: list[VirtualService] = []
-        self._foreign.clear()
-        for facts in self._services():
-            if (key := _known(facts)) is None:
-                continue
-            if not facts.flags & OWNED:
-                self._foreign.add(key)
-            flags = facts.flags & ~OWNED
-            rows.append(VirtualService(key, facts.scheduler, flags, facts.timeout if flags else 0))
-        return rows
+        found = [(key, facts) for facts in self._services() if (key := _known(facts)) is not None]
+        self._ownership.look((key, facts.flags) for key, facts in found)
+        for key, facts in found:
+            timeout = facts.timeout if facts.flags & PERSISTENT else 0
+            intact = bool(facts.flags & OWNED) and facts.netmask == ipvs.NETMASKS[facts.family]
+            yield VirtualService(key, facts.scheduler, facts.flags & FLAGS, timeout, intact)
 
     def write(self, batch: Batch[VirtualService]) -> Outcome:
         """Create, change in place, delete. One that exists already under the key is adopted and set."""
@@ -137,22 +147,42 @@ class VirtualServiceDriver(_Ipvs):
 class DestinationDriver(_Ipvs):
     """Destinations of our virtual services."""
 
+    def __init__(
+        self, ownership: Ownership | None = None, wanted: Callable[[DestinationKey], bool] = lambda key: False
+    ) -> None:
+        super().__init__()
+        self._ownership = ownership or Ownership()
+        self._wanted = wanted
+
     def owns(self, row: Destination) -> bool:
-        """`read` returns destinations of services with our flag bit only."""
-        return True
+        """Those of services that are ours, `read` returns no others; of excluded CIDRs only those that are wanted."""
+        return not self._ownership.excluded(row.key.address) or self._wanted(row.key)
 
     def read(self) -> Iterable[Destination]:
-        """Destinations of our services: one dump per service, because the kernel offers no other way."""
+        """Destinations of our services.
+
+        The kernel answers one request per service, several at a time are refused, and so its table as a text, which is
+        one read, takes a fraction of the time. A destination that the text leaves out because the table changes
+        meanwhile is added once more, which changes nothing. The text does not tell the families of FWMARK services
+        apart; those are asked for.
+        """
+        found = [(key, facts) for facts in self._services() if (key := _known(facts)) is not None]
+        self._ownership.look((key, facts.flags) for key, facts in found)
+        ours = [key for key, _ in found if self._ownership.ours(key)]
+        text = _table() if ours else b""
+        told = ipvs.parse_table(text)
         rows: list[Destination] = []
-        for facts in self._services():
-            if not facts.flags & OWNED or (key := _known(facts)) is None:
-                continue
-            reference = ipvs.header(ipvs.CMD_GET_DEST) + ipvs.service_reference(_key(key))
-            for answer in self._dump(reference):
-                found = ipvs.parse_destination(answer, facts.family)
-                forward = Forward(found.forward) if found.forward in (0, 2) else Forward.TUNNEL
-                rows.append(Destination(DestinationKey(key, found.address, found.port), found.weight, forward))
+        for key in ours:
+            place = (int(key.family), int(key.protocol), key.address, key.port)
+            facts_of = self._asked(key) if key.mark or not text else told.get(place, ())
+            for each in facts_of:
+                forward = Forward(each.forward) if each.forward in (0, 2) else Forward.TUNNEL
+                rows.append(Destination(DestinationKey(key, each.address, each.port), each.weight, forward))
         return rows
+
+    def _asked(self, key: VirtualServiceKey) -> list[ipvs.DestinationFacts]:
+        answers = self._dump(ipvs.header(ipvs.CMD_GET_DEST) + ipvs.service_reference(_key(key)))
+        return [ipvs.parse_destination(answer, int(key.family)) for answer in answers]
 
     def write(self, batch: Batch[Destination]) -> Outcome:
         """Create, change weights in place, delete. One that exists already is set."""

@@ -22,7 +22,7 @@ from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, Hook, IpSet, Member
-from kuberouter.model.network import Address, Link, PolicyRule, Route
+from kuberouter.model.network import Address, Link, LocalRoute, PolicyRule, Route
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 
 
@@ -58,6 +58,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     VirtualService,
     Destination,  # a service has its destinations before its VIP attracts traffic
     Address,
+    LocalRoute,
     HealthPort,  # draws traffic from load balancers, so what serves it stands by now
     Route,
     PolicyRule,
@@ -89,6 +90,7 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
     NftVerdict: (NftChain,),
     Destination: (VirtualService,),
     Address: (VirtualService, Link),
+    LocalRoute: (VirtualService,),
     HealthPort: (VirtualService, Destination),
     Route: (Link,),
     DefinedSet: (Speaker,),

@@ -54,6 +54,13 @@ class Prefix(KeyValue, frozen=True, gc=False, cache_hash=True):
     def family(self) -> Family:
         return family_of(self.address)
 
+    def covers(self, address: bytes) -> bool:
+        """Whether a packed address of either family is in the block."""
+        if len(address) != len(self.address):
+            return False
+        spare = len(address) * 8 - self.length
+        return int.from_bytes(address, "big") >> spare == int.from_bytes(self.address, "big") >> spare
+
 
 class ObjectRef(KeyValue, frozen=True, gc=False, cache_hash=True):
     """Names one cluster object: kind (`Service`, `Pod`, ...), namespace (empty for cluster scope) and name."""

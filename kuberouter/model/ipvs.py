@@ -36,12 +36,16 @@ def marked_service(family: Family, mark: int) -> VirtualServiceKey:
 
 
 class VirtualService(Value, frozen=True, gc=False):
-    """A virtual service. `timeout` is the affinity timeout in seconds, 0 without affinity."""
+    """A virtual service. `timeout` is the affinity timeout in seconds, 0 without affinity.
+
+    `intact` is False only in what a driver reads: it lacks our mark or groups clients otherwise than we do.
+    """
 
     key: VirtualServiceKey
     scheduler: str = "rr"
     flags: int = 0
     timeout: int = 0
+    intact: bool = True
 
 
 class DestinationKey(KeyValue, frozen=True, gc=False, cache_hash=True):

@@ -54,10 +54,28 @@ class Address(Value, frozen=True, gc=False):
 
     `source`, where given, is the preferred source of that local route, so that traffic of the node itself to the
     address does not carry the address as its source. For IPv6 the kernel's own metric-0 route wins over any other and
-    has to go for this to work.
+    has to go for this to work. `intact` is False only in what a driver reads: the address lacks its route, or the
+    route its address, or the route is not marked as ours.
     """
 
     key: AddressKey
+    source: bytes = b""
+    intact: bool = True
+
+
+class LocalRouteKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """An address that is the node's without being on a link."""
+
+    address: bytes
+
+
+class LocalRoute(Value, frozen=True, gc=False):
+    """A route of protocol 17 in table local that makes packets to an address the node's own, on the loopback link.
+
+    `source`, where given, is what the node's own traffic to the address carries.
+    """
+
+    key: LocalRouteKey
     source: bytes = b""
 
 

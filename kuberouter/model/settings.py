@@ -40,6 +40,10 @@ class ProxySettings(Value, frozen=True, gc=False):
     """Seconds between audits of IPVS and of the VIPs."""
     masquerade_all: bool = False
     """SNAT every proxied flow, not only those from outside the pod CIDR."""
+    local_routes: bool = False
+    """`--vip-mode=route`: service addresses are local routes, not addresses on a link."""
+    excluded: tuple[Prefix, ...] = ()
+    """`--excluded-cidrs`: what others have there is neither adopted nor removed."""
     hairpin: bool = False
     """`--hairpin-mode`: endpoints of every Service reach themselves through it."""
     guard: bool = True

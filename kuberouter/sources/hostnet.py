@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kuberouter.model.cluster import Interface, InterfaceAddress
 from kuberouter.model.core import ObjectRef, Row
 from kuberouter.model.events import Deleted, Drifted, Synced, Upserted
-from kuberouter.model.network import ROUTE_PROTOCOL, Address, Link, PolicyRule, Route
+from kuberouter.model.host import Sysctl
+from kuberouter.model.network import ROUTE_PROTOCOL, Address, Link, LocalRoute, PolicyRule, Route
 from kuberouter.model.ports import Inbox, Stop
 from kuberouter.wire import rtnetlink as rt
 from kuberouter.wire.netlink import NetlinkSocket
@@ -24,6 +25,8 @@ GROUPS = (
     rt.RTNLGRP_IPV4_RULE,
     rt.RTNLGRP_IPV6_RULE,
 )
+ON_LINKS: tuple[type[Row], ...] = (Link, Address, Route)
+"""What goes with a link, or with its being up. The kernel does not tell of every route that it takes away then."""
 WAIT = 0.5
 """Seconds after which a silent wait looks at `stop` again."""
 
@@ -32,7 +35,7 @@ class HostSource:
     """Watches links, addresses, routes and rules.
 
     Only disappearances count as drift, and only those that no request of this process caused: what we write ourselves
-    is never news.
+    is never news. One thing is, whoever did it: a link of ours that appears has settings of its own.
     """
 
     def __init__(self, is_ours: Callable[[str], bool]) -> None:
@@ -51,15 +54,15 @@ class HostSource:
             inbox.put(Synced(self.name))
             while not stop.is_set():
                 found = notices.notices(WAIT)
+                drifted: set[type[Row]]
                 if found is None:
                     log.info("netlink notices were lost; reading everything again")
                     self._read(reader)
-                    drifted: set[type[Row] | None] = {Link, Address, Route, PolicyRule}
+                    drifted = {*ON_LINKS, LocalRoute, PolicyRule, Sysctl}
                 else:
-                    drifted = {self._take(kind, body, ours) for kind, body, ours in found}
+                    drifted = {table for kind, body, ours in found for table in self._take(kind, body, ours)}
                 for table in drifted:
-                    if table is not None:
-                        inbox.put(Drifted(table))
+                    inbox.put(Drifted(table))
                 if found != []:
                     self._tell(inbox)
 
@@ -74,40 +77,44 @@ class HostSource:
             if facts is not None:
                 self._addresses.setdefault(facts.ifindex, {})[facts.address] = facts.length
 
-    def _take(self, kind: int, body: bytes, ours: bool) -> type[Row] | None:
-        """Take in one notice; returns the table that may have lost a row of ours through somebody else."""
-        lost: type[Row] | None = None
+    def _take(self, kind: int, body: bytes, ours: bool) -> Iterable[type[Row]]:
+        """Take in one notice; returns the tables that may have lost rows of ours through somebody else."""
+        lost: Iterable[type[Row]] = ()
         if kind in (rt.RTM_NEWLINK, rt.RTM_DELLINK):
-            lost = self._link(kind, rt.parse_link(body))
+            link = rt.parse_link(body)
+            appeared = kind == rt.RTM_NEWLINK and link.ifindex not in self._links and self._is_ours(link.name)
+            lost = self._link(kind, link)
+            if appeared:
+                return (Sysctl,)
         elif kind in (rt.RTM_NEWADDR, rt.RTM_DELADDR):
             lost = self._address(kind, rt.parse_address(body))
         elif kind == rt.RTM_DELROUTE:
             route = rt.parse_route(body)
             if route.protocol == ROUTE_PROTOCOL:
-                lost = Address if route.kind == rt.RTN_LOCAL else Route
+                lost = (Address, LocalRoute) if route.kind == rt.RTN_LOCAL else (Route,)
         elif kind == rt.RTM_DELRULE:
-            lost = PolicyRule
-        return None if ours else lost
+            lost = (PolicyRule,)
+        return () if ours else lost
 
-    def _link(self, kind: int, link: rt.LinkFacts) -> type[Row] | None:
+    def _link(self, kind: int, link: rt.LinkFacts) -> Iterable[type[Row]]:
         if kind == rt.RTM_DELLINK:
             self._links.pop(link.ifindex, None)
             self._addresses.pop(link.ifindex, None)
-            return Link if self._is_ours(link.name) else None
+            return ON_LINKS if self._is_ours(link.name) else ()
         before = self._links.get(link.ifindex)
         self._links[link.ifindex] = link
         went_down = before is not None and before.up and not link.up
-        return Link if went_down and self._is_ours(link.name) else None
+        return ON_LINKS if went_down and self._is_ours(link.name) else ()
 
-    def _address(self, kind: int, facts: rt.AddressFacts | None) -> type[Row] | None:
+    def _address(self, kind: int, facts: rt.AddressFacts | None) -> Iterable[type[Row]]:
         if facts is None:
-            return None
+            return ()
         if kind == rt.RTM_NEWADDR:
             self._addresses.setdefault(facts.ifindex, {})[facts.address] = facts.length
-            return None
+            return ()
         self._addresses.get(facts.ifindex, {}).pop(facts.address, None)
         link = self._links.get(facts.ifindex)
-        return Address if link is not None and self._is_ours(link.name) else None
+        return (Address,) if link is not None and self._is_ours(link.name) else ()
 
     def _tell(self, inbox: Inbox) -> None:
         now: dict[str, Interface] = {}

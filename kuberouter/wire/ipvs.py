@@ -27,6 +27,8 @@ PORT = Struct(">H")
 U16 = Struct("=H")
 U32 = Struct("=I")
 FLAGS = Struct("=II")
+NETMASKS: dict[int, int] = {socket.AF_INET: 0xFFFFFFFF, socket.AF_INET6: 128}
+"""The netmask of session affinity that tells every client from every other, by family."""
 _ZERO = U32.pack(0)
 _PAD = b"\0" * 12
 
@@ -42,6 +44,7 @@ class ServiceFacts(NamedTuple):
     scheduler: str
     flags: int
     timeout: int
+    netmask: int
 
 
 class DestinationFacts(NamedTuple):
@@ -79,7 +82,7 @@ def service_request(key: bytes, family: int, scheduler: str, flags: int, timeout
     The netmask groups clients for session affinity: all ones for IPv4, the prefix length 128 for IPv6. `mask` names
     the flag bits that `flags` sets or clears.
     """
-    netmask = 0xFFFFFFFF if family == socket.AF_INET else 128
+    netmask = NETMASKS[family]
     return nested(
         ATTR_SERVICE,
         key,
@@ -124,6 +127,7 @@ def parse_service(body: bytes) -> ServiceFacts:
         text(found.get(SVC_SCHED_NAME, b"")),
         flags & ~IP_VS_SVC_F_HASHED,
         U32.unpack(found[SVC_TIMEOUT])[0] if SVC_TIMEOUT in found else 0,
+        U32.unpack(found[SVC_NETMASK])[0] if SVC_NETMASK in found else 0,
     )
 
 
@@ -150,3 +154,41 @@ def parse_timeouts(body: bytes) -> dict[int, int]:
     found = attributes(body, GENL_HEADER.size)
     kinds = (ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP)
     return {kind: U32.unpack(found[kind])[0] for kind in kinds if kind in found}
+
+
+Place = tuple[int, int, bytes, int]
+"""Family, protocol, address and port of a virtual service."""
+_PROTOCOLS = {b"TCP": socket.IPPROTO_TCP, b"UDP": socket.IPPROTO_UDP, b"SCTP": socket.IPPROTO_SCTP}
+_FORWARDS = {b"Masq": 0, b"Local": 1, b"Tunnel": 2, b"Route": 3, b"Bypass": 4}
+_DESTINATION = b"  -> "
+
+
+def parse_table(text: bytes) -> dict[Place, list[DestinationFacts]]:
+    """Destinations by service from /proc/net/ip_vs (`ip_vs_info_seq_show` in the kernel's ip_vs_ctl.c).
+
+    FWMARK services and protocols other than TCP, UDP and SCTP are left out.
+    """
+    found: dict[Place, list[DestinationFacts]] = {}
+    current: list[DestinationFacts] = []
+    for line in text.splitlines():
+        if line.startswith(_DESTINATION):
+            where, forward, weight = line[5:].split(None, 3)[:3]
+            if weight == b"Weight":
+                continue
+            address, port = _endpoint(where)
+            current.append(DestinationFacts(address, port, int(weight), _FORWARDS.get(forward, 3)))
+            continue
+        current = []
+        words = line.split(None, 2)
+        if len(words) > 1 and (protocol := _PROTOCOLS.get(words[0])) is not None:
+            address, port = _endpoint(words[1])
+            family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+            found[family, protocol, address, port] = current
+    return found
+
+
+def _endpoint(word: bytes) -> tuple[bytes, int]:
+    """An address with a port: `0A600001:0050` or `[fd96:0000:...:0001]:0050`."""
+    address, _, port = word.rpartition(b":")
+    digits = address[1:-1].replace(b":", b"") if address[:1] == b"[" else address
+    return bytes.fromhex(digits.decode()), int(port, 16)

@@ -20,6 +20,7 @@ RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE = 1, 5,
 RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE = 9, 11, 19
 
 RTN_UNICAST, RTN_LOCAL = 1, 2
+RTPROT_KERNEL = 2
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
 RT_TABLE_LOCAL = 255
 IFF_UP = 1
@@ -212,9 +213,9 @@ def route_request(
     return b"".join(parts)
 
 
-def route_dump(family: int, protocol: int = 0) -> bytes:
-    """Body of an RTM_GETROUTE dump; with a strict socket the kernel itself filters by protocol."""
-    return RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0)
+def route_dump(family: int, protocol: int = 0, table: int = 0) -> bytes:
+    """Body of an RTM_GETROUTE dump; with a strict socket the kernel itself filters by protocol and table."""
+    return RTMSG.pack(family, 0, 0, 0, table, protocol, 0, 0, 0)
 
 
 def parse_route(body: bytes) -> RouteFacts:

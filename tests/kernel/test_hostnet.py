@@ -9,10 +9,24 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from kuberouter.drivers.addresses import AddressDriver, LocalRouteDriver
 from kuberouter.drivers.network import LinkDriver, RouteDriver
 from kuberouter.model.core import Prefix
 from kuberouter.model.events import Drifted, Event, Synced, Upserted
-from kuberouter.model.network import TABLE_MAIN, Link, LinkKey, LinkKind, PolicyRule, Route, RouteKey
+from kuberouter.model.host import Sysctl
+from kuberouter.model.network import (
+    TABLE_MAIN,
+    Address,
+    AddressKey,
+    Link,
+    LinkKey,
+    LinkKind,
+    LocalRoute,
+    LocalRouteKey,
+    PolicyRule,
+    Route,
+    RouteKey,
+)
 from kuberouter.sources.hostnet import HostSource
 from tests.kernel.drive import converge, sh
 
@@ -38,7 +52,8 @@ class Heard:
 
     @property
     def drift(self) -> list[type]:
-        return [event.table for event in self.events if isinstance(event, Drifted)]
+        """Tables that lost something; a link of ours that appears is another thing."""
+        return [event.table for event in self.events if isinstance(event, Drifted) and event.table is not Sysctl]
 
 
 @pytest.fixture
@@ -98,3 +113,38 @@ def test_what_we_take_away_ourselves_is_no_news(heard: Heard) -> None:
     # The other one is still watched.
     sh("ip", "route", "del", "10.2.0.0/24")
     heard.wait(lambda _: heard.drift == [Route])
+
+
+def test_a_link_of_ours_that_appears_has_settings_to_look_at(heard: Heard) -> None:
+    assert not any(isinstance(event, Drifted) for event in heard.events)
+    assert converge(LinkDriver(("kube-bridge",)), [BRIDGE]) == {}
+    heard.wait(lambda events: Drifted(Sysctl) in events)
+    sh("ip", "link", "add", "theirs", "type", "bridge")
+    seen(heard, "192.0.2.1")
+    assert sum(event == Drifted(Sysctl) for event in heard.events) == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["ip addr flush dev kube-bridge", "ip link del kube-bridge", "ip link set kube-bridge down"]
+)
+def test_what_goes_with_a_link_is_drift_too(heard: Heard, words: str) -> None:
+    assert converge(LinkDriver(("kube-bridge",)), [BRIDGE]) == {}
+    rows = [
+        Address(AddressKey("kube-bridge", ip_address(a).packed, n)) for a, n in (("10.96.0.1", 32), ("fd96::1", 128))
+    ]
+    assert converge(AddressDriver(("kube-bridge",)), rows) == {}
+    seen(heard, "192.0.2.1")
+    assert heard.drift == []
+    sh(*words.split())
+    heard.wait(lambda _: Address in heard.drift)
+    if "link" in words:
+        heard.wait(lambda _: {Link, Address, Route} <= set(heard.drift))
+
+
+def test_a_local_route_that_others_delete_is_drift(heard: Heard) -> None:
+    rows = [LocalRoute(LocalRouteKey(ip_address(a).packed)) for a in ("10.96.0.1", "fd96::1")]
+    assert converge(LocalRouteDriver(), rows) == {}
+    for words in ("ip route del local 10.96.0.1 table local", "ip -6 route del local fd96::1 table local"):
+        heard.events.clear()
+        sh(*words.split())
+        heard.wait(lambda _: LocalRoute in heard.drift)

@@ -7,12 +7,10 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kuberouter.drivers.network import AddressDriver, LinkDriver, PolicyRuleDriver, RouteDriver
+from kuberouter.drivers.network import LinkDriver, PolicyRuleDriver, RouteDriver
 from kuberouter.model.core import Family, Prefix
 from kuberouter.model.network import (
     TABLE_MAIN,
-    Address,
-    AddressKey,
     Link,
     LinkKey,
     LinkKind,
@@ -150,45 +148,3 @@ def test_rules_of_our_table_come_and_go(uplink: str) -> None:
         assert converge(driver, state) == {}
         assert owned(driver) == {r.key: r for r in state}
     assert "from 10.9.0.0/16 lookup 99" in sh("ip", "rule")
-
-
-@pytest.fixture
-def vip_link(uplink: str) -> str:
-    """A link for VIPs: the dummy where the kernel has it, else a bridge, which is as good for addresses."""
-    from tests.support.lab import netns
-
-    kind = "dummy" if netns.have("dummy") else "bridge"
-    sh("ip", "link", "add", "kube-dummy-if", "type", kind)
-    sh("ip", "link", "set", "kube-dummy-if", "up")
-    return "kube-dummy-if"
-
-
-def vip(text: str, source: str = "") -> Address:
-    address = packed(text)
-    return Address(AddressKey("kube-dummy-if", address, len(address) * 8), packed(source) if source else b"")
-
-
-def test_vips_come_with_local_routes_that_prefer_the_node_address(vip_link: str) -> None:
-    driver = AddressDriver((vip_link,))
-    state = [vip("10.96.0.1", "192.0.2.1"), vip("10.96.0.2"), vip("fd96::1", "2001:db8::1"), vip("fd96::2")]
-    assert converge(driver, state) == {}
-    assert owned(driver) == {r.key: r for r in state}
-    assert "src 192.0.2.1" in sh("ip", "route", "get", "10.96.0.1")
-    assert "src 2001:db8::1" in sh("ip", "-6", "route", "get", "fd96::1")
-    changed = [vip("10.96.0.1"), vip("10.96.0.2", "192.0.2.1"), vip("fd96::1", "2001:db8::1")]
-    assert "192.0.2.1/24" in sh("ip", "addr", "show", "dev", "up0")
-    assert converge(driver, changed) == {}
-    assert vip("10.96.0.2", "192.0.2.1").key in owned(driver)
-    assert converge(driver, []) == {}
-    assert owned(driver) == {}
-    assert "10.96" not in sh("ip", "route", "show", "table", "all")
-    assert "fd96" not in sh("ip", "-6", "route", "show", "table", "all")
-    assert "192.0.2.1/24" in sh("ip", "addr", "show", "dev", "up0")
-
-
-def test_an_address_whose_link_is_missing_fails_alone(vip_link: str) -> None:
-    driver = AddressDriver((vip_link, "kube-bridge"))
-    lost = Address(AddressKey("kube-bridge", packed("10.96.0.9"), 32))
-    good = vip("10.96.0.1", "192.0.2.1")
-    assert converge(driver, [good, lost]) == {lost.key: "link kube-bridge does not exist"}
-    assert owned(driver) == {good.key: good}

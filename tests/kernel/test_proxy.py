@@ -25,18 +25,19 @@ from kuberouter.compilers.names import (
     SERVICES_CHAIN,
     SNAT_CHAIN,
 )
+from kuberouter.drivers.addresses import AddressDriver, LocalRouteDriver
 from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Xtables, detect_variant
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
-from kuberouter.drivers.network import AddressDriver, LinkDriver
+from kuberouter.drivers.network import LinkDriver
 from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import Deleted
 from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
-from kuberouter.model.network import Address, Link
+from kuberouter.model.network import Address, Link, LocalRoute
 from kuberouter.model.settings import AddressRules, ProxySettings
 from tests.kernel.conftest import need
 from tests.kernel.drive import sh
@@ -159,6 +160,7 @@ def real_drivers() -> dict[type[Row], Any]:
         VirtualService: VirtualServiceDriver(),
         Destination: DestinationDriver(),
         Address: AddressDriver((DUMMY_LINK,)),
+        LocalRoute: LocalRouteDriver(),
         HealthPort: HealthPortDriver(),
     }
 
@@ -351,16 +353,16 @@ def test_a_removed_endpoint_gets_no_more_connections(proxy: Proxy) -> None:
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_an_endpoint_reaches_itself_through_every_address_of_its_service(proxy: Proxy, protocol: str) -> None:
     metadata = {"annotations": {"kube-router.io/service.hairpin": ""}}
-    external = [vip.replace("0.14", "0.114").replace("::e", "::7e") for vip in vips(14)]
-    proxy.service("self", 14, "pod1", node_port=30014, metadata=metadata, externalIPs=external)
-    proxy.service("selfless", 15, "pod1")
+    external = [vip.replace("0.40", "0.140").replace("::28", "::8c") for vip in vips(40)]
+    proxy.service("self", 40, "pod1", node_port=30040, metadata=metadata, externalIPs=external)
+    proxy.service("selfless", 41, "pod1")
     # The bridge sends what is routed back to the port on which it came in without that port's hairpin flag.
     assert "hairpin off" in sh("bridge", "-d", "link", "show", "dev", "veth0")
     for index, address in enumerate(NODE_ADDRESS):
-        for target, port in ((vips(14)[index], 80), (external[index], 80), (address, 30014)):
+        for target, port in ((vips(40)[index], 80), (external[index], 80), (address, 30040)):
             assert seen(proxy.tries("pod1", protocol, target, port, count=2)) == {"pod1": address}, target
-        assert seen(proxy.tries("pod2", protocol, vips(14)[index], count=2)) == {"pod1": PODS["pod2"][index]}
-        (result,) = proxy.tries("pod1", protocol, vips(15)[index], count=1)
+        assert seen(proxy.tries("pod2", protocol, vips(40)[index], count=2)) == {"pod1": PODS["pod2"][index]}
+        (result,) = proxy.tries("pod1", protocol, vips(41)[index], count=1)
         assert result.outcome is Outcome.DROPPED
 
 

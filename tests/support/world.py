@@ -20,7 +20,7 @@ from kuberouter.model.events import Deleted, Event, Rejected, Upserted
 from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
-from kuberouter.model.network import Address, Link
+from kuberouter.model.network import Address, Link, LocalRoute
 from kuberouter.model.settings import NodeSettings, ProxySettings
 
 ROWS: tuple[type[Row], ...] = (
@@ -34,6 +34,7 @@ ROWS: tuple[type[Row], ...] = (
     VirtualService,
     Destination,
     Address,
+    LocalRoute,
     HealthPort,
 )
 NODE = "node-1"

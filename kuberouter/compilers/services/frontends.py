@@ -14,7 +14,7 @@ from kuberouter.model.cluster import Service, ServicePort
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Rank, Reason, Row, Value, family_of
 from kuberouter.model.ipvs import PERSISTENT, VirtualService, VirtualServiceKey
 from kuberouter.model.netfilter import Member, MemberKey
-from kuberouter.model.network import Address, AddressKey
+from kuberouter.model.network import Address, AddressKey, LocalRoute, LocalRouteKey
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import ProxySettings
 
@@ -144,6 +144,14 @@ def _conflict(ref: ObjectRef, kind: FrontendKind, where: str, port: ServicePort,
     return Problem(ref, FIELDS[kind], Reason.CONFLICT, text)
 
 
+def service_address(address: bytes, node: NodeFacts, settings: ProxySettings) -> Address | LocalRoute:
+    """What makes an address of a Service the node's own; the node's traffic to it carries the node's address."""
+    source = node.address(family_of(address)) or b""
+    if settings.local_routes:
+        return LocalRoute(LocalRouteKey(address), source)
+    return Address(AddressKey(DUMMY_LINK, address, len(address) * 8), source)
+
+
 def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
     """Virtual services, service addresses and guard entries of one Service.
 
@@ -160,8 +168,7 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         rows[VirtualService(place, service.options.scheduler, flags, service.affinity_seconds)] = None
         bits = len(place.address) * 8
         if frontend.virtual:
-            source = node.address(place.family) or b""
-            rows[Address(AddressKey(DUMMY_LINK, place.address, bits), source)] = None
+            rows[service_address(place.address, node, settings)] = None
         rows[Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits))] = None
         port_set = set_name(SERVICE_PORT_SET, place.family)
         rows[Member(MemberKey(port_set, place.address, bits, int(place.protocol), place.port))] = None

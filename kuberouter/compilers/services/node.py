@@ -48,7 +48,7 @@ REFUSAL = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreac
 def compile_proxy(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
     """What the proxy needs on the node whatever Services there are, for each family in use."""
     del view
-    rows: list[Row] = [Link(LinkKey(DUMMY_LINK), LinkKind.DUMMY, DUMMY_MTU)]
+    rows: list[Row] = [] if settings.local_routes else [Link(LinkKey(DUMMY_LINK), LinkKind.DUMMY, DUMMY_MTU)]
     rows += kernel_rows(node, settings)
     for family in node.families:
         rows += _sets(family, node)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from kuberouter.cluster.dependents import policies
 from kuberouter.compilers.policies import IPTABLES, NFTABLES
-from kuberouter.daemon.parts.part import DriverMaker, Part, register, shared
+from kuberouter.daemon.parts.part import DriverMaker, Once, Part, register, shared
 from kuberouter.daemon.xtables import XtablesChoice
 from kuberouter.drivers import nftables as nft
 from kuberouter.drivers.former import FormerIptablesDriver
@@ -70,16 +67,3 @@ def former_backend(settings: FirewallSettings, xtables: XtablesChoice) -> dict[t
             (xtables.get, xtables.other), tuple(Family), CHAINS, (HookRank.POLICY,), SETS
         )
     }
-
-
-class Once:
-    """Something that several drivers share, made at its first use."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._made: Any = None
-
-    def get(self) -> Any:
-        if self._made is None:
-            self._made = self._make()
-        return self._made

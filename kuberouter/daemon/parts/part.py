@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container, Hashable
 from typing import Any
 
 from kuberouter.cluster.dependents import Dependents
@@ -38,6 +38,8 @@ class Part:
         self.link_prefixes: tuple[str, ...] = ()
         self.alive: Callable[[], bool] = lambda: True
         """Whether the engine does its work, well or not; known once the parts are put together."""
+        self.desired: Callable[[type[Row]], Container[Hashable]] = lambda row: ()
+        """The keys of a table that are wanted now; known once the parts are put together."""
         self.audits: list[tuple[float, tuple[type[Row], ...]]] = []
 
 
@@ -49,3 +51,17 @@ def register(part: Part, compilers: Collection[tuple[str, Any]], settings: objec
 def shared() -> Any:
     """In the place of a driver that several parts use: `daemon/compose.py` makes it, for all of them."""
     raise AssertionError("the table is shared; its driver is made in daemon/compose.py")
+
+
+class Once:
+    """Something that several drivers share, made at its first use."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+
+    def get(self) -> Any:
+        """The thing."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made

@@ -13,14 +13,15 @@ from kuberouter.compilers.names import (
     SOURCES_CHAIN,
 )
 from kuberouter.compilers.services import COMPILERS
-from kuberouter.daemon.parts.part import Part, register, shared
+from kuberouter.daemon.parts.part import Once, Part, register, shared
+from kuberouter.drivers.addresses import AddressDriver, LocalRouteDriver
 from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
-from kuberouter.drivers.network import AddressDriver
+from kuberouter.drivers.ownership import Ownership
 from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member
-from kuberouter.model.network import Address, Link
+from kuberouter.model.network import Address, Link, LocalRoute
 from kuberouter.model.settings import ProxySettings
 
 
@@ -31,13 +32,21 @@ def proxy_part(settings: ProxySettings) -> Part:
     part.needs = frozenset((*part.watched, "interfaces"))
     part.dependents = [services]
     register(part, COMPILERS, settings)
+    excluded = settings.excluded
+    addresses = Once(lambda: AddressDriver((DUMMY_LINK,), lambda key: key in part.desired(Address), excluded=excluded))
+    ownership = Ownership(
+        lambda key: key in part.desired(VirtualService),
+        former_addresses=lambda: addresses.get().former(),
+        excluded=excluded,
+    )
     part.drivers = {
         **dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook, Link), shared),
         IpvsTimeout: TimeoutDriver,
-        VirtualService: VirtualServiceDriver,
-        Destination: DestinationDriver,
+        VirtualService: lambda: VirtualServiceDriver(ownership),
+        Destination: lambda: DestinationDriver(ownership, lambda key: key in part.desired(Destination)),
         HealthPort: lambda: HealthPortDriver(lambda: part.alive()),
-        Address: lambda: AddressDriver((DUMMY_LINK,)),
+        Address: addresses.get,
+        LocalRoute: lambda: LocalRouteDriver(lambda key: key in part.desired(LocalRoute), excluded=excluded),
     }
     part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
     part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE)

@@ -210,3 +210,16 @@ def test_timeouts_are_whole_seconds(environment: dict[str, str]) -> None:
 )
 def test_the_kernel_decides_what_becomes_of_a_port_that_is_used_again(release: str, mode: int) -> None:
     assert _reuse_mode(release) == mode
+
+
+def test_excluded_networks_may_be_of_any_family(environment: dict[str, str]) -> None:
+    proxy = good("--excluded-cidrs=198.51.100.0/24,2001:db8::/32 --vip-mode=route", environment).proxy
+    assert proxy is not None
+    assert proxy.excluded == (prefix("198.51.100.0/24"), prefix("2001:db8::/32"))
+    assert proxy.local_routes
+    config, errors = load(parse(["--excluded-cidrs=nonsense", "--vip-mode=both"]), environment)
+    assert config is None
+    assert errors == [
+        "--vip-mode: 'both' is not one of address, route",
+        "--excluded-cidrs: 'nonsense' is not a CIDR block: the prefix length is missing",
+    ]

@@ -11,8 +11,9 @@ from kuberouter.model.cluster import Interface, InterfaceAddress
 from kuberouter.model.core import Family, ObjectRef
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl, SysctlKey
-from kuberouter.model.ipvs import IpvsTimeout, Timer
-from kuberouter.model.netfilter import Chain, Member
+from kuberouter.model.ipvs import IpvsTimeout, Timer, VirtualService
+from kuberouter.model.netfilter import Chain, Hook, Member
+from kuberouter.model.network import Address, Link, LocalRoute
 from kuberouter.model.settings import ProxySettings
 from tests.support.world import NODE, ProxyWorld, node_bytes
 from tests.unit.compilers.services.test_services import endpoints, service
@@ -147,3 +148,86 @@ def test_an_endpoint_of_two_services_stays_in_the_set_until_the_last_lets_go() -
         world.put(Deleted(ObjectRef("Service", "shop", name)))
         world.sync()
         assert len(hairpins(world)) == left
+
+
+def test_with_local_routes_there_is_no_link_and_no_address_on_it() -> None:
+    world = ProxyWorld(ProxySettings(local_routes=True), families=BOTH)
+    world.feed(node_with(addresses=("192.0.2.1", "2001:db8::1")))
+    world.feed(service(type="NodePort", clusterIPs=["10.96.0.10", "fd96::10"], ports=[{"port": 80, "nodePort": 30080}]))
+    world.sync()
+    found = {str(ip_address(k.address)): str(ip_address(row.source)) for k, row in world.table(LocalRoute).items()}
+    assert found == {"10.96.0.10": "192.0.2.1", "fd96::10": "2001:db8::1"}
+    assert world.table(Address) == {}
+    assert world.table(Link) == {}
+    assert ProxyWorld().table(Link) != {}
+
+
+def test_b27_addresses_of_the_node_are_followed_at_once() -> None:
+    world = ProxyWorld(ProxySettings(node_ports_everywhere=True))
+    world.feed(service(type="NodePort", ports=[{"port": 80, "nodePort": 30080}]))
+    world.put(link("eth0", (bytes((192, 0, 2, 1)), 24)))
+    world.sync()
+
+    def local() -> set[str]:
+        return {str(ip_address(k.address)) for k in world.table(Member) if k.set == "kube-router-local-ips"}
+
+    def node_ports() -> set[str]:
+        return {str(ip_address(k.address)) for k in world.table(VirtualService) if k.port == 30080}
+
+    assert local() == node_ports() == {"192.0.2.1"}
+    world.put(link("eth1", (bytes((198, 51, 100, 1)), 24), index=3))
+    world.sync()
+    assert local() == node_ports() == {"192.0.2.1", "198.51.100.1"}
+    world.put(Deleted(ObjectRef("Interface", "", "eth1")))
+    world.sync()
+    assert local() == node_ports() == {"192.0.2.1"}
+    world.feed(node_with("10.245.7.0/24", addresses=("192.0.2.2",)))
+    world.put(link("eth0", (bytes((192, 0, 2, 2)), 24)))
+    world.sync()
+    assert local() == node_ports() == {"192.0.2.2"}
+    (row,) = world.table(Address).values()
+    assert row.source == bytes((192, 0, 2, 2))
+    assert snat(world)[1:] == (
+        "-s 10.245.7.0/24 -j RETURN",
+        "-d 10.245.7.0/24 -j RETURN",
+        SNAT.replace("192.0.2.1", "192.0.2.2"),
+    )
+
+
+def test_b12_a_node_port_of_the_second_family_is_in_the_sets() -> None:
+    world = ProxyWorld(families=BOTH)
+    world.feed(node_with(addresses=("192.0.2.1", "2001:db8::1")))
+    world.feed(service(type="NodePort", clusterIPs=["10.96.0.10", "fd96::10"], ports=[{"port": 80, "nodePort": 30080}]))
+    world.sync()
+    found = {(k.set, str(ip_address(k.address)), k.port) for k in world.table(Member) if k.port == 30080}
+    assert found == {
+        ("kube-router-svip-prt", "192.0.2.1", 30080),
+        ("inet6:kube-router-svip-prt", "2001:db8::1", 30080),
+    }
+
+
+def test_b22_without_guard_the_jump_and_the_chain_of_an_earlier_process_go() -> None:
+    kernel = ProxyWorld()
+    (jump,) = (k for k in kernel.table(Hook) if k.chain == "INPUT")
+    assert jump.text.endswith("-j KUBE-ROUTER-SERVICES")
+    later = ProxyWorld(ProxySettings(guard=False), drivers=kernel.drivers)
+    assert not any(k.chain == "INPUT" for k in later.table(Hook))
+    assert not any(k.name == "KUBE-ROUTER-SERVICES" for k in later.table(Chain))
+
+
+def test_b22_what_was_flushed_stands_again_after_the_next_audit() -> None:
+    world = ProxyWorld()
+    before = dict(world.table(Chain)), dict(world.table(Hook))
+    for table in (Chain, Hook):
+        world.table(table).clear()
+    world.dataplane.resync((Chain,))
+    world.sync()
+    assert (world.table(Chain), world.table(Hook)) == before
+
+
+def test_b21_there_is_one_rule_in_postrouting_whatever_the_node_was_like_before() -> None:
+    world = ProxyWorld(node=node_with("10.244.1.0/24", "10.245.1.0/24"))
+    for settings in (ProxySettings(masquerade_all=True), ProxySettings(), ProxySettings(hairpin=True)):
+        world = ProxyWorld(settings, node=node_with("10.246.1.0/24"), drivers=world.drivers)
+        assert len([k for k in world.table(Hook) if k.chain == "POSTROUTING"]) == 1
+        assert not any("10.244.1" in rule or "10.245.1" in rule for rule in snat(world))

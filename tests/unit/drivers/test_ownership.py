@@ -1,0 +1,97 @@
+"""Whose virtual services those in the kernel are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from ipaddress import ip_address, ip_network
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kuberouter.drivers.ownership import OWNED, Ownership
+from kuberouter.model.core import Family, L4Protocol, Prefix, family_of
+from kuberouter.model.ipvs import PERSISTENT, VirtualServiceKey, marked_service
+
+
+def key(address: str, port: int = 80) -> VirtualServiceKey:
+    packed = ip_address(address).packed
+    return VirtualServiceKey(family_of(packed), L4Protocol.TCP, packed, port)
+
+
+def prefix(text: str) -> Prefix:
+    network = ip_network(text)
+    return Prefix(network.network_address.packed, network.prefixlen)
+
+
+OURS, THEIRS, LEFT = key("10.96.0.1"), key("198.51.100.1"), key("10.96.0.2")
+
+
+def left_behind(*addresses: str) -> Callable[[], Collection[bytes]]:
+    return lambda: {ip_address(address).packed for address in addresses}
+
+
+def test_the_mark_makes_a_service_ours_whatever_its_other_flags() -> None:
+    ownership = Ownership()
+    ownership.look([(OURS, OWNED | PERSISTENT), (THEIRS, PERSISTENT)])
+    assert ownership.ours(OURS)
+    assert not ownership.ours(THEIRS)
+
+
+def test_without_mark_what_is_wanted_is_ours_as_long_as_it_is_wanted() -> None:
+    wanted = {OURS}
+    ownership = Ownership(wanted.__contains__)
+    ownership.look([(OURS, 0), (THEIRS, 0)])
+    assert ownership.ours(OURS)
+    assert not ownership.ours(THEIRS)
+    wanted.clear()
+    assert not ownership.ours(OURS)
+
+
+def test_the_first_look_takes_over_what_stands_at_addresses_that_were_left_behind() -> None:
+    ownership = Ownership(former_addresses=left_behind("10.96.0.2"))
+    ownership.look([(LEFT, 0), (THEIRS, 0)])
+    assert ownership.ours(LEFT)
+    assert not ownership.ours(THEIRS)
+    ownership.look([(LEFT, 0), (THEIRS, 0), (OURS, OWNED)])
+    assert ownership.ours(LEFT), "until it is gone or marked"
+
+
+def test_later_looks_and_later_processes_take_nothing_over() -> None:
+    former = left_behind("10.96.0.2")
+    one = Ownership(former_addresses=former)
+    one.look([])
+    one.look([(LEFT, 0)])
+    assert not one.ours(LEFT)
+    other = Ownership(former_addresses=former)
+    other.look([(LEFT, 0), (OURS, OWNED)])
+    assert not other.ours(LEFT), "one of us has been here before"
+
+
+def test_b29_excluded_networks_cover_both_families_the_mark_and_the_take_over() -> None:
+    excluded = (prefix("10.96.0.0/30"), prefix("fd96::/64"))
+    six = key("fd96::1")
+    ownership = Ownership(former_addresses=left_behind("10.96.0.2", "fd96::1"), excluded=excluded)
+    ownership.look([(LEFT, 0), (six, 0)])
+    assert not ownership.ours(LEFT)
+    assert not ownership.ours(six)
+    marked = Ownership({LEFT}.__contains__, excluded=excluded)
+    marked.look([(OURS, OWNED), (LEFT, OWNED), (key("10.96.0.4"), OWNED)])
+    assert [marked.ours(k) for k in (OURS, LEFT, key("10.96.0.4"))] == [False, True, True]
+    assert marked.excluded(OURS.address)
+
+
+def test_b29_services_of_firewall_marks_of_others_are_left_alone() -> None:
+    theirs, ours = marked_service(Family.IPV4, 5), marked_service(Family.IPV6, 6)
+    ownership = Ownership(former_addresses=left_behind("10.96.0.2"), excluded=(prefix("0.0.0.0/0"),))
+    ownership.look([(theirs, 0), (ours, OWNED)])
+    assert not ownership.ours(theirs)
+    assert ownership.ours(ours)
+
+
+@given(st.ip_addresses(), st.ip_addresses(), st.integers(0, 128))
+def test_a_block_covers_what_the_library_says(one: object, other: object, length: int) -> None:
+    network = ip_network(f"{one}/{min(length, 32 if '.' in str(one) else 128)}", strict=False)
+    block = Prefix(network.network_address.packed, network.prefixlen)
+    for address in (ip_address(str(one)), ip_address(str(other))):
+        same = address.version == network.version
+        assert block.covers(address.packed) == (same and address in network)

@@ -8,7 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
-from kuberouter.model.core import Batch, Family, L4Protocol, Unavailable, family_of
+from kuberouter.drivers.ownership import Ownership
+from kuberouter.model.core import Batch, Family, L4Protocol, Prefix, Unavailable, family_of
 from kuberouter.model.ipvs import (
     PERSISTENT,
     Destination,
@@ -124,6 +125,85 @@ def test_a_restarted_driver_recognises_its_services_and_leaves_others_alone(name
     assert set(owned(again)) == {key("10.96.0.1")}
     assert converge(again, []) == {}
     assert sh("ipvsadm", "-Sn").strip() == "-A -u 198.51.100.1:53 -s rr"
+
+
+def listed() -> list[str]:
+    """What ipvsadm would restore."""
+    return sorted(line.rstrip() for line in sh("ipvsadm", "-Sn").splitlines())
+
+
+def test_b02_a_service_that_groups_clients_is_mended_in_place(namespace: str) -> None:
+    need("ip_vs")
+    four, six = key("10.96.0.1"), key("fd96::1")
+    # As the Go kube-router writes it: the number 32 in the place of an address.
+    sh("ipvsadm", "-A", "-t", "10.96.0.1:80", "-s", "rr", "-p", "100", "-M", "32.0.0.0")
+    sh("ipvsadm", "-a", "-t", "10.96.0.1:80", "-r", "10.244.1.5:8080", "-m")
+    sh("ipvsadm", "-A", "-t", "[fd96::1]:80", "-s", "rr", "-p", "100", "-M", "64")
+    rows = [VirtualService(k, "rr", PERSISTENT, 100) for k in (four, six)]
+    driver = VirtualServiceDriver(Ownership({four, six}.__contains__))
+    assert owned(driver) == {k: VirtualService(k, "rr", PERSISTENT, 100, False) for k in (four, six)}
+    assert converge(driver, rows) == {}
+    assert owned(VirtualServiceDriver()) == {row.key: row for row in rows}
+    assert listed() == [
+        "-A -t 10.96.0.1:80 -s rr -p 100",
+        "-A -t [fd96::1]:80 -s rr -p 100",
+        "-a -t 10.96.0.1:80 -r 10.244.1.5:8080 -m -w 1",
+    ]
+
+
+def test_what_others_edit_is_mended_and_marked_anew_as_long_as_it_is_wanted(namespace: str) -> None:
+    need("ip_vs")
+    rows = [VirtualService(key("10.96.0.1")), VirtualService(key("10.96.0.2"))]
+    assert converge(VirtualServiceDriver(), rows) == {}
+    for row in rows:
+        sh("ipvsadm", "-E", "-t", f"{ip_address(row.key.address)}:80", "-s", "wlc")
+    wanted = rows[0]
+    driver = VirtualServiceDriver(Ownership({wanted.key}.__contains__))
+    assert owned(driver) == {wanted.key: VirtualService(wanted.key, "wlc", intact=False)}
+    assert converge(driver, [wanted]) == {}
+    assert owned(VirtualServiceDriver()) == {wanted.key: wanted}
+    assert listed() == ["-A -t 10.96.0.1:80 -s rr", "-A -t 10.96.0.2:80 -s wlc"]
+
+
+def test_what_the_go_kube_router_left_is_taken_over_with_its_destinations(namespace: str) -> None:
+    need("ip_vs")
+    for vip in ("10.96.0.1:80", "10.96.0.2:80", "198.51.100.1:80"):
+        sh("ipvsadm", "-A", "-t", vip, "-s", "rr")
+        for pod in ("10.244.1.5:8080", "10.244.1.6:8080"):
+            sh("ipvsadm", "-a", "-t", vip, "-r", pod, "-m", "-w", "7")
+    stays, left = key("10.96.0.1"), key("10.96.0.2")
+    ownership = Ownership({stays}.__contains__, former_addresses=lambda: {stays.address, left.address})
+    services, destinations = VirtualServiceDriver(ownership), DestinationDriver(ownership)
+    had, answered = owned(services), owned(destinations)
+    assert set(had) == {stays, left}
+    assert len(answered) == 4
+    row, pod = VirtualService(stays), destination(stays, "10.244.1.5")
+    assert not services.write(Batch(change=((had[stays], row),))).failed
+    assert converge(destinations, [pod]) == {}
+    assert converge(services, [row]) == {}
+    assert listed() == [
+        "-A -t 10.96.0.1:80 -s rr",
+        "-A -t 198.51.100.1:80 -s rr",
+        "-a -t 10.96.0.1:80 -r 10.244.1.5:8080 -m -w 1",
+        "-a -t 198.51.100.1:80 -r 10.244.1.5:8080 -m -w 7",
+        "-a -t 198.51.100.1:80 -r 10.244.1.6:8080 -m -w 7",
+    ]
+
+
+def test_b29_destinations_in_excluded_networks_stay_unless_they_are_wanted(namespace: str) -> None:
+    need("ip_vs")
+    service = VirtualService(key("10.96.0.1"))
+    assert converge(VirtualServiceDriver(), [service]) == {}
+    ours, theirs = destination(service.key, "10.244.1.5"), destination(service.key, "203.0.113.7")
+    assert converge(DestinationDriver(), [ours, theirs]) == {}
+    ownership = Ownership(excluded=(Prefix(bytes((203, 0, 113, 0)), 24),))
+    assert converge(DestinationDriver(ownership), []) == {}
+    assert set(owned(DestinationDriver())) == {theirs.key}
+    assert set(owned(DestinationDriver(ownership, lambda k: k == theirs.key))) == {theirs.key}
+    hands_off = Ownership(excluded=(Prefix(bytes((10, 96, 0, 0)), 16),))
+    assert converge(DestinationDriver(hands_off), []) == {}
+    assert converge(VirtualServiceDriver(hands_off), []) == {}
+    assert set(owned(DestinationDriver())) == {theirs.key}
 
 
 def test_a_service_that_somebody_else_made_is_adopted_when_it_is_wanted(namespace: str) -> None:

@@ -205,12 +205,12 @@ class Proxy:
             self.world.put(Deleted(ref))
         self.world.sync()
 
-    def restart(self) -> int:
+    def restart(self, settings: ProxySettings = SETTINGS) -> int:
         """A new process that finds what the old one left; the number of rows that it writes, settings apart.
 
         Settings have no owner that could be recognised: every process asserts them.
         """
-        self.world = ProxyWorld(SETTINGS, families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers(), start=False)
+        self.world = ProxyWorld(settings, families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers(), start=False)
         for raw in self.objects.values():
             self.world.feed(raw)
         self.world.sync()
@@ -472,3 +472,23 @@ def test_an_audit_mends_what_others_broke(proxy: Proxy) -> None:
     assert proxy.audit() == 0
     assert seen(proxy.tries("client", "tcp", vip)) == {"pod2": CLIENT[0], "far": NODE_ADDRESS[0]}
     assert seen(proxy.tries("client", "udp", six)) == {"pod2": CLIENT[1], "far": NODE_ADDRESS[1]}
+
+
+def test_local_routes_serve_as_well_and_either_way_takes_over_from_the_other(proxy: Proxy) -> None:
+    routes = ProxySettings(addresses=AddressRules(strict=False), local_routes=True)
+    for settings, link in ((routes, False), (SETTINGS, True)):
+        with in_client(proxy, socket.SOCK_DGRAM) as flow:
+            flow.connect((vips(10)[0], 80))
+            before = ask(flow)
+            assert proxy.restart(settings) > 0
+            assert not failures(proxy)
+            assert ask(flow) == before, "a change of the mode moves nobody"
+        assert (f"{vips(10)[0]}/32" in sh("ip", "addr")) == link
+        assert (DUMMY_LINK in sh("ip", "-br", "link")) == link
+        for index, vip in enumerate(vips(10)):
+            pod, node = PODS["pod1"][index], NODE_ADDRESS[index]
+            assert seen(proxy.tries("pod1", "tcp", vip)) == {"pod2": pod, "far": pod}
+            assert seen(proxy.tries("node", "udp", vip)) == {"pod2": node, "far": node}
+            assert seen(proxy.tries("client", "tcp", vip)) == {"pod2": CLIENT[index], "far": node}
+            (result,) = proxy.tries("client", "tcp", vip, HOST_PORT, count=1)
+            assert result.outcome is Outcome.REFUSED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -134,17 +135,26 @@ def test_session_affinity_sticks_and_ends(lab: Lab) -> None:
 def test_what_an_admin_cleared_comes_back_at_the_next_audit_or_restart(lab: Lab) -> None:
     client = lab.pods["default/client"].prober
     node = lab.node("node1")
-    node.sh("ipvsadm -C")
+    node.sh("ipvsadm -C && ipvsadm -A -t 198.51.100.9:80 -s rr && ip addr add 198.51.100.8/32 dev kube-dummy-if")
     assert not servers(client, Job("tcp", VIP, 80), 2)
     node.restart_daemon()
     lab.wait(lambda: len(servers(client, Job("tcp", VIP, 80))) == 2, 60, "both endpoints answer again")
+    await_ready(lab, "node1")
+    assert "-A -t 198.51.100.9:80 -s rr" in node.sh("ipvsadm -Sn"), "what others have stays"
+    assert "198.51.100.8/32" in node.sh("ip addr show dev kube-dummy-if")
 
 
-def test_a_flushed_service_address_is_repaired_by_notice(lab: Lab) -> None:
+@pytest.mark.parametrize("words", ["addr flush dev kube-dummy-if", "link del kube-dummy-if"])
+def test_a_flushed_service_address_is_repaired_by_notice(lab: Lab, words: str) -> None:
     node = lab.node("node1")
     await_ready(lab, "node1")
-    node.sh("ip addr del 10.96.0.10/32 dev kube-dummy-if")
-    lab.wait(lambda: "10.96.0.10/32" in node.sh("ip addr show dev kube-dummy-if"), 30, "the address is back")
+    began = time.monotonic()
+    node.sh(f"ip {words}; until ip addr show dev kube-dummy-if | grep -q 10.96.0.10/32; do sleep 0.05; done")
+    seconds = time.monotonic() - began
+    print(f"{words}: back after {seconds:.2f} s")
+    # A second is promised on a machine with time to spare; an emulated one has none.
+    assert seconds < 10
+    assert len(servers(lab.pods["default/client"].prober, Job("tcp", VIP, 80))) == 2
 
 
 def test_a_restart_of_the_daemon_loses_no_probe(lab: Lab) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import MOST_TOLD, Controller, Engine
 from kuberouter.engine.planner import NODE_KNOWN, Planner, Registered
 from kuberouter.model.cluster import NetworkPolicy, Node, Selector
-from kuberouter.model.core import Batch, Family, Fragment, ObjectRef, Outcome, Owner, Problem, Reason
+from kuberouter.model.core import Batch, Family, Fragment, ObjectRef, Outcome, Owner, Problem, Reason, Unavailable
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import Chain, ChainKey, IpSet, make_chain
@@ -197,3 +197,36 @@ def test_what_many_objects_share_is_told_to_a_few_of_them() -> None:
         world.put(f"b{number}")
     world.turn()
     assert len(world.told()) == MOST_TOLD
+
+
+class Missing(MemoryDriver[Sysctl]):
+    """A counterpart that may be missing as a whole."""
+
+    missing = True
+
+    def read(self) -> Iterable[Sysctl]:
+        if self.missing:
+            raise Unavailable("kernel module ip_vs is missing")
+        return super().read()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_b24_no_controller_waits_for_another_at_the_start(first: int) -> None:
+    clock = itertools.count()
+    planner = Planner(Cluster(NodeSettings("n1")), (), (IpSet, Sysctl), Journal(()))
+    proxy = Missing()
+    memory: MemoryDriver[IpSet] = MemoryDriver()
+    tables: list[Table[Any]] = [Table(IpSet, memory), Table(Sysctl, proxy)]
+    controllers = [Controller("firewall", frozenset(), (IpSet,)), Controller("proxy", frozenset(), (Sysctl,))]
+    if first:
+        tables.reverse()
+        controllers.reverse()
+    inbox = Inbox()
+    engine = Engine(inbox, planner, Dataplane(tables, planner.ledgers), controllers, clock=lambda: 1000.0 * next(clock))
+    inbox.wake()
+    engine.turn()
+    assert {state.name: state.ready for state in engine.states} == {"firewall": True, "proxy": False}
+    proxy.missing = False
+    inbox.wake()
+    engine.turn()
+    assert all(state.ready for state in engine.states)

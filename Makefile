@@ -23,7 +23,7 @@ test: setup
 # Compiled once and by you: not in every process that starts, and not by root, whom it would then belong to.
 setup:
 	@.ci/setup
-	@mkdir -p build
+	@mkdir -p build/lanes
 	@$(PYTHON) -m compileall -qq kuberouter tests || true
 
 lint unit: setup

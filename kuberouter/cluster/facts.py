@@ -17,9 +17,12 @@ def network_of(address: bytes, length: int) -> Prefix:
     return Prefix((int.from_bytes(address, "big") & mask).to_bytes(len(address), "big"), length)
 
 
+BRIDGE = "kube-bridge"
+
+
 def ours(link: str) -> bool:
     """Whether a link is one that this daemon makes (or a pod's end), so that its addresses are not the node's."""
-    return link in ("kube-dummy-if", "kube-bridge") or link.startswith("tun-")
+    return link in ("kube-dummy-if", BRIDGE) or link.startswith("tun-")
 
 
 def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[Interface]) -> NodeFacts | None:
@@ -31,10 +34,12 @@ def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[I
     if not addresses:
         return None
     families = {family_of(a) for a in addresses}
-    uplink, mtu = "", 0
+    uplink, mtu, bridge_mtu = "", 0, 0
     subnets: list[Prefix] = []
     local: list[bytes] = []
     for link in sorted(interfaces, key=lambda i: i.index):
+        if link.ref.name == BRIDGE:
+            bridge_mtu = link.mtu
         if ours(link.ref.name):
             continue
         for entry in link.addresses:
@@ -51,5 +56,6 @@ def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[I
         mtu=mtu,
         subnets=tuple(dict.fromkeys(subnets)),
         local_addresses=tuple(dict.fromkeys(local)),
+        bridge_mtu=bridge_mtu,
         zone=node.zone,
     )

@@ -44,10 +44,11 @@ class Cluster(ClusterView):
             "Namespace": (self.matches,),
             "NetworkPolicy": (self.matches,),
             "PodLink": (self.bindings,),
-            "Service": (self.frontends, self.marks),
-            "EndpointSlice": (self.frontends, self.local_endpoints),
+            "Service": (self.frontends, self.marks, self.receivers),
+            "EndpointSlice": (self.frontends, self.local_endpoints, self.receivers),
             "Node": (self.routes,),
             "LearnedRoute": (self.routes,),
+            "LocalPod": (self.receivers,),
             "KnownMark": (self.marks,),
         }
         self._updated: tuple[Index, ...] = ()

@@ -10,6 +10,7 @@ from kuberouter.cluster.bindings import BindingIndex
 from kuberouter.cluster.frontends import FrontendIndex
 from kuberouter.cluster.indexes import MatchIndex
 from kuberouter.cluster.localendpoints import LocalEndpointIndex
+from kuberouter.cluster.receivers import ReceiverIndex
 from kuberouter.cluster.routes import RouteIndex
 from kuberouter.model.cluster import (
     ClusterObject,
@@ -17,6 +18,7 @@ from kuberouter.model.cluster import (
     Interface,
     KnownMark,
     LearnedRoute,
+    LocalPod,
     Namespace,
     NetworkPolicy,
     Node,
@@ -39,6 +41,7 @@ KINDS: tuple[type[ClusterObject], ...] = (
     Interface,
     PodLink,
     LearnedRoute,
+    LocalPod,
     KnownMark,
 )
 
@@ -56,6 +59,8 @@ class ClusterView:
         """Which firewall mark belongs to which place."""
         self.local_endpoints = LocalEndpointIndex(node)
         """How many endpoints of a Service on the node of this name are ready for new connections."""
+        self.receivers = ReceiverIndex(node)
+        """Which endpoints on the node of this name answer clients directly."""
         self.matches = MatchIndex(node)
         """Which policies select which pods of the node of this name, and which pods are in which sets."""
         self.bindings = BindingIndex(node)
@@ -98,6 +103,10 @@ class ClusterView:
     def pod(self, ref: ObjectRef) -> Pod | None:
         """The Pod of this reference."""
         return self._get(Pod, ref)
+
+    def local_pod(self, ref: ObjectRef) -> LocalPod | None:
+        """The pod of this node of this reference, as its container runtime knows it."""
+        return self._get(LocalPod, ref)
 
     def pods(self) -> Iterable[Pod]:
         """All Pods of the cluster."""

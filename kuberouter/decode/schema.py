@@ -160,6 +160,36 @@ class RawPod(Json):
     status: PodStatus | None = None
 
 
+class RawState(Json):
+    running: msgspec.Raw | None = None
+
+
+class RawContainerStatus(Json):
+    container_id: str = msgspec.field(default="", name="containerID")
+    state: RawState | None = None
+
+
+class LocalPodStatus(Json):
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    pod_ips: list[PodAddress] | None = msgspec.field(default=None, name="podIPs")
+    container_statuses: list[RawContainerStatus] | None = None
+    init_container_statuses: list[RawContainerStatus] | None = None
+    ephemeral_container_statuses: list[RawContainerStatus] | None = None
+
+
+class LocalPodSpec(Json):
+    node_name: str = ""
+    host_network: bool = False
+
+
+class RawLocalPod(Json):
+    """A Pod, read for where it runs."""
+
+    metadata: Metadata
+    spec: LocalPodSpec = msgspec.field(default_factory=LocalPodSpec)
+    status: LocalPodStatus | None = None
+
+
 class RawNamespace(Json):
     metadata: Metadata
 

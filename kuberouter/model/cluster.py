@@ -292,6 +292,20 @@ class LearnedRoute(Value, frozen=True, gc=False):
     next_hops: tuple[bytes, ...]
 
 
+class LocalPod(Value, frozen=True, gc=False):
+    """A pod of this node as its container runtime knows it. ref: kind `LocalPod`, named as the pod.
+
+    `container` is the first by id of its containers that run, init and ephemeral ones too, as the runtime names it
+    (without `containerd://`); empty while none does.
+    """
+
+    ref: ObjectRef
+    node: str
+    addresses: tuple[bytes, ...] = ()
+    container: str = ""
+    host_network: bool = False
+
+
 class MarkUse(enum.StrEnum):
     """Why packets to a place are marked; the value is the part of the mark's name that says so."""
 
@@ -322,5 +336,15 @@ class KnownMark(Value, frozen=True, gc=False):
 
 
 ClusterObject = (
-    Service | EndpointSlice | Pod | Namespace | NetworkPolicy | Node | Interface | PodLink | LearnedRoute | KnownMark
+    Service
+    | EndpointSlice
+    | Pod
+    | Namespace
+    | NetworkPolicy
+    | Node
+    | Interface
+    | PodLink
+    | LearnedRoute
+    | LocalPod
+    | KnownMark
 )

@@ -26,6 +26,8 @@ class NodeFacts(Value, frozen=True, gc=False):
     """Connected prefixes of the node's addresses."""
     local_addresses: tuple[bytes, ...] = ()
     """Every address on any link that is not ours (not kube-dummy-if, kube-bridge or a tunnel)."""
+    bridge_mtu: int = 0
+    """MTU of the pods' bridge; 0 while there is none with an address."""
     zone: str = ""
     """Where the node is, for hints that endpoints carry; empty when its Node object does not tell."""
 

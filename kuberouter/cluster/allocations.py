@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from kuberouter.cluster.frontends import FrontendKind, addresses
 from kuberouter.model.cluster import ClusterObject, KnownMark, MarkedPlace, Service
 from kuberouter.model.core import ObjectRef
 
@@ -25,10 +26,10 @@ def marked_places(service: Service) -> frozenset[MarkedPlace]:
 
     Endpoints answer directly at external and load balancer addresses only.
     """
-    if not (service.proxied and service.options.dsr):
+    if not (service.served and service.options.dsr):
         return frozenset()
-    addresses = (*service.external_ips, *service.load_balancer_ips)
-    return frozenset(MarkedPlace(a, port.protocol, port.port) for a in addresses for port in service.ports)
+    outside = [address for kind, address in addresses(service) if kind > FrontendKind.NODE_PORT]
+    return frozenset(MarkedPlace(a, port.protocol, port.port) for a in outside for port in service.ports)
 
 
 def candidates(place: MarkedPlace) -> Iterator[int]:
@@ -65,10 +66,10 @@ class MarkIndex:
         self.moved: frozenset[ObjectRef] = frozenset()
         """Services whose places got other marks by the last change, besides the one that changed."""
 
-    @property
-    def used(self) -> bool:
-        """Whether any place has a mark, or had one when the daemon started."""
-        return bool(self._users or self._found)
+        self.used = False
+        """Some place has a mark, or had one since, or shortly before, the daemon started."""
+        self.began = False
+        """That has come to be so by the last change."""
 
     def mark(self, place: MarkedPlace) -> int:
         """The mark of a place that a Service asks for; 0 when none is left."""
@@ -76,18 +77,28 @@ class MarkIndex:
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change."""
-        self.moved = frozenset()
+        self.moved, self.began = frozenset(), False
         if isinstance(new, KnownMark):
             self._learn(new)
+            self._use(new.place is not None)
             return
         before, after = (marked_places(s) if isinstance(s, Service) else frozenset() for s in (old, new))
         service = old if old is not None else new
         if service is None or not before | after:
             return
+        self._use(bool(after))
         for place in _in_order(before - after):
             self._leave(place, service.ref)
         for place in _in_order(after - before):
             self._ask(place, service.ref)
+
+    def _use(self, now: bool) -> None:
+        self.began = now and not self.used
+        self.used = self.used or now
+
+    def users(self) -> Iterable[ObjectRef]:
+        """The Services that ask for marks."""
+        return {ref: None for users in self._users.values() for ref in users}
 
     def _ask(self, place: MarkedPlace, service: ObjectRef) -> None:
         users = self._users.setdefault(place, set())

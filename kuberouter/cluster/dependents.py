@@ -57,6 +57,7 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
     ref = change.ref
     if ref.kind == "NodeFacts":
         yield Owner("proxy", ObjectRef("Node", "", ref.name))
+        yield Owner("direct", ObjectRef("Node", "", ref.name))
     elif ref.kind == "Service":
         yield from _service(ref, view)
         if any(isinstance(each, Service) and each.health_check_node_port for each in (change.old, change.new)):
@@ -66,6 +67,13 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
     elif ref.kind == "KnownMark":
         for other in view.marks.moved:
             yield from _service(other, view)
+    elif ref.kind == "LocalPod":
+        yield Owner("receivers", ref)
+    elif ref.kind == "Node":
+        before, after = (set(node_addresses(n)) if isinstance(n, Node) else set() for n in (change.old, change.new))
+        # Neither the address of a node nor who has one can answer directly.
+        for service in view.marks.users() if before != after else ():
+            yield from _service(service, view)
     elif ref.kind == "EndpointSlice":
         for each in (change.old, change.new):
             if isinstance(each, EndpointSlice):
@@ -73,11 +81,19 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
         yield from (Owner("health", service) for service in view.local_endpoints.touched if _checked(service, view))
         for service in view.frontends.flipped:
             yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
+    yield from _receivers(view.receivers.touched, view)
+    if view.marks.began and view.node is not None:
+        yield Owner("direct", ObjectRef("Node", "", view.node.name))
 
 
 def _service(service: ObjectRef, view: ClusterView) -> Iterable[Owner]:
     yield Owner("services", service)
     yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
+    yield from _receivers(view.receivers.addresses(service), view)
+
+
+def _receivers(addresses: Iterable[bytes], view: ClusterView) -> Iterable[Owner]:
+    return (Owner("receivers", pod) for address in addresses for pod in view.receivers.pods(address))
 
 
 def _checked(service: ObjectRef, view: ClusterView) -> bool:

@@ -21,6 +21,14 @@ LOCAL_ADDRESS_SET = "kube-router-local-ips"
 SERVICES_CHAIN = "KUBE-ROUTER-SERVICES"
 SOURCES_CHAIN = "KUBE-ROUTER-SOURCES"
 SNAT_CHAIN = "KUBE-ROUTER-SNAT"
+DIRECT_SET = "kube-router-svip-dsr"
+"""IPv4 addresses from which pods of this node answer directly. This name begins like that, too."""
+DIRECT_CHAIN = "KUBE-ROUTER-DSR"
+"""Marks packets to Services with direct return."""
+DIRECT_PODS_CHAIN = "KUBE-ROUTER-DSR-PODS"
+"""Looks at what pods send that answer directly."""
+CONFINED_MARK = 0x2000000
+"""Comes from a bridge port whose pod may use no address but its own, and is not from that address."""
 
 
 def set_name(name: str, family: Family) -> str:

@@ -14,10 +14,11 @@ from kuberouter.daemon.events import EventSink
 from kuberouter.daemon.logs import log_setting
 from kuberouter.daemon.parts.firewall import firewall_part, former_backend
 from kuberouter.daemon.parts.part import DriverMaker, Part
-from kuberouter.daemon.parts.proxy import proxy_part
+from kuberouter.daemon.parts.proxy import former_direct, proxy_part
 from kuberouter.daemon.parts.router import router_part
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.daemon.xtables import XtablesChoice
+from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
@@ -35,7 +36,7 @@ from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, IpS
 from kuberouter.model.network import Link
 from kuberouter.model.nftables import NftChain
 from kuberouter.model.ports import Sink, Source
-from kuberouter.sources.apiserver import RESOURCES, ApiSource
+from kuberouter.sources.apiserver import RESOURCES, ApiSource, local_pods
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
 from kuberouter.sources.netfilter import NetfilterSource
@@ -97,7 +98,7 @@ def compose(config: Config) -> Composition:
     derive = [namespace_isolation] if config.firewall is not None and config.firewall.namespace_annotation else []
     cluster = Cluster(config.node, [d for part in parts for d in part.dependents], derive)
     planner = Planner(cluster, [c for part in parts for c in part.compilers], [*rows, Rule], journal)
-    controllers = [Controller(p.name, p.needs | {NODE_KNOWN}, tuple(p.drivers)) for p in parts]
+    controllers = [Controller(p.name, p.needs | {NODE_KNOWN}, p.strict) for p in parts]
     dataplane = Dataplane(tables, planner.ledgers, stopwatch=time.monotonic)
     observe = telemetry.turned if telemetry is not None else lambda _: None
     engine = Engine(inbox, planner, dataplane, controllers, clock=time.monotonic, observe=observe)
@@ -136,7 +137,8 @@ def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> list[S
     api = connect(config.kubeconfig, config.master)
     events = EventSink(api, config.node.name)
     sinks.append(events)
-    return [*(ApiSource(api, RESOURCES[name]) for name in wanted), events]
+    resources = {**RESOURCES, LOCAL_PODS: local_pods(config.node.name)}
+    return [*(ApiSource(api, resources[name]) for name in wanted), events]
 
 
 def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Meter) -> list[Table[Any]]:
@@ -171,6 +173,8 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         FormerChain: lambda: FormerChainDriver(xtables.aside(), prefixes),
         FormerHook: lambda: FormerHookDriver(xtables.aside(), ranks),
     }
+    if config.proxy is not None:
+        former |= former_direct(families, xtables)
     if config.firewall is not None:
         # What the other backend of the firewall has left behind.
         former |= former_backend(config.firewall, xtables)

@@ -209,12 +209,23 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
         tcp_fin_timeout=tcp_fin,
         udp_timeout=udp,
         reuse_mode=_reuse_mode(os.uname().release),
+        runtime_endpoint=_runtime(reader),
     )
 
 
 def _excluded(reader: _Reader) -> tuple[Prefix, ...]:
     blocks = (reader.checked("excluded-cidrs", prefix, text) for text in reader.flag("excluded-cidrs", tuple))
     return tuple(block for block in blocks if block is not None)
+
+
+def _runtime(reader: _Reader) -> str:
+    endpoint = reader.flag("runtime-endpoint", str)
+    path = endpoint.removeprefix("unix://")
+    if endpoint and (path == endpoint or not path.startswith("/") or len(os.fsencode(path)) > LONGEST_SOCKET):
+        reader.errors.append(
+            f"--runtime-endpoint: {endpoint!r} is not unix:// with an absolute path of at most {LONGEST_SOCKET} bytes"
+        )
+    return endpoint
 
 
 def _timeout(reader: _Reader, name: str) -> int:

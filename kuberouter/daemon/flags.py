@@ -214,6 +214,12 @@ FLAGS: tuple[Flag, ...] = (
     Flag("run-router", BOOL, True, "Exchange pod routes over BGP and set up pod networking."),
     Flag("run-service-proxy", BOOL, True, "Serve Services with IPVS."),
     Flag(
+        "runtime-endpoint",
+        STRING,
+        "",
+        "Socket of the container runtime, as unix:///path; Services with direct server return need it on every node.",
+    ),
+    Flag(
         "service-cluster-ip-range",
         STRINGS,
         ("10.96.0.0/12",),

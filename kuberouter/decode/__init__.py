@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from kuberouter.decode.common import Bytes
 from kuberouter.decode.endpointslice import decode_endpointslice
+from kuberouter.decode.localpod import decode_local_pod
 from kuberouter.decode.networkpolicy import decode_networkpolicy
 from kuberouter.decode.node import decode_namespace, decode_node, decode_pod
 from kuberouter.decode.service import decode_service
@@ -21,5 +22,6 @@ DECODERS: dict[str, Decode] = {
     "Namespace": decode_namespace,
     "NetworkPolicy": decode_networkpolicy,
     "Node": decode_node,
+    "LocalPod": decode_local_pod,
 }
-"""The decoder of each kind of object that is watched."""
+"""The decoder of each kind of object that is watched. A LocalPod is another reading of a Pod."""

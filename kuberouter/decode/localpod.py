@@ -12,6 +12,8 @@ from kuberouter.decode.schema import LocalPodStatus, RawLocalPod
 from kuberouter.model.cluster import LocalPod
 from kuberouter.model.core import ObjectRef, Problem
 
+LOCAL_PODS = "localpods"
+"""The source of this node's pods as their container runtime knows them."""
 _DECODER = msgspec.json.Decoder(RawLocalPod)
 
 

@@ -160,8 +160,12 @@ class RawPod(Json):
     status: PodStatus | None = None
 
 
+class Running(Json):
+    """Only that it is there counts."""
+
+
 class RawState(Json):
-    running: msgspec.Raw | None = None
+    running: Running | None = None
 
 
 class RawContainerStatus(Json):

@@ -21,9 +21,10 @@ from kuberouter.model.bgp import (
 from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
-from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, Hook, IpSet, Member
+from kuberouter.model.netfilter import Chain, FormerChain, FormerDirect, FormerHook, FormerIptables, Hook, IpSet, Member
 from kuberouter.model.network import Address, Link, LocalRoute, PolicyRule, Route
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
+from kuberouter.model.receivers import PodReceiver
 
 
 class Action(enum.Enum):
@@ -46,6 +47,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     Chain,
     FormerChain,
     FormerHook,  # before its chain: these are only removed, and that from the bottom up
+    FormerDirect,  # the Go kube-router's way to bring packets to IPVS, once ours stands
     FormerTable,  # what the other backend of the firewall wrote, as a whole
     FormerIptables,
     NftTable,
@@ -55,6 +57,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     NftVerdict,  # what a pod is led to stands whole
     Hook,  # policy, guard and SNAT stand before anything can be reached
     Link,  # links before what lies on them
+    PodReceiver,  # a pod takes packets out of the tunnel before it is sent any
     VirtualService,
     Destination,  # a service has its destinations before its VIP attracts traffic
     Address,
@@ -113,6 +116,7 @@ READ_TOGETHER: dict[type[Row], tuple[type[Row], ...]] = {
 SUCCESSORS: dict[type[Row], tuple[type[Row], ...]] = {
     FormerChain: (Chain, Hook),
     FormerHook: (Chain, Hook),
+    FormerDirect: (Chain, Hook, VirtualService, Destination, Address),
     FormerTable: (IpSet, Member, Chain, Hook),
     FormerIptables: (NftTable, NftSet, NftElement, NftChain, NftVerdict),
 }

@@ -57,6 +57,8 @@ class ProxySettings(Value, frozen=True, gc=False):
     """Seconds after which IPVS forgets an idle connection; 0 leaves the kernel's value."""
     reuse_mode: int = 1
     """What IPVS does with a client's port that is used again (`conn_reuse_mode`): 1 balances anew, 0 does not."""
+    runtime_endpoint: str = ""
+    """`unix://` with the socket of the container runtime; without it no pod can answer clients directly."""
 
 
 class RouterSettings(Value, frozen=True, gc=False):

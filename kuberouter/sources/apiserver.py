@@ -10,6 +10,7 @@ import msgspec
 
 from kuberouter.decode import DECODERS
 from kuberouter.decode.common import decode_list, identify, resource_version
+from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.decode.schema import Status, WatchEvent
 from kuberouter.model.core import ObjectRef
 from kuberouter.model.events import Accepted, Deleted, Rejected, Synced, Upserted
@@ -31,6 +32,15 @@ class Resource(msgspec.Struct, frozen=True):
     group: str
     """API group; empty is the core group."""
     version: str = "v1"
+    fields: str = ""
+    """A field selector: only objects with these fields are asked for."""
+    name: str = ""
+    """Of the source; empty is the plural."""
+
+    @property
+    def query(self) -> dict[str, str | int]:
+        """What restricts the collection."""
+        return {"fieldSelector": self.fields} if self.fields else {}
 
     @property
     def path(self) -> str:
@@ -57,6 +67,12 @@ RESOURCES: Mapping[str, Resource] = {
 }
 """What can be watched, by the name of its source."""
 
+
+def local_pods(node: str) -> Resource:
+    """What is watched for that, on the node of this name."""
+    return Resource("LocalPod", "pods", "", fields=f"spec.nodeName={node}", name=LOCAL_PODS)
+
+
 _EVENT = msgspec.json.Decoder(WatchEvent)
 _STATUS = msgspec.json.Decoder(Status)
 
@@ -65,7 +81,7 @@ class ApiSource:
     """Watches one resource. Keeps the references it has told of, so that a new list can tell what vanished."""
 
     def __init__(self, api: KubeApi, resource: Resource) -> None:
-        self.name = resource.plural
+        self.name = resource.name or resource.plural
         self.trouble = ""
         """What keeps it from its work now; empty when nothing does. Read by the health endpoint."""
         self._api = api
@@ -112,7 +128,7 @@ class ApiSource:
         token, seen = "", set[ObjectRef]()
         version = ""
         while True:
-            version, token, items = decode_list(self._api.list_page(self._resource.path, token))
+            version, token, items = decode_list(self._api.list_page(self._resource.path, token, self._resource.query))
             for raw in items:
                 seen.add(self._upsert(raw, inbox))
             if not token:
@@ -127,7 +143,7 @@ class ApiSource:
             inbox.put(Synced(self.name))
 
     def _watch(self, inbox: Inbox, stop: Stop) -> None:
-        for line in self._api.watch(self._resource.path, self._version):
+        for line in self._api.watch(self._resource.path, self._version, self._resource.query):
             if stop.is_set():
                 return
             event = _EVENT.decode(line)

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from kuberouter.decode import DECODERS
+from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.model.cluster import ClusterObject
 from kuberouter.model.core import ObjectRef, Problem, Reason
 from kuberouter.model.events import Accepted, Deleted, Rejected, Synced, Upserted
@@ -99,16 +100,22 @@ class ManifestSource:
         faulty: set[ObjectRef] = set()
         before = self._objects.get(path, {})
         for document in documents:
-            obj, ref, problems = _decode(document, path.name)
-            if problems:
-                faulty.add(ref)
-                inbox.put(Rejected(ref, problems))
-            if obj is not None:
-                objects[obj.ref] = obj
-            elif problems and ref in before:
-                objects[ref] = before[ref]
+            for kind in self._readings(document):
+                obj, ref, problems = _decode(document, kind, path.name)
+                if problems:
+                    faulty.add(ref)
+                    inbox.put(Rejected(ref, problems))
+                if obj is not None:
+                    objects[obj.ref] = obj
+                elif problems and ref in before:
+                    objects[ref] = before[ref]
         self._objects[path] = objects
         self._clear(path, faulty, inbox)
+
+    def _readings(self, document: dict[str, object]) -> tuple[str, ...]:
+        """As what an object is read."""
+        kind = str(document.get("kind", ""))
+        return (kind, "LocalPod") if kind == "Pod" and LOCAL_PODS in self._sources else (kind,)
 
     def _clear(self, path: Path, faulty: set[ObjectRef], inbox: Inbox) -> None:
         """Take back the problems that a file no longer has."""
@@ -147,8 +154,9 @@ def _documents(path: Path) -> Iterator[dict[str, object]]:
             yield document
 
 
-def _decode(document: dict[str, object], file: str) -> tuple[ClusterObject | None, ObjectRef, tuple[Problem, ...]]:
-    kind = str(document.get("kind", ""))
+def _decode(
+    document: dict[str, object], kind: str, file: str
+) -> tuple[ClusterObject | None, ObjectRef, tuple[Problem, ...]]:
     decode = DECODERS.get(kind)
     if decode is None:
         return None, ObjectRef("File", "", file), ()

@@ -21,6 +21,7 @@ from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
 from kuberouter.model.network import Address, Link, LocalRoute
+from kuberouter.model.receivers import PodReceiver
 from kuberouter.model.settings import NodeSettings, ProxySettings
 
 ROWS: tuple[type[Row], ...] = (
@@ -36,6 +37,7 @@ ROWS: tuple[type[Row], ...] = (
     Address,
     LocalRoute,
     HealthPort,
+    PodReceiver,
 )
 NODE = "node-1"
 

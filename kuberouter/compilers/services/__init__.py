@@ -1,17 +1,21 @@
-"""Services to IPVS. Four compilers, each for the smallest thing that changes:
+"""Services to IPVS. Six compilers, each for the smallest thing that changes:
 
 - `services`: a Service's addresses and ports: virtual services, service addresses, guard set members;
 - `destinations`: the endpoints of one slice of a Service;
 - `health`: the health check node port of a Service;
+- `receivers`: where a pod of this node answers clients directly;
+- `direct`: what kernel settings go back to without direct return;
 - `proxy`: the node's part: dummy link, sets, guard chain, SNAT, kernel settings.
 """
 
 from __future__ import annotations
 
+from kuberouter.compilers.services.dsr import compile_direct
 from kuberouter.compilers.services.frontends import compile_service
 from kuberouter.compilers.services.healthchecks import compile_health
 from kuberouter.compilers.services.ipvs import compile_destinations
 from kuberouter.compilers.services.node import compile_proxy
+from kuberouter.compilers.services.receivers import compile_receivers
 
 __all__ = ["COMPILERS", "compile_destinations", "compile_health", "compile_proxy", "compile_service"]
 
@@ -20,5 +24,7 @@ COMPILERS = (
     ("services", compile_service),
     ("destinations", compile_destinations),
     ("health", compile_health),
+    ("receivers", compile_receivers),
+    ("direct", compile_direct),
 )
 """Names and functions in the order in which they should run."""

@@ -9,10 +9,11 @@ from kuberouter.cluster.frontends import Claim, FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.addresses import refusal
 from kuberouter.compilers.names import DUMMY_LINK, SERVICE_ADDRESS_SET, SERVICE_PORT_SET, set_name
+from kuberouter.compilers.services.dsr import direct_mark, direct_problems, direct_rows
 from kuberouter.compilers.services.sources import source_filter
 from kuberouter.model.cluster import Service, ServicePort
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Rank, Reason, Row, Value, family_of
-from kuberouter.model.ipvs import PERSISTENT, VirtualService, VirtualServiceKey
+from kuberouter.model.ipvs import PERSISTENT, VirtualService, VirtualServiceKey, marked_service
 from kuberouter.model.netfilter import Member, MemberKey
 from kuberouter.model.network import Address, AddressKey, LocalRoute, LocalRouteKey
 from kuberouter.model.node import NodeFacts
@@ -38,6 +39,13 @@ class Frontend(Value, frozen=True, gc=False):
     """Only endpoints of this node may answer."""
     virtual: bool
     """The address is the Service's own and has to be brought to the node; a node port's is there already."""
+    mark: int = 0
+    """Endpoints answer directly, and packets to the place carry this mark."""
+
+    @property
+    def service(self) -> VirtualServiceKey:
+        """The virtual service that takes the packets."""
+        return marked_service(self.key.family, self.mark) if self.mark else self.key
 
 
 def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Iterator[Frontend]:
@@ -66,7 +74,8 @@ def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
             if _winner(view, kind, key, node, settings) == service.ref:
                 served.add(key)
                 local_only = internal_local if kind is FrontendKind.CLUSTER else external_local
-                yield Frontend(port, key, kind, local_only, not _on_node(address, node))
+                mark = direct_mark(service, kind, key, view, node=node, settings=settings)
+                yield Frontend(port, key, kind, local_only, not _on_node(address, node), mark)
 
 
 def node_port_addresses(service: Service, node: NodeFacts, settings: ProxySettings) -> Iterator[bytes]:
@@ -165,7 +174,7 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
     rows: dict[Row, None] = {}
     for frontend in frontends(service, view, node, settings):
         place = frontend.key
-        rows[VirtualService(place, service.options.scheduler, flags, service.affinity_seconds)] = None
+        rows[VirtualService(frontend.service, service.options.scheduler, flags, service.affinity_seconds)] = None
         bits = len(place.address) * 8
         if frontend.virtual:
             rows[service_address(place.address, node, settings)] = None
@@ -174,5 +183,10 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         rows[Member(MemberKey(port_set, place.address, bits, int(place.protocol), place.port))] = None
         if frontend.kind is not FrontendKind.CLUSTER:
             rows.update(dict.fromkeys(source_filter(service, place)))
-    problems = tuple(_problems(service, view, node, settings))
+        if frontend.mark:
+            rows.update(dict.fromkeys(direct_rows(service, place, frontend.mark, node)))
+    problems = (
+        *_problems(service, view, node, settings),
+        *direct_problems(service, view, node=node, settings=settings),
+    )
     return Fragment(tuple(rows), problems, Rank(since=service.created))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kuberouter.cluster.frontends import Group
 from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.services.dsr import endpoint_problems, forwarding
 from kuberouter.compilers.services.endpoints import eligible, in_order, port_number
 from kuberouter.compilers.services.frontends import Frontend, frontends
 from kuberouter.compilers.services.nat import hairpin_members
@@ -23,14 +24,11 @@ def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, sett
     if found is None or service is None or found.service != key.subject or not found.endpoints:
         return Fragment()
     family = family_of(found.endpoints[0].address)
-    rows = tuple(
-        row
-        for frontend in frontends(service, view, node, settings)
-        if frontend.key.family is family
-        for row in _destinations(frontend, service, found, view, node)
-    )
+    served = [each for each in frontends(service, view, node, settings) if each.key.family is family]
+    rows = tuple(row for frontend in served for row in _destinations(frontend, service, found, view, node))
     hairpins = tuple(hairpin_members(rows, found, service, node, settings))
-    return Fragment(rows + hairpins, rank=Rank(since=service.created))
+    problems = tuple(endpoint_problems(service, {each.service: each.port.port for each in served if each.mark}, rows))
+    return Fragment(rows + hairpins, problems, Rank(since=service.created))
 
 
 def _destinations(
@@ -46,4 +44,5 @@ def _destinations(
         found, standing, node, local_only=frontend.local_only, publish_not_ready=service.publish_not_ready
     )
     for endpoint in in_order(chosen, node.name):
-        yield Destination(DestinationKey(frontend.key, endpoint.address, number))
+        forward = forwarding(frontend.mark, endpoint.address, view)
+        yield Destination(DestinationKey(frontend.service, endpoint.address, number), forward=forward)

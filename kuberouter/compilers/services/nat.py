@@ -70,7 +70,8 @@ def hairpin_members(
     """Endpoints of this node that may reach themselves, with the port on which they answer.
 
     Whatever the address through which they try: cluster, external and load balancer ones and node ports alike. Those
-    with the node's own address need no help, they never leave it.
+    with the node's own address need no help, they never leave it. Nor do those that answer directly, for they have the
+    address themselves.
     """
     if not (settings.hairpin or service.options.hairpin):
         return
@@ -78,7 +79,7 @@ def hairpin_members(
     for address, protocol, port, family in dict.fromkeys(
         (row.key.address, row.key.service.protocol, row.key.port, row.key.service.family)
         for row in destinations
-        if row.key.address in here
+        if row.key.address in here and not row.key.service.mark
     ):
         name = set_name(HAIRPIN_SET, family)
         bits = len(address) * 8

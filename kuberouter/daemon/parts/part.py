@@ -40,7 +40,14 @@ class Part:
         """Whether the engine does its work, well or not; known once the parts are put together."""
         self.desired: Callable[[type[Row]], Container[Hashable]] = lambda row: ()
         """The keys of a table that are wanted now; known once the parts are put together."""
+        self.lenient: frozenset[type[Row]] = frozenset()
+        """Tables whose trouble is told, but leaves the controller ready."""
         self.audits: list[tuple[float, tuple[type[Row], ...]]] = []
+
+    @property
+    def strict(self) -> tuple[type[Row], ...]:
+        """Tables that the controller cannot do without."""
+        return tuple(row for row in self.drivers if row not in self.lenient)
 
 
 def register(part: Part, compilers: Collection[tuple[str, Any]], settings: object) -> None:

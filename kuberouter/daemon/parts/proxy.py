@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import islice
+
+from kuberouter.cluster.allocations import MARK_MASK, candidates
 from kuberouter.cluster.dependents import services
 from kuberouter.compilers.names import (
+    DIRECT_CHAIN,
     DUMMY_LINK,
     HAIRPIN_SET,
     LOCAL_ADDRESS_SET,
@@ -13,23 +18,39 @@ from kuberouter.compilers.names import (
     SOURCES_CHAIN,
 )
 from kuberouter.compilers.services import COMPILERS
-from kuberouter.daemon.parts.part import Once, Part, register, shared
+from kuberouter.daemon.parts.part import DriverMaker, Once, Part, register, shared
+from kuberouter.daemon.xtables import XtablesChoice
+from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.drivers.addresses import AddressDriver, LocalRouteDriver
+from kuberouter.drivers.formerdirect import FormerDirectDriver
 from kuberouter.drivers.healthports import HealthPortDriver
+from kuberouter.drivers.iptables import Xtables
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
+from kuberouter.drivers.network import AddressDriver
 from kuberouter.drivers.ownership import Ownership
+from kuberouter.drivers.podnetns import PodReceiverDriver
+from kuberouter.model.cluster import MarkedPlace, MarkUse
+from kuberouter.model.core import Family, L4Protocol, Row
 from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
-from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member
+from kuberouter.model.netfilter import Chain, FormerDirect, Hook, HookRank, IpSet, Member
 from kuberouter.model.network import Address, Link, LocalRoute
+from kuberouter.model.receivers import PodReceiver
 from kuberouter.model.settings import ProxySettings
+from kuberouter.sources.marks import MarkSource
+from kuberouter.wire.cri.client import Runtime
+
+GO_TRIES = 8
+"""Most marks that the Go kube-router may have tried before it found one that was free."""
 
 
 def proxy_part(settings: ProxySettings) -> Part:
     """What the service proxy brings along."""
     part = Part("service-proxy")
-    part.watched = ("nodes", "services", "endpointslices")
-    part.needs = frozenset((*part.watched, "interfaces"))
+    part.watched = ("nodes", "services", "endpointslices", *((LOCAL_PODS,) if settings.runtime_endpoint else ()))
+    marks = MarkSource({DIRECT_CHAIN: MarkUse.DSR}, MARK_MASK, revisit=(PodReceiver,))
+    part.sources = [marks]
+    part.needs = frozenset((*part.watched, "interfaces", marks.name))
     part.dependents = [services]
     register(part, COMPILERS, settings)
     excluded = settings.excluded
@@ -48,9 +69,23 @@ def proxy_part(settings: ProxySettings) -> Part:
         Address: addresses.get,
         LocalRoute: lambda: LocalRouteDriver(lambda key: key in part.desired(LocalRoute), excluded=excluded),
     }
-    part.chain_prefixes = (SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
-    part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE)
+    if settings.runtime_endpoint:
+        runtime = Runtime(settings.runtime_endpoint)
+        part.drivers[PodReceiver] = lambda: PodReceiverDriver(runtime, lambda: marks.found)
+        part.lenient = frozenset((PodReceiver,))
+    part.chain_prefixes = (DIRECT_CHAIN, SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
+    part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE, HookRank.MARK)
     part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET)
     part.links = (DUMMY_LINK,)
     part.audits = [(settings.sync_period, tuple(part.drivers))]
     return part
+
+
+def former_direct(families: tuple[Family, ...], xtables: XtablesChoice) -> dict[type[Row], DriverMaker]:
+    """The table of what the Go kube-router has left of direct server return."""
+    tools: tuple[Callable[[], Xtables], ...] = (xtables.get, xtables.other)
+    return {FormerDirect: lambda: FormerDirectDriver(tools, families, _of_the_go_kube_router)}
+
+
+def _of_the_go_kube_router(address: bytes, protocol: L4Protocol, port: int, mark: int) -> bool:
+    return mark in islice(candidates(MarkedPlace(address, protocol, port)), GO_TRIES)

@@ -22,6 +22,7 @@ def service(name: str, *places: MarkedPlace, dsr: bool = True) -> Service:
         ObjectRef("Service", "default", name),
         1.0,
         ServiceType.CLUSTER_IP,
+        (bytes((10, 96, 0, 1)),),
         external_ips=tuple(dict.fromkeys(p.address for p in places)),
         ports=tuple({(p.protocol, p.port): p for p in ports}.values()),
         options=ServiceOptions(dsr=dsr),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from kuberouter.compilers.names import CONFINED_MARK
 from kuberouter.compilers.policies.names import GUARD_CHAIN, GUARD_SET
 from kuberouter.compilers.policies.nftables.names import ADDRESS, IP, LAYER
 from kuberouter.compilers.policies.nftables.policies import block
@@ -31,8 +32,6 @@ from kuberouter.model.nftables import (
     packed_link,
 )
 
-CONFINED_MARK = 0x2000000
-"""Comes from a bridge port whose pod may use no address but its own, and is not from that address."""
 BRIDGE_PRIORITY = -300
 """dstnat: before the bridge hands the packet to the hooks of IP (0)."""
 

@@ -15,7 +15,7 @@ from kuberouter.model.receivers import PodReceiver, PodReceiverKey
 from kuberouter.wire.cri.client import Runtime
 from tests.kernel.conftest import need
 from tests.kernel.drive import converge, owned, sh
-from tests.support.cri import RuntimeServer, containerd_info, crio_info
+from tests.support.cri import RuntimeServer
 from tests.support.lab import netns
 
 POD4, POD6, VIP4, VIP6 = "10.244.1.2", "fd44:1::2", "198.51.100.7", "2001:db8:100::7"
@@ -25,8 +25,8 @@ TUNNELS = ("kube-tunnel-if", "kube-tunnel-v6")
 class Host:
     """A node's container runtime with one pod of two containers, and a pod in the network of the node."""
 
-    def __init__(self, directory: Path, dialect: str) -> None:
-        self.server = RuntimeServer(directory / "cri.sock", crio_info if dialect == "crio" else containerd_info)
+    def __init__(self, directory: Path) -> None:
+        self.server = RuntimeServer(directory / "cri.sock")
         self.pod = f"{netns.unique_prefix()}-pod"
         self.processes: list[subprocess.Popen[bytes]] = []
         netns.add(self.pod)
@@ -70,17 +70,40 @@ class Host:
         netns.remove(self.pod)
 
 
-@pytest.fixture(params=["containerd", "crio"])
-def host(request: pytest.FixtureRequest, namespace: str, tmp_path: Path) -> Iterator[Host]:
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     need("ipip")
     need("ip6tnl")
-    host = Host(tmp_path, request.param)
-    yield host
-    host.close()
+    name = f"{netns.unique_prefix()}-node"
+    netns.add(name)
+    try:
+        with netns.inside(name):
+            host = Host(tmp_path_factory.mktemp("cri"))
+            try:
+                yield host
+            finally:
+                host.close()
+    finally:
+        netns.remove(name)
+
+
+@pytest.fixture
+def host(node: Host) -> Iterator[Host]:
+    """The node, on which nothing of direct return is left in the end."""
+    yield node
+    for container in node.server.containers.values():
+        container.running = True
+    assert converge(node.driver(), []) == {}
 
 
 def receiver(pod: str, vip: str, container: str = "main") -> PodReceiver:
     return PodReceiver(PodReceiverKey(ip_address(pod).packed, ip_address(vip).packed), container)
+
+
+def links(host: Host) -> list[str]:
+    """Names of links, those apart that come with a module."""
+    names = [line.split(":")[1].strip() for line in host.ip("-o", "link").splitlines()]
+    return [name for name in names if not name.startswith(("tunl0", "ip6tnl0"))]
 
 
 BOTH = [receiver(POD4, VIP4), receiver(POD6, VIP6)]
@@ -89,7 +112,7 @@ BOTH = [receiver(POD4, VIP4), receiver(POD6, VIP6)]
 @pytest.mark.ipip
 def test_receivers_come_and_go_and_leave_nothing(host: Host) -> None:
     driver = host.driver()
-    before = host.ip("-o", "addr"), host.ip("-o", "link"), host.filters()
+    before = links(host), host.filters()
     assert converge(driver, BOTH) == {}
     assert owned(driver) == {row.key: row for row in BOTH}
     assert f"{VIP4}/32 scope link" in host.ip("addr", "show", "dev", TUNNELS[0])
@@ -103,11 +126,10 @@ def test_receivers_come_and_go_and_leave_nothing(host: Host) -> None:
     assert converge(driver, more[1:]) == {}
     assert owned(driver) == {row.key: row for row in more[1:]}
     assert converge(driver, []) == {}
-    links = [line for line in host.ip("-o", "link").splitlines() if "tunl0" not in line and "ip6tnl0" not in line]
-    assert [line.split(":")[1] for line in links] == [line.split(":")[1] for line in before[1].splitlines()]
+    assert links(host) == before[0]
     assert VIP4 not in host.ip("addr")
     assert VIP6 not in host.ip("addr")
-    assert {k: v for k, v in host.filters().items() if k in before[2]} == before[2]
+    assert {k: v for k, v in host.filters().items() if k in before[1]} == before[1]
 
 
 @pytest.mark.ipip
@@ -170,7 +192,7 @@ def test_another_container_of_the_pod_is_as_good_a_way_in(host: Host) -> None:
 
 
 @pytest.mark.ipip
-def test_only_a_namespace_with_the_address_of_the_pod_is_touched(host: Host, namespace: str) -> None:
+def test_only_a_namespace_with_the_address_of_the_pod_is_touched(host: Host) -> None:
     driver = host.driver()
     strange = receiver("10.244.1.77", VIP4)
     assert "not in the namespace" in converge(driver, [strange])[strange.key]
@@ -181,6 +203,7 @@ def test_only_a_namespace_with_the_address_of_the_pod_is_touched(host: Host, nam
     host.server.put("lost", pid=0x3FFFFF)
     assert "hostPID" in converge(driver, [lost])[lost.key]
     assert TUNNELS[0] not in sh("ip", "link")
+    del host.server.containers["lost"]
 
 
 def test_the_runtime_is_left_alone_where_direct_return_is_not_in_use(namespace: str, tmp_path: Path) -> None:

@@ -43,10 +43,12 @@ class Lab:
         manifests: bool = False,
         daemon_arguments: Sequence[str] = (),
         annotations: Mapping[str, Mapping[str, str]] | None = None,
+        runtime: bool = False,
     ) -> None:
         """`families` are those of Nodes, Pods and CIDRs in the API; `annotations` are per node name.
 
-        With `manifests` the daemons read a directory instead of the lab apiserver.
+        With `manifests` the daemons read a directory instead of the lab apiserver; with `runtime` each node has a
+        container runtime that tells where pods are.
         """
         self.prefix = netns.unique_prefix()
         self.home = Path(tempfile.mkdtemp(prefix=f"{self.prefix}-"))
@@ -59,6 +61,7 @@ class Lab:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self._annotations = dict(annotations or {})
         self._manifests = manifests
+        self._runtime = runtime
         self._store: Store | None = None
         self._outside: Prober | None = None
         self._closed = False
@@ -83,6 +86,8 @@ class Lab:
         for node in self.nodes:
             node.build()
             self.fabric.attach(node.namespace, node.site)
+            if self._runtime:
+                node.start_runtime()
         self._outside = Prober(netns.path(self.fabric.outside), "outside")
         self._store = ManifestStore(self.home / "manifests") if self._manifests else ApiStore(self.fabric.name)
         for node in self.nodes:
@@ -241,6 +246,8 @@ class Lab:
         self.pods[it.key] = it
         it.ips = self.node(node).attacher.add(it.network, it.network)
         it.start()
+        if (runtime := self.node(node).runtime) is not None:
+            runtime.put(it.container, pid=it.prober.pid)
         self.update(it)
         self._note()
         return it
@@ -255,6 +262,8 @@ class Lab:
         del self.pods[it.key]
         self.delete("Pod", it.space, it.name)
         it.close()
+        if (runtime := self.node(it.node).runtime) is not None:
+            del runtime.containers[it.container]
         self.node(it.node).attacher.remove(it.network, it.network)
         netns.remove(it.network)
         self._note()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.cri import RuntimeServer
 from tests.support.lab import netns
 from tests.support.lab.fabric import Site
 from tests.support.lab.pods import Attacher
@@ -48,6 +49,7 @@ class Node:
         self.base_arguments: list[str] = []
         self.daemon: Child | None = None
         self.gobgpd: Child | None = None
+        self.runtime: RuntimeServer | None = None
         self.attacher = Attacher(self.cni_file, home / "leases", self.command)
 
     @property
@@ -67,6 +69,11 @@ class Node:
         (self.run / "kube-router").mkdir()
         self.cni_file.parent.mkdir()
         self.cni_file.write_text(CNI_TEMPLATE)
+
+    def start_runtime(self) -> None:
+        """Serve the container runtime's interface, for the pods that are attached from now on."""
+        self.runtime = RuntimeServer(self.run / "cri.sock")
+        self.daemon_arguments.append("--runtime-endpoint=unix:///run/cri.sock")
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """A command line that runs `argv` on this node."""
@@ -141,4 +148,6 @@ class Node:
         for child in self.children():
             child.stop(signal.SIGKILL)
         self.daemon = self.gobgpd = None
+        if self.runtime is not None:
+            self.runtime.stop()
         netns.remove(self.namespace)

@@ -94,6 +94,9 @@ def pod(it: Pod, host: str, families: Sequence[int]) -> Object:
             "podIP": ips[0] if ips else "",
             "podIPs": [{"ip": ip} for ip in ips],
             "conditions": [{"type": "Ready", "status": "True" if it.ready else "False"}],
+            "containerStatuses": [
+                {"name": "main", "containerID": f"lab://{it.container}", "state": {"running": {}}, "ready": it.ready}
+            ],
         },
     }
 

@@ -101,6 +101,11 @@ class Pod:
         return f"{self.space}/{self.name}"
 
     @property
+    def container(self) -> str:
+        """The id of its one container."""
+        return self.network
+
+    @property
     def ip(self) -> str:
         """Its IPv4 address."""
         return self.ips[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 from kuberouter.cluster.selectors import enforceable
@@ -27,6 +28,10 @@ class BindingIndex:
         """The link that leads to a pod, if it is known."""
         found = [links[0] for address in pod.addresses if (links := self._links.get(address))]
         return self._by_name[found[0]] if found else None
+
+    def pods_at(self, address: bytes) -> Iterable[ObjectRef]:
+        """The pods of this node with an address."""
+        return tuple(self._pods.get(address, ()))
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change."""

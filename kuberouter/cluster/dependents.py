@@ -41,7 +41,9 @@ def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
         yield Owner("cluster-addresses", change.ref)
     elif change.ref.kind == "Service":
         yield Owner("served", change.ref)
-    touched, bound = view.matches.touched, view.bindings.touched
+    touched, bound = view.matches.touched, set(view.bindings.touched)
+    for address in _direct(change, view):
+        bound.update(view.bindings.pods_at(address))
     for compiler, refs in (
         ("policy", touched.policies),
         ("membership", touched.members),
@@ -81,7 +83,7 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
         yield from (Owner("health", service) for service in view.local_endpoints.touched if _checked(service, view))
         for service in view.frontends.flipped:
             yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
-    yield from _receivers(view.receivers.touched, view)
+    yield from (Owner("receivers", pod) for address in _direct(change, view) for pod in view.receivers.pods(address))
     if view.marks.began and view.node is not None:
         yield Owner("direct", ObjectRef("Node", "", view.node.name))
 
@@ -89,11 +91,17 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
 def _service(service: ObjectRef, view: ClusterView) -> Iterable[Owner]:
     yield Owner("services", service)
     yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
-    yield from _receivers(view.receivers.addresses(service), view)
 
 
-def _receivers(addresses: Iterable[bytes], view: ClusterView) -> Iterable[Owner]:
-    return (Owner("receivers", pod) for address in addresses for pod in view.receivers.pods(address))
+def _direct(change: Change, view: ClusterView) -> set[bytes]:
+    """Endpoints of this node for which the change may have altered from which addresses they answer directly."""
+    services: set[ObjectRef] = set(view.marks.moved)
+    if change.ref.kind == "Service":
+        services |= view.frontends.contenders
+    elif change.ref.kind == "Node":
+        # Nobody answers from the address of a node.
+        services.update(view.marks.users())
+    return {address for service in services for address in view.receivers.addresses(service)} | view.receivers.touched
 
 
 def _checked(service: ObjectRef, view: ClusterView) -> bool:

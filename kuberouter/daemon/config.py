@@ -110,11 +110,12 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         reader.errors.append(f"--service-cluster-ip-range: one CIDR block per family is wanted, {len(given)} given")
     # Settings of a controller that is off are made as well: a mistake in them would show on the day it is turned on.
     proxy, router, firewall = _proxy(reader, ranges), _router(reader, environment), _firewall(reader, ranges)
+    served = proxy if reader.flag("run-service-proxy", bool) else None
     config = Config(
         NodeSettings(_node_name(reader, environment), families),
-        proxy if reader.flag("run-service-proxy", bool) else None,
+        served,
         router if reader.flag("run-router", bool) else None,
-        firewall if reader.flag("run-firewall", bool) else None,
+        msgspec.structs.replace(firewall, proxy=served) if reader.flag("run-firewall", bool) else None,
         reader.flag("kubeconfig", str),
         reader.flag("master", str),
         reader.flag("manifests", str),

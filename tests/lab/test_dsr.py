@@ -175,7 +175,7 @@ def test_pods_and_nodes_are_answered_too(lab: Lab) -> None:
     # The director owns the address, so it answers for it.
     for vip in VIPS:
         assert lab.outside.probe([Job("icmp", vip)], SLOW)[0].allowed
-    assert one.sh("cat /proc/sys/net/ipv4/conf/kube-bridge/accept_local").strip() == "1"
+    assert one.sh("cat /proc/sys/net/ipv4/conf/all/accept_local").strip() == "1"
 
 
 def test_big_uploads_fit_into_the_tunnel(lab: Lab) -> None:
@@ -255,7 +255,7 @@ def left(lab: Lab) -> list[str]:
                 for line in node.sh(command).splitlines()
                 if " -f " in line or "DSR" in line or "svip-dsr" in line or "fwmark" in line
             ]
-        if node.sh("cat /proc/sys/net/ipv4/conf/kube-bridge/accept_local").strip() != "0":
+        if node.sh("cat /proc/sys/net/ipv4/conf/all/accept_local").strip() != "0":
             found.append(f"{node.name}: accept_local")
     for pod in lab.pods.values():
         found += [f"{pod.key}: {line}" for line in ip(pod.network, "-o", "addr").splitlines() if "kube-tunnel" in line]

@@ -2,7 +2,8 @@
 
 What comes in from a pod's link with a source address that belongs to the cluster (a pod CIDR, a node) has to have the
 pod's own. A pod that an egress policy selects may use no other address at all, while other pods may forward for
-networks outside the cluster, as VPN gateways do.
+networks outside the cluster, as VPN gateways do. Pods that answer clients directly send from the service addresses that
+they answer for, but only from the ports that are served there, and no more than answers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from kuberouter.cluster.selectors import enforceable
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.rules import governs
 from kuberouter.compilers.policies.spelling import Spelling
+from kuberouter.compilers.services.receivers import direct_frontends
 from kuberouter.model.core import Fragment, Owner, Prefix, Row, family_of
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.policy import Direction
@@ -37,7 +39,6 @@ def compile_binding(
     key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings, spell: Spelling
 ) -> Fragment:
     """The rules about one pod's source addresses; nothing while its link is not known."""
-    del settings
     pod = view.pod(key.subject)
     if pod is None or not enforceable(pod) or pod.node != node.name:
         return Fragment()
@@ -50,4 +51,8 @@ def compile_binding(
     for family in node.families:
         own = next((address for address in pod.addresses if family_of(address) is family), None)
         rows += spell.guard(family, link, own, confined=confined)
+        if own is not None and settings.proxy is not None and not pod.host_network:
+            for frontend in direct_frontends(own, view, node=node, settings=settings.proxy):
+                place = frontend.key
+                rows += spell.answers(family, link, place.address, place.protocol, place.port)
     return Fragment(tuple(rows))

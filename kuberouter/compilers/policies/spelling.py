@@ -48,6 +48,9 @@ class Spelling(Protocol):
         """What comes in from a link without the pod's own address is dropped: if `confined` all of it, else what
         borrows an address of the cluster."""
 
+    def answers(self, family: Family, link: PodLink, address: bytes, protocol: L4Protocol, port: int) -> Iterable[Row]:
+        """What comes in from a link as an answer of a service is let through. What opens a TCP flow is none."""
+
     def node_ports(self, family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Iterable[Row]:
         """Ports of the node that the proxy serves."""
 

@@ -12,10 +12,10 @@ other Service, because then
   once what has no endpoints; without it the first is impossible and big IPv4 packets just vanish;
 - a Service with direct return can share its address with one without;
 - nothing but the mark is needed: no policy rule and no table, whose traces nobody ever removed.
-What it costs: an IPv4 answer comes from a pod with a source address that is the node's own, which Linux takes for a lie
-unless the bridge has `accept_local`. That is set on the pods' bridge alone, and a chain lets only service addresses
-with direct return through there that way; what else the node has of addresses is dropped, as without the setting. IPv6
-knows no such check. Pods have to be on `kube-bridge` for this.
+What it costs: an IPv4 answer comes in, from a pod here or for a client here, with a source address that is the node's
+own, which Linux takes for a lie unless it is told otherwise (`accept_local`). So it is told, and a chain drops what has
+any address of the node as its source but these, which is what Linux did before. The chain goes last when all is over;
+at the beginning the setting may be ahead of it by the milliseconds of one pass. IPv6 knows no such check.
 
 The clamp of the segment size is no longer needed where path MTU discovery works; it is there for where it does not.
 """
@@ -28,10 +28,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from kuberouter.cluster.frontends import FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.names import (
-    BRIDGE_LINK,
     CONFINED_MARK,
+    DIRECT_ANSWERS_CHAIN,
     DIRECT_CHAIN,
-    DIRECT_PODS_CHAIN,
     DIRECT_SET,
     SERVICE_PORT_SET,
     set_name,
@@ -62,7 +61,7 @@ from kuberouter.model.settings import ProxySettings
 
 FIELD = f"metadata.annotations[{SERVICE_DSR.key}]"
 OUTSIDE = (FrontendKind.EXTERNAL, FrontendKind.LOAD_BALANCER)
-ACCEPT_LOCAL = SysctlKey(f"net/ipv4/conf/{BRIDGE_LINK}/accept_local")
+ACCEPT_LOCAL = SysctlKey("net/ipv4/conf/all/accept_local")
 SLOPPY_TCP = SysctlKey("net/ipv4/vs/sloppy_tcp")
 OVERHEAD = {Family.IPV4: 20 + 20 + 20, Family.IPV6: 40 + 40 + 20}
 """Bytes of the outer and the inner IP header and of the TCP header (RFC 2003, RFC 2473, RFC 9293 without options)."""
@@ -135,7 +134,7 @@ def endpoint_problems(
 
 
 def direct_rows(service: Service, place: VirtualServiceKey, mark: int, node: NodeFacts) -> Iterator[Row]:
-    """What marks the packets to a place, and lets the answers of this node's pods out."""
+    """What marks the packets to a place, and lets the answers in."""
     family = place.family
     chain = ChainKey(family, Table.MANGLE, DIRECT_CHAIN)
     yield Rule(RuleKey(chain, LOCAL_RANK, f"-m mark --mark {CONFINED_MARK:#x}/{CONFINED_MARK:#x} -j RETURN"))
@@ -153,7 +152,7 @@ def direct_rows(service: Service, place: VirtualServiceKey, mark: int, node: Nod
 
 
 def _answers(place: VirtualServiceKey, node: NodeFacts) -> Iterator[Row]:
-    """The chain for what pods send. It is the same for every Service, so that they all hold it together."""
+    """The chain for what comes in as an answer. It is the same for every Service, so that they hold it together."""
     family = place.family
     rules: list[str] = []
     mtu = min((mtu for mtu in (node.mtu, node.bridge_mtu) if mtu), default=0)
@@ -166,11 +165,10 @@ def _answers(place: VirtualServiceKey, node: NodeFacts) -> Iterator[Row]:
         yield IpSet(direct, SetType.HASH_IP, family)
         yield Member(MemberKey(direct.name, place.address, len(place.address) * 8))
         rules += (f"-m set --match-set {direct.name} src -j RETURN", "-m addrtype --src-type LOCAL -j DROP")
-        if node.bridge_mtu:
-            yield Sysctl(ACCEPT_LOCAL, "1", optional=True)
+        yield Sysctl(ACCEPT_LOCAL, "1")
     if rules:
-        yield make_chain(ChainKey(family, Table.MANGLE, DIRECT_PODS_CHAIN), tuple(rules))
-        text = f"-i {BRIDGE_LINK} -j {DIRECT_PODS_CHAIN}"
+        yield make_chain(ChainKey(family, Table.MANGLE, DIRECT_ANSWERS_CHAIN), tuple(rules))
+        text = f"! -i lo -j {DIRECT_ANSWERS_CHAIN}"
         yield Hook(HookKey(family, Table.MANGLE, "PREROUTING", text), HookRank.MARK)
 
 
@@ -183,6 +181,6 @@ def compile_direct(key: Owner, view: ClusterView, *, node: NodeFacts, settings: 
     if not view.marks.used:
         return Fragment()
     rows: list[Row] = [Sysctl(SLOPPY_TCP, "0", optional=True)]
-    if node.bridge_mtu and Family.IPV4 in node.families:
-        rows.append(Sysctl(ACCEPT_LOCAL, "0", optional=True))
+    if Family.IPV4 in node.families:
+        rows.append(Sysctl(ACCEPT_LOCAL, "0"))
     return Fragment(tuple(rows), rank=FALLBACK)

@@ -26,7 +26,6 @@ from kuberouter.drivers.formerdirect import FormerDirectDriver
 from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.iptables import Xtables
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
-from kuberouter.drivers.network import AddressDriver
 from kuberouter.drivers.ownership import Ownership
 from kuberouter.drivers.podnetns import PodReceiverDriver
 from kuberouter.model.cluster import MarkedPlace, MarkUse

@@ -1,6 +1,7 @@
 """The iptables spelling: chains of the filter table and ipsets, verdicts carried by marks."""
 
 from kuberouter.compilers.policies.iptables.fixed import (
+    answers,
     cluster_addresses,
     cluster_ips,
     fixed,
@@ -11,6 +12,7 @@ from kuberouter.compilers.policies.iptables.fixed import (
 from kuberouter.compilers.policies.iptables.policies import member, place, pod_set, policy
 
 __all__ = [
+    "answers",
     "cluster_addresses",
     "cluster_ips",
     "fixed",

@@ -12,6 +12,7 @@ from kuberouter.compilers.policies.iptables.names import chain_key, fixed_set
 from kuberouter.compilers.policies.iptables.policies import (
     CLEAR_ALLOWED,
     CLEAR_BOTH,
+    PROTOCOL,
     SET_ALLOWED,
     cut_rules,
     open_flows,
@@ -46,6 +47,8 @@ from kuberouter.model.netfilter import (
 from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
 
+ANSWER_RANK = 4
+"""Before the rules that drop what comes from a link."""
 GUARD_RANK = 5
 """In the guard chain: behind the rule that keeps the chain there while no pod has a link."""
 UNKNOWN_RANK = 90
@@ -156,9 +159,23 @@ def cluster_addresses(family: Family, prefixes: Iterable[Prefix]) -> Iterator[Ro
 
 def guard(family: Family, link: PodLink, own: bytes | None, *, confined: bool) -> Iterator[Row]:
     """What comes in from a link without the pod's own address is dropped."""
-    words = [f"-m physdev --physdev-in {link.ref.name}" if link.bridged else f"-i {link.ref.name}"]
+    words = [_from_link(link)]
     if own is not None:
         words.insert(0, f"! -s {show_prefix(Prefix(own, len(own) * 8))}")
     if not confined:
         words.append(f"-m set --match-set {fixed_set(family, GUARD_SET, SetType.HASH_NET).key.name} src")
     yield Rule(RuleKey(chain_key(family, GUARD_CHAIN), GUARD_RANK, f"{' '.join(words)} -j DROP"))
+
+
+def _from_link(link: PodLink) -> str:
+    return f"-m physdev --physdev-in {link.ref.name}" if link.bridged else f"-i {link.ref.name}"
+
+
+def answers(family: Family, link: PodLink, address: bytes, protocol: L4Protocol, port: int) -> Iterator[Row]:
+    """What comes in from a link as an answer of a service is let through."""
+    name = PROTOCOL[protocol]
+    words = [f"-s {show_prefix(Prefix(address, len(address) * 8))} -p {name} -m {name} --sport {port}"]
+    if protocol is L4Protocol.TCP:
+        words.append("! --tcp-flags FIN,SYN,RST,ACK SYN")
+    words.append(f"{_from_link(link)} -j RETURN")
+    yield Rule(RuleKey(chain_key(family, GUARD_CHAIN), ANSWER_RANK, " ".join(words)))

@@ -15,7 +15,7 @@ from kuberouter.compilers.policies.names import GUARD_CHAIN, GUARD_SET
 from kuberouter.compilers.policies.nftables.names import ADDRESS, IP, LAYER
 from kuberouter.compilers.policies.nftables.policies import block
 from kuberouter.model.cluster import PodLink
-from kuberouter.model.core import Family, Prefix, Row
+from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.nftables import (
     BaseHook,
     KeyType,
@@ -30,6 +30,7 @@ from kuberouter.model.nftables import (
     SetForm,
     make_nft_chain,
     packed_link,
+    packed_port,
 )
 
 BRIDGE_PRIORITY = -300
@@ -40,6 +41,13 @@ def _own(layer: NftFamily, family: Family) -> NftSet:
     """Links with the address that their pod has."""
     name = f"KUBE-ROUTER-POD-OWN-{family.name}"
     return NftSet(NftSetKey(layer, name), (KeyType.IFNAME, ADDRESS[family]))
+
+
+def _answers(layer: NftFamily, family: Family) -> NftSet:
+    """Links with the services that their pod answers for directly."""
+    name = f"KUBE-ROUTER-POD-ANSWERS-{family.name}"
+    types = (KeyType.IFNAME, ADDRESS[family], KeyType.INET_PROTO, KeyType.INET_SERVICE)
+    return NftSet(NftSetKey(layer, name), types)
 
 
 def _links(layer: NftFamily, family: Family) -> NftSet:
@@ -66,12 +74,17 @@ def guard_rows(family: Family) -> Iterator[Row]:
     """The sets and chains that the links of pods are looked up in."""
     yield NftTable(NftTableKey(NftFamily.BRIDGE))
     for layer in (NftFamily.BRIDGE, LAYER[family]):
-        own, links, confined, blocks, nodes = (
-            made(layer, family) for made in (_own, _links, _confined, _blocks, _nodes)
+        own, answering, links, confined, blocks, nodes = (
+            made(layer, family) for made in (_own, _answers, _links, _confined, _blocks, _nodes)
         )
-        yield from (own, links, confined, blocks, nodes)
+        yield from (own, answering, links, confined, blocks, nodes)
         source = f"{IP[family]} saddr"
         known = f"iifname . {source} @{own.key.name}"
+        # What opens a TCP flow is no answer.
+        answers = tuple(
+            f"{flow} iifname . {source} . meta l4proto . th sport @{answering.key.name}"
+            for flow in ("tcp flags & (fin | syn | rst | ack) != syn", "meta l4proto != tcp")
+        )
         borrowed = tuple(
             f"iifname @{links.key.name} {source} @{members.key.name} counter drop" for members in (blocks, nodes)
         )
@@ -81,6 +94,7 @@ def guard_rows(family: Family) -> Iterator[Row]:
                 NftChainKey(layer, f"{GUARD_CHAIN}-{family.name}"),
                 (
                     f"{known} accept",
+                    *(f"{answer} accept" for answer in answers),
                     *borrowed,
                     f"meta protocol {IP[family]} {strange} meta mark set meta mark or {CONFINED_MARK:#x}",
                 ),
@@ -90,7 +104,13 @@ def guard_rows(family: Family) -> Iterator[Row]:
             marked = f"meta mark and {CONFINED_MARK:#x} == {CONFINED_MARK:#x}"
             yield make_nft_chain(
                 NftChainKey(layer, GUARD_CHAIN),
-                (f"{marked} counter drop", f"{known} return", *borrowed, f"{strange} counter drop"),
+                (
+                    f"{marked} counter drop",
+                    f"{known} return",
+                    *(f"{answer} return" for answer in answers),
+                    *borrowed,
+                    f"{strange} counter drop",
+                ),
             )
 
 
@@ -113,3 +133,10 @@ def guard(family: Family, link: PodLink, own: bytes | None, *, confined: bool) -
     yield NftElement(NftElementKey(_links(layer, family).key, name))
     if confined:
         yield NftElement(NftElementKey(_confined(layer, family).key, name))
+
+
+def answers(family: Family, link: PodLink, address: bytes, protocol: L4Protocol, port: int) -> Iterator[Row]:
+    """What comes in from a link as an answer of a service is let through."""
+    layer = NftFamily.BRIDGE if link.bridged else LAYER[family]
+    key = packed_link(link.ref.name) + address + packed_port(protocol, port)
+    yield NftElement(NftElementKey(_answers(layer, family).key, key))

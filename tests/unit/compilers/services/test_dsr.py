@@ -28,7 +28,7 @@ VIP4, VIP6 = "10.255.0.1", "2001:db8:100::1"
 MARK4 = 9054
 """Of 10.255.0.1, TCP port 80."""
 POD4, POD6 = "10.244.1.5", "fd44:1::5"
-CHAINS = ("KUBE-ROUTER-DSR", "KUBE-ROUTER-DSR-PODS")
+CHAINS = ("KUBE-ROUTER-DSR", "KUBE-ROUTER-DSR-ANSWERS")
 BOTH = (Family.IPV4, Family.IPV6)
 
 
@@ -143,14 +143,14 @@ def test_external_addresses_are_marked_and_tunnelled_and_cluster_ips_are_not() -
             "-m mark --mark 0x2000000/0x2000000 -j RETURN",
             f"-d {VIP4}/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x235e/0xffffffff",
         ),
-        "KUBE-ROUTER-DSR-PODS": (
+        "KUBE-ROUTER-DSR-ANSWERS": (
             "-p tcp -m tcp --tcp-flags SYN,RST SYN -m set --match-set kube-router-svip-prt src,src "
             "-j TCPMSS --set-mss 1440",
             "-m set --match-set kube-router-svip-dsr src -j RETURN",
             "-m addrtype --src-type LOCAL -j DROP",
         ),
     }
-    assert rules(world, Family.IPV6)["KUBE-ROUTER-DSR-PODS"] == (
+    assert rules(world, Family.IPV6)["KUBE-ROUTER-DSR-ANSWERS"] == (
         "-p tcp -m tcp --tcp-flags SYN,RST SYN -m set --match-set inet6:kube-router-svip-prt src,src "
         "-j TCPMSS --set-mss 1400",
     )
@@ -160,7 +160,7 @@ def test_external_addresses_are_marked_and_tunnelled_and_cluster_ips_are_not() -
         for f in BOTH
         for chain in ("PREROUTING", "OUTPUT")
     }
-    assert hooks(world) == expected | {(f, "PREROUTING", "-i kube-bridge -j KUBE-ROUTER-DSR-PODS") for f in BOTH}
+    assert hooks(world) == expected | {(f, "PREROUTING", "! -i lo -j KUBE-ROUTER-DSR-ANSWERS") for f in BOTH}
     assert {str(ip_address(k.address)) for k in world.table(Address)} >= {VIP4, VIP6}, "the director has the address"
     assert sysctls(world)["accept_local"] == "1"
     assert "sloppy_tcp" not in sysctls(world) or sysctls(world)["sloppy_tcp"] == "0"
@@ -179,8 +179,8 @@ def test_the_segment_size_fits_the_smaller_of_uplink_and_bridge(
     world.put(uplink(uplink_mtu))
     world.put(bridge(bridge_mtu))
     world.sync()
-    assert rules(world)["KUBE-ROUTER-DSR-PODS"][0].endswith(f"--set-mss {four}")
-    assert rules(world, Family.IPV6)["KUBE-ROUTER-DSR-PODS"][0].endswith(f"--set-mss {six}")
+    assert rules(world)["KUBE-ROUTER-DSR-ANSWERS"][0].endswith(f"--set-mss {four}")
+    assert rules(world, Family.IPV6)["KUBE-ROUTER-DSR-ANSWERS"][0].endswith(f"--set-mss {six}")
 
 
 def test_b06_a_service_without_endpoints_keeps_its_mark_and_so_refuses() -> None:

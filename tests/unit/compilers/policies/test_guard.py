@@ -7,15 +7,28 @@ from typing import Any
 import msgspec
 import pytest
 
+from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.policies import IPTABLES, NFTABLES
-from kuberouter.model.cluster import NetworkPolicy, Node, Pod, PodLink, Selector, Service, ServicePort, ServiceType
+from kuberouter.model.cluster import (
+    Endpoint,
+    EndpointSlice,
+    NetworkPolicy,
+    Node,
+    Pod,
+    PodLink,
+    Selector,
+    Service,
+    ServiceOptions,
+    ServicePort,
+    ServiceType,
+)
 from kuberouter.model.core import Family, L4Protocol, ObjectRef, Owner, Prefix
-from kuberouter.model.events import Upserted
+from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.netfilter import Chain, Member, Rule
-from kuberouter.model.nftables import NftChain
+from kuberouter.model.nftables import NftChain, NftElement, packed_link, packed_port
 from kuberouter.model.node import NodeFacts
-from kuberouter.model.settings import FirewallSettings, NodeSettings
+from kuberouter.model.settings import AddressRules, FirewallSettings, NodeSettings, ProxySettings
 
 NODE = NodeFacts("n1", (bytes((10, 0, 0, 1)),))
 POD = Pod(ObjectRef("Pod", "default", "a"), "n1", addresses=(bytes((10, 244, 1, 2)),))
@@ -111,3 +124,71 @@ def test_nothing_passes_to_a_service_before_its_source_is_looked_at(backend: str
         before = rules[rules.index(rule) - 1]
         assert forged in before
         assert before.endswith(drops)
+
+
+DIRECT = Service(
+    ObjectRef("Service", "default", "web"),
+    0.0,
+    ServiceType.CLUSTER_IP,
+    (bytes((10, 96, 0, 1)),),
+    (bytes((10, 255, 0, 1)),),
+    ports=(ServicePort("http", L4Protocol.TCP, 80), ServicePort("dns", L4Protocol.UDP, 53)),
+    options=ServiceOptions(dsr=True),
+)
+ENDPOINTS = EndpointSlice(
+    ObjectRef("EndpointSlice", "default", "web-1"),
+    DIRECT.ref,
+    (),
+    (Endpoint(POD.addresses[0], 0, "n1"), Endpoint(bytes((10, 244, 2, 9)), 3, "n2")),
+)
+BESIDE_PROXY = FirewallSettings(
+    proxy=ProxySettings(addresses=AddressRules(strict=False), runtime_endpoint="unix:///run/cri.sock")
+)
+
+
+def answers(backend: str, settings: FirewallSettings, *objects: object) -> list[object]:
+    """What is let through as an answer of the pod, whatever else is said of its link."""
+    made = cluster(POD, link(bridged=True), *objects)
+    compile_ = dict(SPELLINGS[backend][0])["binding"]
+    rows = compile_(Owner("binding", POD.ref), made, node=NODE, settings=settings).rows
+    rules = [row.key.text for row in rows if isinstance(row, Rule) and row.key.rank == 4]
+    return [*rules, *(row.key.first for row in rows if isinstance(row, NftElement) and "ANSWERS" in row.key.set.name)]
+
+
+def test_answers_of_a_pod_that_answers_directly_are_let_through_and_no_more() -> None:
+    found = answers("iptables", BESIDE_PROXY, DIRECT, ENDPOINTS)
+    assert found == [
+        "-s 10.255.0.1/32 -p tcp -m tcp --sport 80 ! --tcp-flags FIN,SYN,RST,ACK SYN "
+        "-m physdev --physdev-in veth1 -j RETURN",
+        "-s 10.255.0.1/32 -p udp -m udp --sport 53 -m physdev --physdev-in veth1 -j RETURN",
+    ]
+    found = answers("nftables", BESIDE_PROXY, DIRECT, ENDPOINTS)
+    key = packed_link("veth1") + bytes((10, 255, 0, 1))
+    assert found == [key + packed_port(6, 80), key + packed_port(17, 53)]
+
+
+@pytest.mark.parametrize("backend", list(SPELLINGS))
+def test_who_does_not_answer_directly_gets_nothing_let_through(backend: str) -> None:
+    assert answers(backend, BESIDE_PROXY, DIRECT) == [], "no endpoint"
+    assert answers(backend, PLAIN, DIRECT, ENDPOINTS) == [], "no service proxy here"
+    strict = FirewallSettings(proxy=ProxySettings(runtime_endpoint="unix:///run/cri.sock"))
+    assert answers(backend, strict, DIRECT, ENDPOINTS) == [], "an address that the Service may not have"
+    plain = msgspec.structs.replace(DIRECT, options=ServiceOptions())
+    assert answers(backend, BESIDE_PROXY, plain, ENDPOINTS) == []
+    older = msgspec.structs.replace(plain, ref=ObjectRef("Service", "default", "older"), created=-1.0)
+    assert answers(backend, BESIDE_PROXY, DIRECT, older, ENDPOINTS) == [], "an address of another Service"
+
+
+def test_the_rules_about_a_pod_follow_where_it_answers_directly() -> None:
+    made = Cluster(NodeSettings("n1"), [policies])
+    mine = Owner("binding", POD.ref)
+    for obj in (Node(ObjectRef("Node", "", "n1"), (bytes((10, 0, 0, 1)),)), POD, link(bridged=True)):
+        made.apply(Upserted(obj))
+    assert mine not in made.apply(Upserted(DIRECT))
+    assert mine in made.apply(Upserted(ENDPOINTS))
+    ready = msgspec.structs.replace(ENDPOINTS, endpoints=(Endpoint(POD.addresses[0], 3, "n1"),))
+    assert mine not in made.apply(Upserted(ready)), "readiness does not matter"
+    assert mine in made.apply(Upserted(msgspec.structs.replace(DIRECT, external_ips=(bytes((10, 255, 0, 2)),))))
+    assert mine in made.apply(Upserted(Node(ObjectRef("Node", "", "n2"), (bytes((10, 255, 0, 2)),))))
+    assert mine in made.apply(Deleted(ENDPOINTS.ref))
+    assert mine not in made.apply(Deleted(DIRECT.ref))

@@ -1,8 +1,9 @@
-"""A restore tool that stays: a start and an end cost it a hundred times what the kernel needs for a small change.
+"""A restore tool that stays: its start and its end, which waits for RCU, cost several times what a small change does.
 
 `iptables-nft-restore` applies what it has read at each COMMIT line. With `--verbose` it prints the comments that it
 reads, so a comment behind the COMMIT comes back when the kernel has said yes. At a refusal the tool ends instead. The
 kernel's notice of the new generation of rules comes less than 0.1 ms earlier, and does not tell for sure whose it is.
+What is left is the kernel's: at its commit it walks over every rule that a builtin chain leads to, once per chain.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ class Arena:
         return {cell: next(results[cell[0].name]) for cell in self._cells}
 
     def echoes(self) -> set[str]:
-        """Outcomes of pings on every path."""
+        """Outcomes of pings on every path, of hosts that have yet to find each other's links."""
+        self.topology.forget_neighbours()
         jobs: dict[str, list[Job]] = {}
         for source, target, version in dict.fromkeys(cell[:3] for cell in self._cells):
             jobs.setdefault(source.name, []).append((target.ips[0 if version == 4 else 1], "ICMP", 0))

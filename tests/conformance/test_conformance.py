@@ -76,4 +76,5 @@ def test_packets_meet_what_the_oracle_says(arena: Arena, name: str) -> None:
             done.append(word)
             assert arena.mismatches([*arena.nodes, *found.manifests()]) == [], done
     if name == "deny everything everywhere":
+        # nd_always, pain 32: without neighbour discovery there would be no answer over IPv6.
         assert arena.echoes() == {OPEN}, "an echo passes whatever policies say"

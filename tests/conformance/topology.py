@@ -171,6 +171,11 @@ class Topology:
         if failed:
             raise RuntimeError(f"flows cannot be flushed: {failed}")
 
+    def forget_neighbours(self) -> None:
+        """Have every host look for its neighbours again."""
+        for host in self.hosts:
+            _ip(self.namespace(host), "neigh flush all")
+
     def probe(self, jobs: Mapping[str, Sequence[Job]]) -> dict[str, list[str]]:
         """Send every host's jobs at the same time; the outcomes in order."""
         for name, wanted in jobs.items():

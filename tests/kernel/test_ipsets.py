@@ -157,6 +157,19 @@ def test_one_bad_entry_of_many_is_found(namespace: str) -> None:
     assert bad.key not in failed
 
 
+def test_a_set_that_somebody_uses_keeps_no_other_from_going(namespace: str) -> None:
+    """W23: one that cannot be destroyed is told, the others go, and it goes when it can."""
+    sets = SetDriver(ours)
+    rows = [IpSet(IpSetKey(f"KUBE-SRC-{n}"), SetType.HASH_IP, Family.IPV4) for n in range(5)]
+    assert converge(sets, rows) == {}
+    sh("iptables", "-A", "INPUT", "-m", "set", "--match-set", "KUBE-SRC-2", "src", "-j", "DROP")
+    assert set(converge(sets, [])) == {rows[2].key}
+    assert owned(sets) == {rows[2].key: rows[2]}
+    sh("iptables", "-F", "INPUT")
+    assert converge(sets, []) == {}
+    assert owned(sets) == {}
+
+
 @pytest.mark.parametrize("command", ["destroy", "flush"])
 def test_what_an_admin_destroyed_is_rebuilt(namespace: str, command: str) -> None:
     sets, members = SetDriver(ours), MemberDriver(ours)

@@ -198,6 +198,23 @@ def test_hooks_lead_their_chain_in_order_of_rank(xtables: Xtables) -> None:
     assert sum("-j KUBE-ROUTER-A" in line for line in saved(xtables)) == 1
 
 
+def test_a_hook_that_somebody_took_away_takes_nobody_elses_rule_with_it(xtables: Xtables) -> None:
+    """W22: what is not found any more is not looked for by its number."""
+    tool = f"iptables-{xtables.variant.value}"
+    placer, ours = hooks(xtables), hook("-p udp -j ACCEPT", HookRank.POLICY)
+    for address in ("192.0.2.1", "192.0.2.2"):
+        sh(tool, "-A", "FORWARD", "-s", address, "-j", "DROP")
+    before = saved(xtables)[1:-1]
+    assert converge(placer, [ours]) == {}
+    found = owned(placer)
+    sh(tool, "-D", "FORWARD", "1")
+    assert not placer.write(Batch(remove=tuple(found.values()))).failed
+    assert saved(xtables)[1:-1] == before
+    assert not placer.write(Batch(change=((ours, ours),))).failed
+    assert [line for line in saved(xtables)[1:-1] if "kube-router" not in line] == before
+    assert owned(placer) == {ours.key: ours}
+
+
 def test_a_missing_table_of_hooks_is_one_failed_row(xtables: Xtables) -> None:
     placer = hooks(xtables)
     good = hook("-p tcp -j ACCEPT", HookRank.FORWARD)

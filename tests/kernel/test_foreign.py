@@ -94,7 +94,10 @@ def test_rules_of_others_are_the_same_bytes_after_many_syncs(xtables: Xtables) -
     for number in range(SYNCS):
         sync(*drivers, number)
     assert foreign(xtables) == before
-    assert len(sh(xtables.tool(Family.IPV4, "save"), "-t", "filter").split("-j KUBE-ROUTER-")) == 3
+    after = sh(xtables.tool(Family.IPV4, "save"), "-t", "filter")
+    assert after.count("-j KUBE-ROUTER-") == 2
+    assert after.count("\n:KUBE-ROUTER-") == 2
+    assert after.count("\n-A KUBE-ROUTER-") == 6
 
 
 def test_somebody_who_writes_at_the_same_moment_loses_nothing(xtables: Xtables) -> None:

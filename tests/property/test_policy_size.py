@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +18,9 @@ from kuberouter.model.cluster import PodLink
 from kuberouter.model.core import Family, ObjectRef
 from kuberouter.model.events import Upserted
 from kuberouter.model.netfilter import Chain, IpSet, Member
-from tests.property.test_policies import PLAIN, world
+from kuberouter.model.nftables import NftChain
+from kuberouter.wire.text import iptables, nft
+from tests.property.test_policies import BACKENDS, PLAIN, world
 from tests.support.world import NODE, World
 
 Object = dict[str, Any]
@@ -45,8 +51,8 @@ def policy(name: str, app: str, sources: Iterable[str], port: int = 80) -> Objec
     }
 
 
-def fed(objects: Iterable[Object]) -> World:
-    made = world(PLAIN)
+def fed(objects: Iterable[Object], backend: str = "iptables") -> World:
+    made = world(PLAIN, backend)
     made.feed(json.dumps({"kind": "Namespace", "metadata": {"name": "x"}}).encode())
     for obj in objects:
         made.feed(json.dumps(obj).encode())
@@ -125,3 +131,91 @@ def test_names_are_within_the_kernels_limits() -> None:
     assert max(len(key.name) for key in made.table(Chain)) <= 28
     assert max(len(key.name) for key in made.table(IpSet)) <= 31
     assert {key.family for key in made.table(Chain)} == set(Family)
+
+
+def test_what_an_object_is_called_is_in_no_rule() -> None:
+    """comment_overlong, pain 29: comments have one length, and words of users are only in hashes."""
+    name = "q" * 200 + ".\"'; \n-A INPUT"
+    odd = policy(name, "a", ["z" * 63, "c"])
+    rule: Object = {"from": [{"namespaceSelector": {"matchLabels": {"team": "q" * 63}}}], "ports": [{"port": "w" * 15}]}
+    odd["spec"]["ingress"].append(rule)
+    for backend in BACKENDS:
+        made = fed([pod(2, app="a"), odd], backend)
+        assert made.journal.standing == ()
+        text = render(made)
+        assert text.count("KUBE-NWPLCY-") > 4
+        assert not any(part in text for part in ("qq", "zz", "ww"))
+        comments = re.findall(r'comment "?(kube-router:\w+)', text)
+        assert len(comments) == sum(" comment " in line or "--comment " in line for line in text.splitlines())
+        assert {len(comment) for comment in comments} == {22}
+
+
+# --- work, in lines of code that are run -----------------------------------------------------------------------------
+
+
+def lines_run(do: Callable[[], object]) -> int:
+    """How many lines of Python something takes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        del frame, argument
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        do()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def node(size: int, backend: str) -> tuple[list[Object], Callable[[], World]]:
+    """As many pods here, pods elsewhere, and policies of which each selects two pods here."""
+    objects = [
+        *(pod(n + 2, app=f"a{n // 2}") for n in range(size)),
+        *(pod(n + 2, "other", app=f"b{n}") for n in range(size)),
+        *(policy(f"p{n}", f"a{n}", [f"b{n}", f"a{n}"], 80 + n) for n in range(size // 2)),
+    ]
+    return objects, lambda: fed(objects, backend)
+
+
+def render(made: World) -> str:
+    """The text by which the tools get all chains."""
+    if Chain in made.drivers:
+        script = iptables.Script("filter")
+        for chain in made.table(Chain).values():
+            script.chain(chain.key.name, chain.rules, chain.key)
+        return str(script)
+    chains = list(made.table(NftChain).values())
+    text = nft.Script(chains[0].key.family)
+    for chain in chains:
+        text.chain(chain, chain.rules)
+    return str(text)
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_twice_as_much_is_twice_the_work_from_objects_to_text(backend: str) -> None:
+    """W27, W25: no text is looked through for another, nothing is looked up by looking at everything."""
+    few, many = (lines_run(lambda size=size: render(node(size, backend)[1]())) for size in (20, 80))
+    assert few > 10_000
+    assert many < 4.4 * few
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_the_work_for_a_change_is_that_of_the_change(backend: str) -> None:
+    """W29, pain 26: what a pod elsewhere or a policy takes does not grow with the cluster."""
+    work: dict[str, list[int]] = {}
+    for size in (20, 80):
+        made = node(size, backend)[1]()
+        for what, obj in (
+            ("a peer is relabelled", pod(5, "other", app="b4")),
+            ("a stranger is relabelled", pod(6, "other", app="z")),
+            ("a pod is new", pod(200, app="a1")),
+            ("a policy is edited", policy("p1", "a1", ["b1", "a2"], 443)),
+        ):
+            raw = json.dumps(obj).encode()
+            work.setdefault(what, []).append(lines_run(lambda made=made, raw=raw: (made.feed(raw), made.sync())))
+    assert {what: few for what, (few, many) in work.items() if many > 1.5 * few} == {}

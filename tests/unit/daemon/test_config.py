@@ -94,6 +94,39 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "families", "ranges"),
+    [
+        ("--service-cluster-ip-range=10.100.0.0/16", "4", ("10.100.0.0/16",)),
+        (
+            "--enable-ipv6 --service-cluster-ip-range=10.100.0.0/16 --service-cluster-ip-range=fd00:1::/108",
+            "46",
+            ("10.100.0.0/16", "fd00:1::/108"),
+        ),
+        (
+            "--enable-ipv6 --service-cluster-ip-range=fd00:1::/108,10.100.0.0/16",
+            "46",
+            ("fd00:1::/108", "10.100.0.0/16"),
+        ),
+        ("--enable-ipv4=false --enable-ipv6 --service-cluster-ip-range=fd00:1::/108", "6", ("fd00:1::/108",)),
+        (
+            "--service-cluster-ip-range=10.100.0.0/16 --service-cluster-ip-range=10.200.0.0/16",
+            "4",
+            ("10.100.0.0/16", "10.200.0.0/16"),
+        ),
+    ],
+)
+def test_cluster_ip_ranges_are_repeated_and_replace_the_default(
+    words: str, families: str, ranges: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    """Pain 33: firewall and proxy get the same."""
+    config = good(words, environment)
+    assert config.node.families == tuple({"4": Family.IPV4, "6": Family.IPV6}[family] for family in families)
+    assert config.firewall is not None
+    assert config.proxy is not None
+    assert config.firewall.cluster_ranges == config.proxy.cluster_ranges == tuple(map(prefix, ranges))
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ("--enable-ipv4=false", "--service-cluster-ip-range"),
@@ -104,6 +137,16 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         ),
         ("--service-cluster-ip-range=", "--service-cluster-ip-range"),
         ("--service-cluster-ip-range=10.0.0.0/16,10.1.0.0/16,10.2.0.0/16", "3 given"),
+        (
+            "--service-cluster-ip-range=10.0.0.0/16 --service-cluster-ip-range=10.1.0.0/16 "
+            "--service-cluster-ip-range=10.2.0.0/16",
+            "3 given",
+        ),
+        ("--service-cluster-ip-range=10.96.0.0/12,fd00::/108", "--service-cluster-ip-range: fd00::/108 is an IPv6"),
+        (
+            "--service-external-ip-range=198.51.100.0/24 --service-external-ip-range=y",
+            "--service-external-ip-range: 'y'",
+        ),
         ("--service-cluster-ip-range=10.0.0.0", "'10.0.0.0'"),
         ("--service-cluster-ip-range=10.0.0.0/33", "'10.0.0.0/33'"),
         ("--service-external-ip-range=fd00::/64", "--service-external-ip-range: fd00::/64 is an IPv6"),

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from kuberouter.cluster.dependents import Change
+from kuberouter.cluster.dependents import Change, policies
 from kuberouter.cluster.store import Cluster
 from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.policies import IPTABLES, NFTABLES
+from kuberouter.compilers.policies.firewall import BRIDGE_FILTERING
 from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.inbox import Inbox
@@ -21,10 +23,11 @@ from kuberouter.model.cluster import NetworkPolicy, Node, Selector
 from kuberouter.model.core import Batch, Family, Fragment, ObjectRef, Outcome, Owner, Problem, Reason, Unavailable
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl, SysctlKey
-from kuberouter.model.netfilter import Chain, ChainKey, IpSet, make_chain
+from kuberouter.model.netfilter import Chain, ChainKey, IpSet, Rule, make_chain
 from kuberouter.model.netfilter import Table as Xtable
 from kuberouter.model.node import NodeFacts
-from kuberouter.model.settings import NodeSettings
+from kuberouter.model.settings import FirewallSettings, NodeSettings
+from tests.property.test_policies import NFT_ROWS, ROWS
 
 
 class Diary:
@@ -120,10 +123,12 @@ class Strict(MemoryDriver[Any]):
     """A driver that refuses some names."""
 
     refuses: frozenset[str] = frozenset()
+    why = "no such match"
 
     def write(self, batch: Batch[Any]) -> Outcome:
         super().write(batch)
-        failed: dict[Hashable, str] = {k: "no such match" for k in self.rows if getattr(k, "name", "") in self.refuses}
+        named = {key: getattr(key, "name", getattr(key, "path", "")) for key in self.rows}
+        failed: dict[Hashable, str] = {key: self.why for key, name in named.items() if name in self.refuses}
         for key in failed:
             del self.rows[key]
         return Outcome(failed)
@@ -230,3 +235,26 @@ def test_b24_no_controller_waits_for_another_at_the_start(first: int) -> None:
     inbox.wake()
     engine.turn()
     assert all(state.ready for state in engine.states)
+
+
+@pytest.mark.parametrize("backend", [IPTABLES, NFTABLES], ids=["iptables", "nftables"])
+def test_without_bridge_filtering_the_firewall_is_not_ready_and_says_why(backend: tuple[tuple[str, Any], ...]) -> None:
+    """W16: same-node traffic would pass unseen, whichever other controllers run."""
+    inbox, driver, diary, now = Inbox(), Strict(), Diary(), [0.0]
+    driver.refuses, driver.why = frozenset(BRIDGE_FILTERING.values()), "kernel module br_netfilter is missing"
+    registered = [Registered(name, "firewall", compile_, FirewallSettings()) for name, compile_ in backend]
+    cluster = Cluster(NodeSettings("n1", tuple(Family)), (policies,))
+    planner = Planner(cluster, registered, {*ROWS, *NFT_ROWS, Rule}, Journal((diary,)))
+    dataplane = Dataplane([Table(Sysctl, driver)], planner.ledgers)
+    controllers = [Controller("firewall", frozenset(), (Sysctl,))]
+    engine = Engine(inbox, planner, dataplane, controllers, clock=lambda: now[0])
+    inbox.put(Upserted(Node(ObjectRef("Node", "", "n1"), (b"\xc0\x00\x02\x01", b"\xfd" + bytes(15)))))
+    engine.turn()
+    assert not engine.states[0].ready
+    assert "br_netfilter" in engine.states[0].reason
+    assert len([problem for problem in diary.raised_ if "br_netfilter" in problem.message]) == 2
+    driver.refuses, now[0] = frozenset(), 100.0
+    inbox.wake()
+    engine.turn()
+    assert engine.states[0].ready
+    assert [(row.key.path, row.value) for row in driver.rows.values()] == [(p, "1") for p in BRIDGE_FILTERING.values()]

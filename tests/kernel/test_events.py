@@ -85,6 +85,7 @@ def test_a_problem_becomes_an_event_on_its_object(server: ApiServer, reporter: R
 
 
 def test_a_malformed_policy_gets_an_event_by_the_daemons_own_road(server: ApiServer, reporter: Reporter) -> None:
+    """W30, pain 29."""
     spec = {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.300/8"}}]}]}
     server.apply({"kind": "NetworkPolicy", "metadata": {"name": "odd", "namespace": "shop"}, "spec": spec})
     inbox, stop = Inbox(), threading.Event()

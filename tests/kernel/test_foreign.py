@@ -84,6 +84,7 @@ def sync(chains: ChainDriver, hooks: HookDriver, number: int) -> None:
 
 
 def test_rules_of_others_are_the_same_bytes_after_many_syncs(xtables: Xtables) -> None:
+    """W21, pain 27, foreign_rule_fidelity, idempotent_100: counters of others, too, and none of ours pile up."""
     restore = xtables.tool(Family.IPV4, "restore")
     sh(restore, "--noflush", stdin=FOREIGN)
     sh(xtables.tool(Family.IPV4, "restore").removesuffix("-restore"), "-A", "OPS", "-c", "5", "500", "-s", "192.0.2.7")
@@ -101,6 +102,7 @@ def test_rules_of_others_are_the_same_bytes_after_many_syncs(xtables: Xtables) -
 
 
 def test_somebody_who_writes_at_the_same_moment_loses_nothing(xtables: Xtables) -> None:
+    """W21, pain 27, foreign_rules_race."""
     tool = xtables.tool(Family.IPV4, "restore").removesuffix("-restore")
     sh(tool, "-N", "OPS")
     sh(tool, "-A", "FORWARD", "-j", "OPS")
@@ -140,6 +142,7 @@ def test_somebody_who_writes_at_the_same_moment_loses_nothing(xtables: Xtables) 
 
 
 def test_sets_of_others_stay_as_they_are(namespace: str) -> None:
+    """Pain 30, foreign_rules_race."""
     del namespace
     theirs = """create OPS hash:net,iface family inet hashsize 64 maxelem 9 comment counters
 add OPS 192.0.2.0/24,eth0 packets 7 bytes 70 comment "COMMIT x"

@@ -95,6 +95,7 @@ def test_looking_makes_no_table(namespace: str) -> None:
 
 
 def test_rules_of_others_in_the_other_variant_are_one_problem_of_the_node(aside: Xtables) -> None:
+    """Pain 27."""
     used = other(aside)
     journal = Journal()
     choice = XtablesChoice(used.variant.value, "n1", FAMILIES, PREFIXES, journal)
@@ -112,6 +113,7 @@ def test_rules_of_others_in_the_other_variant_are_one_problem_of_the_node(aside:
 
 
 def test_rules_that_this_version_cannot_read_are_told(namespace: str) -> None:
+    """Pain 27."""
     assert namespace
     chain = "add table ip filter; add chain ip filter INPUT { type filter hook input priority 0; };"
     sh("nft", f"{chain} add rule ip filter INPUT numgen random mod 2 vmap {{ 1 : drop }}")

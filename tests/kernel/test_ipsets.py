@@ -70,6 +70,7 @@ def test_any_sets_and_members_become_any_others(namespace: str) -> None:
 
 
 def test_ipset_reads_what_we_wrote(namespace: str) -> None:
+    """W8, pain 30: both families, and both halves of everything."""
     sets, members = SetDriver(ours), MemberDriver(ours)
     assert converge(sets, ALL) == {}
     rows = [
@@ -128,6 +129,7 @@ def test_a_big_set_is_made_big_at_once_though_rules_refer_to_it(namespace: str, 
 
 
 def test_more_than_one_send_can_carry_arrives(namespace: str) -> None:
+    """W19: no set is full."""
     sets, members = SetDriver(ours), MemberDriver(ours)
     row = IpSet(IpSetKey("inet6:KUBE-DST-ALL"), SetType.HASH_IP_PORT, Family.IPV6)
     assert converge(sets, [row]) == {}
@@ -172,6 +174,7 @@ def test_a_set_that_somebody_uses_keeps_no_other_from_going(namespace: str) -> N
 
 @pytest.mark.parametrize("command", ["destroy", "flush"])
 def test_what_an_admin_destroyed_is_rebuilt(namespace: str, command: str) -> None:
+    """Pain 30."""
     sets, members = SetDriver(ours), MemberDriver(ours)
     row = Member(MemberKey("KUBE-SRC-IP", b"\x0a\0\0\1", 32))
     for driver, rows in ((sets, [ALL[0]]), (members, [row])):
@@ -183,6 +186,7 @@ def test_what_an_admin_destroyed_is_rebuilt(namespace: str, command: str) -> Non
 
 
 def test_a_set_of_another_type_is_replaced(namespace: str) -> None:
+    """Pain 30."""
     sets = SetDriver(ours)
     sh("ipset", "create", "KUBE-SRC-IP", "hash:net")
     assert converge(sets, [ALL[0]]) == {}

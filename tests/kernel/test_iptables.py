@@ -124,6 +124,7 @@ def test_chains_and_hooks_of_the_mangle_table(xtables: Xtables, family: Family) 
 
 
 def test_a_refused_rule_takes_its_chain_to_the_fallback_and_no_other(xtables: Xtables) -> None:
+    """W19, pain 29, bad_policy_isolated."""
     driver = chains(xtables)
     bad = make_chain(key("KUBE-NWPLCY-BAD"), ("-m set --match-set KUBE-NONE src -j RETURN",), fallback=())
     profile = make_chain(key("KUBE-POD-FW-P"), ("-j KUBE-NWPLCY-BAD", "-j REJECT --reject-with icmp-port-unreachable"))
@@ -135,6 +136,7 @@ def test_a_refused_rule_takes_its_chain_to_the_fallback_and_no_other(xtables: Xt
 
 
 def test_a_refusal_without_a_line_is_narrowed_down(xtables: Xtables) -> None:
+    """W19: also where the tool blames nobody."""
     driver = chains(xtables)
     # MASQUERADE outside nat is refused by the kernel at COMMIT; the legacy tool then blames the last line.
     bad = make_chain(key("KUBE-NWPLCY-BAD"), ("-j MASQUERADE",), fallback=("-j DROP",))
@@ -176,6 +178,7 @@ def test_foreign_rules_in_our_chain_are_seen_and_put_right(xtables: Xtables) -> 
 
 
 def test_hooks_lead_their_chain_in_order_of_rank(xtables: Xtables) -> None:
+    """W22: ours among themselves, and above what others put first."""
     tool = f"iptables-{xtables.variant.value}"
     names = ("KUBE-ROUTER-A", "KUBE-ROUTER-B")
     assert converge(chains(xtables), [make_chain(key(name), ()) for name in names]) == {}

@@ -135,6 +135,7 @@ def test_any_elements_become_any_others(nftables: Nftables) -> None:
 
 
 def test_the_whole_address_space_is_one_range(nftables: Nftables) -> None:
+    """W8."""
     assert converge(SetDriver(nftables), SETS) == {}
     rows = [
         NftElement(NftElementKey(named("ranges", family), b"\0" * n, b"\xff" * n)) for family, n in ((V4, 4), (V6, 16))
@@ -215,6 +216,7 @@ def test_foreign_rules_in_our_chain_are_seen_and_put_right(nftables: Nftables) -
 
 
 def test_a_refused_rule_takes_its_chain_to_the_fallback_and_no_other(nftables: Nftables) -> None:
+    """W19, pain 29, bad_policy_isolated."""
     driver = ChainDriver(nftables)
     bad = make_nft_chain(key("KUBE-NWPLCY-BAD"), ("ip saddr @KUBE-NONE accept",), fallback=())
     worse = make_nft_chain(key("KUBE-NWPLCY-WORSE"), ("tcp dport 70000 accept",), fallback=("drop",))
@@ -263,6 +265,7 @@ def test_an_element_that_is_refused_holds_nobody_up(nftables: Nftables) -> None:
 
 
 def test_a_verdict_whose_chain_is_missing_leaves_the_one_before_it(nftables: Nftables) -> None:
+    """W13: a pod is known only by what stands."""
     assert converge(SetDriver(nftables), SETS) == {}
     assert converge(ChainDriver(nftables), [make_nft_chain(key("KUBE-POD-FW-A"), ("drop",))]) == {}
     driver = VerdictDriver(nftables)

@@ -41,6 +41,7 @@ def left(node: Node) -> dict[str, int]:
 
 @pytest.mark.parametrize(("former", "backend"), [("iptables", "nftables"), ("nftables", "iptables")])
 def test_a_switch_takes_one_restart_and_opens_nothing(lab: Lab, former: str, backend: str) -> None:
+    """W14, W23: the former backend goes, whole, once the new one stands."""
     friend, other, target = (lab.pods[f"default/{name}"] for name in ("friend", "other", "target"))
     node = lab.nodes[0]
     lab.apply(DENY)

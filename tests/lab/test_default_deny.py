@@ -72,6 +72,7 @@ def dropped(source: Pod, addresses: Iterable[str]) -> bool:
 
 
 def test_a_pod_is_cut_off_until_the_api_shows_it_and_nothing_is_refused_meanwhile(lab: Lab, newcomer: Pod) -> None:
+    """W12, W13, pain 31: the kubelet's probes arrive meanwhile."""
     near, far = lab.pods["default/near"], lab.pods["default/far"]
     assert dropped(newcomer, (*near.ips, *far.ips))
     assert dropped(near, newcomer.ips)
@@ -86,6 +87,7 @@ def test_a_pod_is_cut_off_until_the_api_shows_it_and_nothing_is_refused_meanwhil
 
 
 def test_a_new_pod_is_never_open_to_whom_its_policy_closes_it(lab: Lab, newcomer: Pod) -> None:
+    """W12, pod_first_packet."""
     friend, near = lab.pods["default/friend"], lab.pods["default/near"]
     for number, ip in enumerate(newcomer.ips):
         near.prober.stream(f"closed{number}", Job("tcp", ip, 80), rate=200)
@@ -102,6 +104,7 @@ def test_a_new_pod_is_never_open_to_whom_its_policy_closes_it(lab: Lab, newcomer
 
 
 def test_the_node_and_its_gateway_address_are_nobody_new(lab: Lab) -> None:
+    """W13: an address of the pod CIDR that is the bridge's."""
     node, near = lab.node("node1"), lab.pods["default/near"]
     gateways = [line.split()[3].split("/")[0] for line in node.sh("ip -o addr show dev kube-bridge").splitlines()]
     assert len([g for g in gateways if not g.startswith("fe80")]) == 2

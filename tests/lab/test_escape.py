@@ -109,12 +109,14 @@ def _gets(source: Pod, address: str, network: str, target: str, port: int = 5353
 
 @pytest.mark.parametrize("whose", ["node", "bridge", "target", "elsewhere"])
 def test_a_borrowed_source_address_opens_no_closed_pod(governed: Lab, whose: str) -> None:
+    """W9: only what the node itself sends is the node's, wherever an address says otherwise."""
     pods = governed.pods
     assert not arrives(pods["default/free"], pods["default/closed"], _address(governed, whose))
 
 
 @pytest.mark.parametrize("whose", ["node", "bridge", "free", "elsewhere"])
 def test_a_confined_pod_does_not_get_out_under_another_address(governed: Lab, whose: str) -> None:
+    """W10: a pod is bound to its link, not only to its address."""
     pods = governed.pods
     for target in ("target", "far"):
         assert not arrives(pods["default/confined"], pods[f"default/{target}"], _address(governed, whose)), target
@@ -137,6 +139,7 @@ def _address(lab: Lab, whose: str) -> str:
 
 
 def test_a_mark_that_a_packet_brings_along_counts_for_nothing(governed: Lab) -> None:
+    """W11: a verdict of before is none."""
     node = governed.node("node1")
     free, closed = governed.pods["default/free"], governed.pods["default/closed"]
     node.sh("iptables -t mangle -I PREROUTING -j MARK --set-mark 0x30000")
@@ -150,6 +153,7 @@ def test_a_mark_that_a_packet_brings_along_counts_for_nothing(governed: Lab) -> 
 
 
 def test_a_listener_of_the_host_in_the_node_port_range_is_judged_as_any_other(governed: Lab) -> None:
+    """W20: only ports that a Service has are left to the proxy."""
     node = governed.node("node1")
     with netns.inside(node.namespace):
         listener = socket.create_server((node.ip, NODE_PORT))
@@ -162,5 +166,6 @@ def test_a_listener_of_the_host_in_the_node_port_range_is_judged_as_any_other(go
 
 
 def test_the_firewall_alone_has_bridged_packets_filtered(governed: Lab) -> None:
+    """W16: whichever other controllers run."""
     for node in governed.nodes:
         assert node.sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables").strip() == "1"

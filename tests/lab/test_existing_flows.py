@@ -164,6 +164,7 @@ def test_kept_flows_go_on_both_ways(lab: Lab, flows: dict[tuple[str, str], Flow]
 @pytest.mark.parametrize("mode", ["cut"], indirect=True)
 @pytest.mark.usefixtures("mode", "closed")
 def test_cut_flows_end_and_allowed_ones_go_on(lab: Lab, flows: dict[tuple[str, str], Flow]) -> None:
+    """W12: what began in a window need not live for ever."""
     close_for_all_but_friends(lab)
     for name in ("near", "far"):
         tcp, udp = flows[name, "SOCK_STREAM"], flows[name, "SOCK_DGRAM"]

@@ -66,6 +66,7 @@ def test_policy_closes_then_opens_for_whom_it_names(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_loses_and_leaks_nothing(lab: Lab, number: signal.Signals) -> None:
+    """W14, startup_keeps_policy."""
     friend, other, target = (lab.pods[f"default/{name}"] for name in ("friend", "other", "target"))
     node = lab.node("node2")
     lab.apply(DENY)

@@ -46,6 +46,7 @@ def _passed(pod: Pod, count: int) -> bool:
 
 
 def test_the_first_packets_of_a_pod_go_where_policy_lets_them(lab: Lab, tell: Callable[[str], None]) -> None:
+    """W12, pain 31, pod_first_packet: with real CNI, from before the pod has an address."""
     took: list[tuple[float, float]] = []
     for number in range(PODS):
         pod = Pod(f"early-{number}", "default", "node1", f"{lab.prefix}-pod-early-{number}", {"app": "early"})

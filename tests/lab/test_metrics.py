@@ -122,6 +122,7 @@ def test_a_scrape_shows_the_work_that_is_done(lab: Lab) -> None:
 
 
 def test_packets_count_for_the_policies_that_judge_them(lab: Lab) -> None:
+    """W30, pain 34."""
     friend, other, target = (lab.pods[f"default/{name}"] for name in ("friend", "other", "target"))
     lab.apply(FRIENDS)
     lab.apply(DENY)
@@ -149,6 +150,7 @@ def test_packets_count_for_the_policies_that_judge_them(lab: Lab) -> None:
 
 
 def test_the_log_of_a_refused_packet_leads_to_its_pod_and_its_policy(lab: Lab) -> None:
+    """W30, pain 34."""
     other, target = lab.pods["default/other"], lab.pods["default/target"]
     lab.apply(CONFINED)
     other.labels = {"role": "confined"}
@@ -183,6 +185,7 @@ def test_counts_go_on_over_a_restart(lab: Lab) -> None:
 
 
 def test_a_policy_that_is_not_understood_is_a_metric(lab: Lab) -> None:
+    """W30, pain 29."""
     lab.apply(BROKEN)
     problems = lambda: {key[1:]: n for key, n in scrape(lab).items() if key[0] == "policy_problems"}  # noqa: E731
     lab.wait(lambda: any(key[:2] == ("default", "broken") for key in problems()), 20, "a metric of the problem")

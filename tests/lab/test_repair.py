@@ -47,6 +47,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, str]]:
 
 
 def test_what_others_destroy_stands_again_soon(lab: tuple[Lab, str]) -> None:
+    """flush_by_admin, W22."""
     made, backend = lab
     source, target = made.pods["default/source"], made.pods["default/target"]
     took: dict[str, float] = {}

@@ -222,6 +222,7 @@ def test_shared_rules_are_assembled_in_rank_order() -> None:
 
 
 def test_a_row_that_fails_is_retried_with_backoff_and_holds_up_nobody() -> None:
+    """W19, W23."""
     world = World()
     bad = MemberKey("set-web", bytes((10, 96, 0, 1)), 32)
     world.books[Member].refused.add(bad)

@@ -208,6 +208,7 @@ def test_nothing_in_nftables_refers_to_what_does_not_exist() -> None:
 
 
 def test_a_pod_that_joins_costs_elements_and_its_verdicts_in_nftables() -> None:
+    """W24, W29, pain 26."""
     made = world(backend="nftables")
     for obj in (space("x", 0), *({**p, "metadata": {**p["metadata"], "namespace": "x"}} for p in drawn(7))):
         made.feed(json.dumps(obj).encode())
@@ -224,6 +225,7 @@ def test_a_pod_that_joins_costs_elements_and_its_verdicts_in_nftables() -> None:
 
 
 def test_a_pod_that_joins_costs_its_own_entries_only() -> None:
+    """W24, W29, pain 26."""
     made = world()
     for obj in (space("x", 0), *({**p, "metadata": {**p["metadata"], "namespace": "x"}} for p in drawn(7))):
         made.feed(json.dumps(obj).encode())

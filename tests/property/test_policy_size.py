@@ -66,6 +66,7 @@ def rules(made: World) -> int:
 
 @given(st.integers(1, 12), st.integers(0, 8), st.integers(0, 3))
 def test_rules_grow_with_pods_and_policies_and_not_with_their_product(pods: int, policies: int, each: int) -> None:
+    """W26, pain 26."""
     some = [pod(n + 2, app=f"a{n % 2}") for n in range(pods)]
     made = fed([*some, *(policy(f"p{n}", f"a{n % 2}", ["a0", "a1", "b"][:each], 80 + n) for n in range(policies))])
     for n in range(pods):
@@ -78,6 +79,7 @@ def test_rules_grow_with_pods_and_policies_and_not_with_their_product(pods: int,
 
 
 def test_a_hundred_pods_of_one_kind_have_the_rules_of_one() -> None:
+    """W26, pain 26: no rule per pod for every packet to walk."""
     one, many = (fed([*(pod(n + 2, app="a") for n in range(count)), policy("p", "a", ["b"])]) for count in (1, 100))
     assert many.table(Chain) == one.table(Chain)
     assert len(many.table(IpSet)) == len(one.table(IpSet))
@@ -91,6 +93,7 @@ def test_policies_with_the_same_selectors_share_one_set_and_with_the_same_rules_
 
 
 def test_a_policy_without_a_pod_here_is_nothing_here() -> None:
+    """W25, pain 26."""
     nothing = fed([])
     elsewhere = fed([pod(2, "other", app="a"), pod(3, "other", app="b"), policy("p", "a", ["b"])])
     for row in (Chain, IpSet):
@@ -101,6 +104,7 @@ def test_a_policy_without_a_pod_here_is_nothing_here() -> None:
 
 
 def test_a_label_of_a_pod_elsewhere_writes_entries_and_no_rule() -> None:
+    """W29, pain 26."""
     made = fed([pod(2, app="a"), *(pod(n, "other", app="c") for n in range(3, 50)), policy("p", "a", ["b"])])
     before = dict(made.table(Chain))
     made.feed(json.dumps(pod(7, "other", app="b")).encode())
@@ -111,6 +115,7 @@ def test_a_label_of_a_pod_elsewhere_writes_entries_and_no_rule() -> None:
 
 
 def test_an_edited_policy_is_a_new_chain_and_never_an_old_one_with_other_sets() -> None:
+    """W17: names are hashes of what they stand for."""
     made = fed([pod(2, app="a"), policy("p", "a", ["b", "c"])])
     before = dict(made.table(Chain))
     made.feed(json.dumps(policy("p", "a", ["c", "b", "d"])).encode())
@@ -122,6 +127,7 @@ def test_an_edited_policy_is_a_new_chain_and_never_an_old_one_with_other_sets() 
 
 @given(st.lists(st.text(max_size=3), max_size=4), st.lists(st.text(max_size=3), max_size=4))
 def test_names_differ_wherever_contents_do(one: list[str], other: list[str]) -> None:
+    """W18: parts of a content have lengths."""
     assert (content_name("P-", one) == content_name("P-", other)) == (one == other)
 
 

@@ -171,6 +171,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 @pytest.mark.timeout(60 + 6 * KILLS)
 def test_no_kill_opens_or_closes_a_path(lab: Lab, request: pytest.FixtureRequest, tell: Callable[[str], None]) -> None:
+    """kill_midsync, W14."""
     mode = request.node.callspec.params["lab"]
     draw = random.Random(SEED)
     friend = lab.pod("friend", "node1", labels={"role": "friend"})

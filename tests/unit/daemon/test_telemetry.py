@@ -170,6 +170,7 @@ def test_a_pass_counts_for_the_controllers_that_it_concerned(node: Node) -> None
 
 
 def test_what_is_owned_waits_and_is_in_force(node: Node) -> None:
+    """Pain 28: growth of what is owned can be seen."""
     node.planner.synced.add("nodes")
     node.claim(SET)
     node.claim(CHAIN)
@@ -185,6 +186,7 @@ def test_what_is_owned_waits_and_is_in_force(node: Node) -> None:
 
 
 def test_refused_rows_name_the_policy_that_they_are_for(node: Node) -> None:
+    """W30, pain 29."""
     node.drivers[Chain].refuses = (CHAIN.key,)
     node.claim(CHAIN)
     found = node.scrape()

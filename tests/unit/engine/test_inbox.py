@@ -17,6 +17,7 @@ def namespace(name: str, value: str) -> Namespace:
 
 
 def test_later_events_about_an_object_replace_earlier_ones() -> None:
+    """W29: a storm about one object is one piece of work."""
     inbox = Inbox()
     inbox.put(Upserted(namespace("a", "1")))
     inbox.put(Upserted(namespace("b", "1")))

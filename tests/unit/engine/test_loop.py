@@ -59,6 +59,7 @@ class After:
 
 
 def test_a_turn_that_raises_is_told_and_everything_is_read_again() -> None:
+    """W19: no error ends the process."""
     diary = Diary()
     planner = Planner(Cluster(NodeSettings("n1")), (), (IpSet,), Journal((diary,)))
     driver: MemoryDriver[IpSet] = MemoryDriver()

@@ -50,6 +50,7 @@ INTERVALS = st.lists(st.tuples(st.integers(0, 63), st.integers(0, 63)).map(lambd
 @HALF
 @given(INTERVALS, INTERVALS)
 def test_interval_algebra_is_set_algebra(wanted: list[tuple[int, int]], holes: list[tuple[int, int]]) -> None:
+    """W4: what overlaps is joined before a set holds it."""
     meant = {n for first, last in wanted for n in range(first, last + 1)}
     pierced = {n for first, last in holes for n in range(first, last + 1)}
     left = union([part for interval in wanted for part in subtract(interval, holes)])
@@ -68,6 +69,7 @@ def test_prefixes_cover_an_interval_exactly_and_in_order(one: int, other: int) -
 
 
 def test_an_exception_belongs_to_its_own_block() -> None:
+    """W3, W4, except_then_allow: in any order."""
     assert allowed_v4(block("10.0.0.0/30", "10.0.0.1/32")) == {"10.0.0.0/32", "10.0.0.2/31"}
     assert allowed_v4(block("10.0.0.0/30", "10.0.0.1/32"), block("10.0.0.1/32")) == {"10.0.0.0/30"}
     assert allowed_v4(block("10.0.0.0/30"), block("10.0.0.0/30", "10.0.0.1/32")) == {"10.0.0.0/30"}
@@ -110,6 +112,7 @@ def test_ports_merge_per_protocol_and_fill_matches_of_fifteen() -> None:
 
 
 def test_a_named_port_is_a_pair_of_address_and_port() -> None:
+    """W2, W5, pain 30."""
     (rule,) = rules_of(PolicyRule(ports=(PolicyPort(name="web"),)))
     assert rule.startswith("-m set --match-set KUBE-DST-")
     assert rule.endswith(" dst,dst -g KUBE-NWPLCY-ALLOW")

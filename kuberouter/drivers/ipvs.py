@@ -37,6 +37,9 @@ IP_VS_SVC_F_HASHED is the kernel's own; bits that a later kernel may define are 
 """
 PROTOCOLS = frozenset(L4Protocol)
 GONE = frozenset((errno.ENOENT, errno.ESRCH))
+LACKING = errno.ENOENT
+"""What the kernel says of a service whose scheduler it neither has nor can load."""
+DEFAULT_SCHEDULER = "rr"
 
 
 class _Ipvs:
@@ -132,16 +135,40 @@ class VirtualServiceDriver(_Ipvs):
             yield VirtualService(key, facts.scheduler, facts.flags & FLAGS, timeout, intact)
 
     def write(self, batch: Batch[VirtualService]) -> Outcome:
-        """Create, change in place, delete. One that exists already under the key is adopted and set."""
+        """Create, change in place, delete. One that exists already under the key is adopted and set.
+
+        A scheduler that this kernel does not have is replaced by rr: better served otherwise than not at all.
+        """
         failed: dict[Hashable, str] = {}
-        bodies: dict[Hashable, bytes] = {row.key: _request(row) for row in batch.add}
-        existing = self._apply(ipvs.CMD_NEW_SERVICE, list(bodies.items()), failed, frozenset((errno.EEXIST,)))
-        adopted = [(key, bodies[key]) for key, _ in existing]
-        changed: list[tuple[Hashable, bytes]] = [(new.key, _request(new)) for _, new in batch.change]
-        self._apply(ipvs.CMD_SET_SERVICE, [*adopted, *changed], failed, frozenset())
+        instead: dict[Hashable, str] = {}
+        met = self._apply(
+            ipvs.CMD_NEW_SERVICE, [(r.key, _request(r)) for r in batch.add], failed, frozenset((errno.EEXIST, LACKING))
+        )
+        wanted: dict[Hashable, VirtualService] = {row.key: row for row in batch.add}
+        self._by_default(ipvs.CMD_NEW_SERVICE, [wanted[key] for key, code in met if code == LACKING], failed, instead)
+        wanted = {key: wanted[key] for key, code in met if code == errno.EEXIST}
+        wanted.update((new.key, new) for _, new in batch.change)
+        met = self._apply(
+            ipvs.CMD_SET_SERVICE, [(key, _request(r)) for key, r in wanted.items()], failed, frozenset((LACKING,))
+        )
+        self._by_default(ipvs.CMD_SET_SERVICE, [wanted[key] for key, _ in met], failed, instead)
         gone: list[tuple[Hashable, bytes]] = [(r.key, ipvs.service_reference(_key(r.key))) for r in batch.remove]
         self._apply(ipvs.CMD_DEL_SERVICE, gone, failed, GONE)
-        return Outcome(failed)
+        return Outcome(failed, instead)
+
+    def _by_default(
+        self, command: int, rows: list[VirtualService], failed: dict[Hashable, str], instead: dict[Hashable, str]
+    ) -> None:
+        """Write services with the scheduler that every kernel has."""
+        requests: list[tuple[Hashable, bytes]] = [
+            (row.key, _request(VirtualService(row.key, DEFAULT_SCHEDULER, row.flags & PERSISTENT, row.timeout)))
+            for row in rows
+        ]
+        self._apply(command, requests, failed, frozenset())
+        for row in rows:
+            if row.key not in failed:
+                text = f"this kernel has no scheduler {row.scheduler} (module ip_vs_{row.scheduler})"
+                instead[row.key] = f"{text}; {DEFAULT_SCHEDULER} is used"
 
 
 class DestinationDriver(_Ipvs):

@@ -179,7 +179,7 @@ class Dataplane:
             return
         began = self._stopwatch()
         try:
-            failed = table.driver.write(batch).failed
+            outcome = table.driver.write(batch)
         except Exception as error:
             self._unread.add(table.row)
             table.lost(_why(error, "written"), now)
@@ -187,11 +187,11 @@ class Dataplane:
             return
         finally:
             self._clocked(table.row, began, report)
-        table.mirror.wrote(batch, failed, now)
-        for key, text in failed.items():
+        table.mirror.wrote(batch, outcome.failed, now, outcome.instead)
+        for key, text in outcome.failed.items():
             report.failed[table.row, key] = text
-        if failed:
-            report.errors[table.row, action.value] += len(failed)
+        if outcome.failed:
+            report.errors[table.row, action.value] += len(outcome.failed)
 
     def _clocked(self, row: type[Row], began: float, report: Report) -> None:
         report.seconds[row] = report.seconds.get(row, 0.0) + self._stopwatch() - began

@@ -141,6 +141,10 @@ class Engine:
                 for subject in islice(self._planner.subjects_of(row, key), MOST_TOLD):
                     problem = Problem(subject, "", Reason.FAILED, f"its {row.__name__} is refused: {text}")
                     found.setdefault(Owner("refused", subject), {})[problem] = None
+            for key, text in islice(table.mirror.instead.items(), MOST_TOLD):
+                for subject in islice(self._planner.subjects_of(row, key), MOST_TOLD):
+                    problem = Problem(subject, "", Reason.UNSUPPORTED, text)
+                    found.setdefault(Owner("refused", subject), {})[problem] = None
         for voice in self._refused | found.keys():
             self._planner.journal.report(voice, tuple(found.get(voice, ())))
         self._refused = set(found)

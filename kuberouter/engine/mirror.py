@@ -22,7 +22,7 @@ LAST_RETRY = 60.0
 class Mirror(Generic[R]):
     """The kernel's side of one table."""
 
-    __slots__ = ("_attempts", "_due", "_pending", "failures")
+    __slots__ = ("_attempts", "_due", "_pending", "failures", "instead")
 
     def __init__(self) -> None:
         self._pending: dict[Hashable, R | None] = {}
@@ -30,6 +30,8 @@ class Mirror(Generic[R]):
         self._attempts: dict[Hashable, int] = {}
         self.failures: dict[Hashable, str] = {}
         """Keys whose last write failed, with the error text."""
+        self.instead: dict[Hashable, str] = {}
+        """Keys where something stands in for what is desired and cannot be had, with what that is."""
 
     @property
     def pending(self) -> int:
@@ -54,17 +56,20 @@ class Mirror(Generic[R]):
         )
 
     def refresh(self, actual: Mapping[Hashable, R], desired: Mapping[Hashable, R]) -> int:
-        """The kernel was read. Returns in how many keys it differs from what is desired."""
+        """The kernel was read. Returns in how many keys it differs from what is desired.
+
+        What stands in for something else is no difference, but tried again.
+        """
         pending: dict[Hashable, R | None] = {}
         # Nearly always they are equal, and that is found out three times as fast.
         if actual != desired:
             pending = {key: row for key, row in actual.items() if desired.get(key) != row}
             pending.update((key, None) for key in desired if key not in actual)
         self._pending = pending
-        for book in (self._due, self._attempts, self.failures):
+        for book in (self._due, self._attempts, self.failures, self.instead):
             for key in [key for key in book if key not in pending]:
                 del book[key]
-        return len(pending)
+        return len(pending) - len(self.instead)
 
     def batch(self, desired: Mapping[Hashable, R], now: float) -> Batch[R]:
         """Everything that should be written now; rows that failed wait for their turn."""
@@ -77,9 +82,15 @@ class Mirror(Generic[R]):
             self._settled(key for key in keys if key not in named)
         return batch
 
-    def wrote(self, batch: Batch[R], failed: Mapping[Hashable, str], now: float) -> None:
-        """A batch was written; `failed` names the keys that were not applied."""
+    def wrote(
+        self, batch: Batch[R], failed: Mapping[Hashable, str], now: float, instead: Mapping[Hashable, str] | None = None
+    ) -> None:
+        """A batch was written; `failed` names the keys that were not applied, `instead` those that were in part."""
         keys = [row.key for row in (*batch.add, *(new for _, new in batch.change), *batch.remove)]
+        if self.instead or instead:
+            for key in keys:
+                self.instead.pop(key, None)
+            self.instead.update(instead or {})
         if not failed:
             self._settled(keys)
             return

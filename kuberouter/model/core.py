@@ -164,15 +164,21 @@ class Batch(Generic[R]):
 
 
 class Outcome:
-    """Result of a write. Every row of the batch that is not named in `failed` (key -> error text) was applied."""
+    """Result of a write. Every row of the batch that is not named in `failed` (key -> error text) was applied.
 
-    __slots__ = ("failed",)
+    Those named in `instead` (key -> what was lacking and what stands in for it) were applied as far as this kernel can.
+    """
 
-    def __init__(self, failed: Mapping[Hashable, str] | None = None) -> None:
+    __slots__ = ("failed", "instead")
+
+    def __init__(
+        self, failed: Mapping[Hashable, str] | None = None, instead: Mapping[Hashable, str] | None = None
+    ) -> None:
         self.failed: Mapping[Hashable, str] = failed or {}
+        self.instead: Mapping[Hashable, str] = instead or {}
 
     def __repr__(self) -> str:
-        return f"Outcome(failed={dict(self.failed)!r})"
+        return f"Outcome(failed={dict(self.failed)!r}, instead={dict(self.instead)!r})"
 
 
 class Unavailable(Exception):

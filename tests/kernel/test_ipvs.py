@@ -117,6 +117,24 @@ def test_ipvsadm_reads_fwmark_services_of_both_families(namespace: str) -> None:
     assert sh("ipvsadm", "-Sn").strip() == ""
 
 
+def test_a_scheduler_that_the_kernel_lacks_is_replaced_and_told(namespace: str) -> None:
+    need("ip_vs")
+    services = VirtualServiceDriver()
+    names = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq")
+    rows = [VirtualService(key(f"10.96.1.{n}"), name) for n, name in enumerate(names)]
+    lost, kept = VirtualService(key("10.96.2.1"), "gone", PERSISTENT, 60), VirtualService(key("10.96.2.2"), "lc")
+    outcome = services.write(Batch((*rows, lost, kept)))
+    text = "this kernel has no scheduler gone (module ip_vs_gone); rr is used"
+    assert (outcome.failed, outcome.instead) == ({}, {lost.key: text})
+    changed = VirtualService(kept.key, "gone")
+    outcome = services.write(Batch(change=((kept, changed),)))
+    assert (outcome.failed, outcome.instead) == ({}, {kept.key: text})
+    found = owned(services)
+    assert [found[row.key].scheduler for row in rows] == list(names)
+    assert found[lost.key] == VirtualService(lost.key, "rr", PERSISTENT, 60)
+    assert found[kept.key] == VirtualService(kept.key, "rr")
+
+
 def test_a_restarted_driver_recognises_its_services_and_leaves_others_alone(namespace: str) -> None:
     need("ip_vs")
     assert converge(VirtualServiceDriver(), [VirtualService(key("10.96.0.1"))]) == {}

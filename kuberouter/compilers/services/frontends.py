@@ -181,7 +181,7 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         rows[Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits))] = None
         port_set = set_name(SERVICE_PORT_SET, place.family)
         rows[Member(MemberKey(port_set, place.address, bits, int(place.protocol), place.port))] = None
-        if frontend.kind is not FrontendKind.CLUSTER:
+        if frontend.kind in (FrontendKind.LOAD_BALANCER, FrontendKind.EXTERNAL):
             rows.update(dict.fromkeys(source_filter(service, place)))
         if frontend.mark:
             rows.update(dict.fromkeys(direct_rows(service, place, frontend.mark, node)))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from kuberouter.cluster.frontends import FrontendKind, addresses
-from kuberouter.model.cluster import ClusterObject, KnownMark, MarkedPlace, Service
+from kuberouter.model.cluster import ClusterObject, KnownMark, MarkedPlace, MarkUse, Service
 from kuberouter.model.core import ObjectRef
 
 MARK_MASK = 0x3FFF
@@ -21,15 +21,27 @@ ATTEMPTS = 16380
 """Most hashes that are tried for one place; kept from the Go kube-router."""
 
 
+ANYWHERE = bytes(4)
+"""Address of the place of a node port: one mark serves for all addresses of the node, in both families."""
+
+
 def marked_places(service: Service) -> frozenset[MarkedPlace]:
     """The places for which a Service needs marks, whether this node may serve them or not.
 
-    Endpoints answer directly at external and load balancer addresses only.
+    Endpoints answer directly at external and load balancer addresses only. Where the external policy is Local, clients
+    of the cluster are under none: they are told apart by mark, there and at node ports.
     """
-    if not (service.served and service.options.dsr):
+    if not service.served:
         return frozenset()
+    uses = [MarkUse.DSR] if service.options.dsr else []
+    if service.external_local or service.options.local:
+        uses.append(MarkUse.INSIDE)
     outside = [address for kind, address in addresses(service) if kind > FrontendKind.NODE_PORT]
-    return frozenset(MarkedPlace(a, port.protocol, port.port) for a in outside for port in service.ports)
+    found = {MarkedPlace(a, port.protocol, port.port, use) for port in service.ports for a in outside for use in uses}
+    if MarkUse.INSIDE in uses:
+        node_ports = (port for port in service.ports if port.node_port)
+        found |= {MarkedPlace(ANYWHERE, port.protocol, port.node_port, MarkUse.INSIDE) for port in node_ports}
+    return frozenset(found)
 
 
 def candidates(place: MarkedPlace) -> Iterator[int]:
@@ -67,7 +79,7 @@ class MarkIndex:
         """Services whose places got other marks by the last change, besides the one that changed."""
 
         self.used = False
-        """Some place has a mark, or had one since, or shortly before, the daemon started."""
+        """Some place has a mark for direct return, or had one since, or shortly before, the daemon started."""
         self.began = False
         """That has come to be so by the last change."""
 
@@ -80,13 +92,13 @@ class MarkIndex:
         self.moved, self.began = frozenset(), False
         if isinstance(new, KnownMark):
             self._learn(new)
-            self._use(new.place is not None)
+            self._use(new.place is not None and new.place.use is MarkUse.DSR)
             return
         before, after = (marked_places(s) if isinstance(s, Service) else frozenset() for s in (old, new))
         service = old if old is not None else new
         if service is None or not before | after:
             return
-        self._use(bool(after))
+        self._use(any(place.use is MarkUse.DSR for place in after))
         for place in _in_order(before - after):
             self._leave(place, service.ref)
         for place in _in_order(after - before):
@@ -97,8 +109,8 @@ class MarkIndex:
         self.used = self.used or now
 
     def users(self) -> Iterable[ObjectRef]:
-        """The Services that ask for marks."""
-        return {ref: None for users in self._users.values() for ref in users}
+        """The Services that ask for marks for direct return."""
+        return {ref: None for place, users in self._users.items() if place.use is MarkUse.DSR for ref in users}
 
     def _ask(self, place: MarkedPlace, service: ObjectRef) -> None:
         users = self._users.setdefault(place, set())

@@ -72,6 +72,7 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
     elif ref.kind == "LocalPod":
         yield Owner("receivers", ref)
     elif ref.kind == "Node":
+        yield Owner("podsubnets", ref)
         before, after = (set(node_addresses(n)) if isinstance(n, Node) else set() for n in (change.old, change.new))
         # Neither the address of a node nor who has one can answer directly.
         for service in view.marks.users() if before != after else ():

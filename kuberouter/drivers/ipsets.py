@@ -68,7 +68,7 @@ class SetDriver(_Sets):
         for part in self._dump(entries=False):
             if part.family in (Family.IPV4, Family.IPV6):
                 kind = TYPES.get(part.kind, SetType.HASH_IP)
-                rows.setdefault(part.name, IpSet(IpSetKey(part.name), kind, Family(part.family)))
+                rows.setdefault(part.name, IpSet(IpSetKey(part.name), kind, Family(part.family), part.marks))
         return rows.values()
 
     def write(self, batch: Batch[IpSet]) -> Outcome:
@@ -77,7 +77,8 @@ class SetDriver(_Sets):
         self._send(ipset.IPSET_CMD_DESTROY, [(o.key, ipset.set_request(o.key.name)) for o, _ in batch.change], failed)
         wanted = [*batch.add, *(new for _, new in batch.change if new.key not in failed)]
         requests: list[tuple[Hashable, bytes]] = [
-            (r.key, ipset.create_request(r.key.name, r.type.value, int(r.family), HASHSIZE)) for r in wanted
+            (r.key, ipset.create_request(r.key.name, r.type.value, int(r.family), HASHSIZE, marks=r.marks))
+            for r in wanted
         ]
         self._send(ipset.IPSET_CMD_CREATE, requests, failed)
         self._send(ipset.IPSET_CMD_DESTROY, [(r.key, ipset.set_request(r.key.name)) for r in batch.remove], failed)
@@ -112,9 +113,15 @@ class MemberDriver(_Sets):
     def read(self) -> Iterable[Member]:
         """Every entry of our sets; the two halves of an address space come back as one entry of length 0."""
         nets: set[str] = set()
+        marked: set[str] = set()
         for part in self._dump(entries=True):
             if part.kind.startswith("hash:net"):
                 nets.add(part.name)
+            if part.kind and part.marks:
+                marked.add(part.name)
+            if part.name in marked:
+                yield from (Member(_member_key(part.name, entry), mark) for entry, mark in ipset.parse_marks(part))
+                continue
             rows = [Member(_member_key(part.name, entry)) for entry in ipset.parse_entries(part)]
             if part.name in nets:
                 halves = {row.key for row in rows if row.key.length == 1}
@@ -123,28 +130,34 @@ class MemberDriver(_Sets):
             yield from rows
 
     def write(self, batch: Batch[Member]) -> Outcome:
-        """Add and remove, many entries in one message; where one is refused the others of its message go one by one."""
+        """Add and remove, many entries in one message; where one is refused the others of its message go one by one.
+
+        An entry of which the mark changes is added again.
+        """
         failed: dict[Hashable, str] = {}
         self._send(ipset.IPSET_CMD_DEL, batch.remove, failed)
-        self._send(ipset.IPSET_CMD_ADD, batch.add, failed)
+        self._send(ipset.IPSET_CMD_ADD, (*batch.add, *(new for _, new in batch.change)), failed)
         return Outcome(failed)
 
     def _send(self, command: int, rows: Iterable[Member], failed: dict[Hashable, str]) -> None:
         began = time.perf_counter()
         by_set: defaultdict[str, list[MemberKey]] = defaultdict(list)
+        marks: dict[MemberKey, int] = {}
         for row in rows:
             key = row.key
             by_set[key.set].append(key)
+            if row.mark:
+                marks[key] = row.mark
         kind = ipset.message_type(command)
         chunks: list[tuple[str, list[MemberKey]]] = []
         for name, keys in by_set.items():
             if command == ipset.IPSET_CMD_ADD and len(keys) >= MANY:
                 self._make_room(name, len(keys))
             chunks += [(name, keys[at : at + PER_MESSAGE]) for at in range(0, len(keys), PER_MESSAGE)]
-        messages = [(kind, 0, _request(name, keys)) for name, keys in chunks]
+        messages = [(kind, 0, _request(name, keys, marks)) for name, keys in chunks]
         for (name, keys), code in zip(chunks, self._wire.transact(messages), strict=True):
             if code:
-                self._singly(kind, name, keys, failed, ignore_missing=command == ipset.IPSET_CMD_DEL)
+                self._singly(kind, name, keys, marks, failed, ignore_missing=command == ipset.IPSET_CMD_DEL)
         spent = time.perf_counter() - began
         # One batch carries both families, so it counts for each that is in it.
         for family in {family_of(keys[0].address) for keys in by_set.values()}:
@@ -170,17 +183,25 @@ class MemberDriver(_Sets):
         draft = name[: NAME_SIZE - 1] + "~"
         steps = (
             (ipset.IPSET_CMD_DESTROY, ipset.set_request(draft)),
-            (ipset.IPSET_CMD_CREATE, ipset.create_request(draft, part.kind, part.family, size)),
+            (ipset.IPSET_CMD_CREATE, ipset.create_request(draft, part.kind, part.family, size, marks=part.marks)),
             (ipset.IPSET_CMD_SWAP, ipset.swap_request(draft, name)),
             (ipset.IPSET_CMD_DESTROY, ipset.set_request(draft)),
         )
         self._wire.transact([(ipset.message_type(command), 0, body) for command, body in steps])
 
     def _singly(
-        self, kind: int, name: str, keys: list[MemberKey], failed: dict[Hashable, str], *, ignore_missing: bool
+        self,
+        kind: int,
+        name: str,
+        keys: list[MemberKey],
+        marks: dict[MemberKey, int],
+        failed: dict[Hashable, str],
+        *,
+        ignore_missing: bool,
     ) -> None:
         pairs = [(key, entry) for key in keys for entry in _entries(key)]
-        codes = self._wire.transact([(kind, 0, ipset.entry_request(name, entry)) for _, entry in pairs])
+        requests = [ipset.entry_request(name, entry, marks.get(key, 0)) for key, entry in pairs]
+        codes = self._wire.transact([(kind, 0, body) for body in requests])
         for (key, _), code in zip(pairs, codes, strict=True):
             if code and not (ignore_missing and code == errno.ENOENT):
                 failed[key] = f"set {name} does not exist" if code == errno.ENOENT else _text(code)
@@ -190,7 +211,9 @@ def _member_key(name: str, entry: ipset.Entry | ipset.SourcedEntry) -> MemberKey
     return MemberKey(name, *entry) if len(entry) == 4 else SourcedKey(name, *entry)
 
 
-def _request(name: str, keys: list[MemberKey]) -> bytes:
+def _request(name: str, keys: list[MemberKey], marks: dict[MemberKey, int]) -> bytes:
+    if marks and keys[0] in marks:
+        return ipset.marked_request(name, ((entry, marks.get(key, 0)) for key in keys for entry in _plain(key)))
     if isinstance(keys[0], SourcedKey):
         return ipset.sourced_request(name, (_sourced(key) for key in keys if isinstance(key, SourcedKey)))
     size = len(keys[0].address)

@@ -31,11 +31,12 @@ class IpSetKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 
 
 class IpSet(Value, frozen=True, gc=False):
-    """A set. Its members are rows of their own."""
+    """A set. Its members are rows of their own. With `marks` each of them has a firewall mark for rules to hand out."""
 
     key: IpSetKey
     type: SetType
     family: Family
+    marks: bool = False
 
 
 class MemberKey(Value, frozen=True, gc=False):
@@ -59,9 +60,10 @@ class SourcedKey(MemberKey, frozen=True, gc=False):
 
 
 class Member(Value, frozen=True, gc=False):
-    """A set entry."""
+    """A set entry. Its mark is 0 in sets without marks."""
 
     key: MemberKey
+    mark: int = 0
 
 
 class Table(enum.StrEnum):
@@ -187,6 +189,7 @@ class HookRank(enum.IntEnum):
     EGRESS = 40
     MASQUERADE = 50
     MARK = 60
+    INSIDE = 65
 
 
 class HookKey(KeyValue, frozen=True, gc=False, cache_hash=True):

@@ -2,6 +2,7 @@
 
 Pure packing and unpacking. An entry is (packed address, prefix length, protocol, port); length, protocol and port are
 used as the set's type says. Entries of hash:ip,port,net sets have a network besides: (..., packed address, length).
+Entries of sets that are made with marks carry one.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ IPSET_CMD_ADD, IPSET_CMD_DEL = 9, 10
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY, ATTR_FLAGS, ATTR_DATA = 1, 2, 3, 4, 5, 6, 7
 ATTR_ADT, ATTR_LINENO = 8, 9
 ATTR_IP, ATTR_CIDR, ATTR_PORT, ATTR_PROTO = 1, 3, 4, 7
-ATTR_IP2, ATTR_CIDR2 = 20, 21
+ATTR_CADT_FLAGS = 8
+ATTR_IP2, ATTR_CIDR2, ATTR_SKBMARK = 20, 21, 27
 ATTR_HASHSIZE, ATTR_MAXELEM, ATTR_ELEMENTS = 18, 19, 24
 ATTR_IPADDR_IPV4, ATTR_IPADDR_IPV6 = 1, 2
 IPSET_FLAG_LIST_HEADER = 1 << 2
+IPSET_FLAG_WITH_SKBINFO = 1 << 6
 
 REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:net,port": 7, "hash:ip,port,net": 7}
 """Oldest revisions that every supported kernel has and that lack nothing we use."""
@@ -45,6 +48,9 @@ ERRORS = {
 NFGEN = Struct("=BBH")
 PORT = Struct(">H")
 U32 = Struct(">I")
+MARK = Struct(">II")
+"""A mark and the bits that it covers."""
+WHOLE_MARK = 0xFFFF_FFFF
 Entry = tuple[bytes, int, int, int]
 SourcedEntry = tuple[bytes, int, int, int, bytes, int]
 
@@ -60,13 +66,14 @@ def _head(name: str, family: int = socket.AF_INET) -> bytes:
     return NFGEN.pack(family, 0, 0) + _PROTOCOL + attribute(ATTR_SETNAME, name.encode() + b"\0")
 
 
-def create_request(name: str, kind: str, family: int, hashsize: int) -> bytes:
+def create_request(name: str, kind: str, family: int, hashsize: int, *, marks: bool = False) -> bytes:
     """Body of a create; `hashsize` is the number of buckets to begin with (a power of two)."""
-    return _head(name, family) + _properties(kind, family, hashsize)
+    return _head(name, family) + _properties(kind, family, hashsize, marks)
 
 
 @lru_cache(maxsize=256)
-def _properties(kind: str, family: int, hashsize: int) -> bytes:
+def _properties(kind: str, family: int, hashsize: int, marks: bool) -> bytes:
+    flags = attribute(ATTR_CADT_FLAGS | NLA_F_NET_BYTEORDER, U32.pack(IPSET_FLAG_WITH_SKBINFO)) if marks else b""
     return b"".join(
         (
             attribute(ATTR_TYPENAME, kind.encode() + b"\0"),
@@ -76,6 +83,7 @@ def _properties(kind: str, family: int, hashsize: int) -> bytes:
                 ATTR_DATA,
                 attribute(ATTR_HASHSIZE | NLA_F_NET_BYTEORDER, U32.pack(hashsize)),
                 attribute(ATTR_MAXELEM | NLA_F_NET_BYTEORDER, U32.pack(MAXELEM)),
+                flags,
             ),
         )
     )
@@ -98,7 +106,7 @@ def swap_request(name: str, other: str) -> bytes:
 # same work is ten times as long.
 
 
-def _entry(entry: Entry | SourcedEntry) -> bytes:
+def _entry(entry: Entry | SourcedEntry, mark: int = 0) -> bytes:
     address, length, protocol, port, *source = entry
     body = _address(ATTR_IP, address)
     if length < len(address) * 8:
@@ -110,6 +118,8 @@ def _entry(entry: Entry | SourcedEntry) -> bytes:
         assert isinstance(network, bytes)
         assert isinstance(bits, int)
         body += _address(ATTR_IP2, network) + attribute(ATTR_CIDR2, bytes((bits,)))
+    if mark:
+        body += attribute(ATTR_SKBMARK | NLA_F_NET_BYTEORDER, MARK.pack(mark, WHOLE_MARK))
     return nested(ATTR_DATA, body)
 
 
@@ -161,6 +171,11 @@ def entries_request(name: str, entries: Iterable[Entry]) -> bytes:
     return _several(name, b"".join(map(_item, entries)))
 
 
+def marked_request(name: str, entries: Iterable[tuple[Entry, int]]) -> bytes:
+    """Body of an add of several entries with marks; one that exists gets the new mark."""
+    return _several(name, b"".join(_entry(entry, mark) for entry, mark in entries))
+
+
 def sourced_request(name: str, entries: Iterable[SourcedEntry]) -> bytes:
     """Body of an add or delete of several entries of a hash:ip,port,net set."""
     return _several(name, b"".join(map(_entry, entries)))
@@ -174,9 +189,9 @@ def _several(name: str, data: bytes) -> bytes:
     return _head(name) + _LINE + nested(ATTR_ADT, data)
 
 
-def entry_request(name: str, entry: Entry | SourcedEntry) -> bytes:
+def entry_request(name: str, entry: Entry | SourcedEntry, mark: int = 0) -> bytes:
     """Body of an add or delete of one entry."""
-    return _head(name) + _entry(entry)
+    return _head(name) + _entry(entry, mark)
 
 
 def list_request(*, entries: bool, name: str = "") -> bytes:
@@ -202,6 +217,12 @@ class SetPart(NamedTuple):
         """Address family of the set; 0 in the parts that carry entries only."""
         return self.found.get(ATTR_FAMILY, b"\0")[0]
 
+    @property
+    def marks(self) -> bool:
+        """Whether the entries have marks; False in the parts that carry entries only."""
+        data = attributes(self.found.get(ATTR_DATA, b""))
+        return bool(int.from_bytes(data.get(ATTR_CADT_FLAGS, b"")) & IPSET_FLAG_WITH_SKBINFO)
+
 
 def parse_part(body: bytes) -> SetPart:
     """Which set an answer of a dump is about, and what it says."""
@@ -219,6 +240,16 @@ def parse_entries(part: SetPart) -> Sequence[Entry | SourcedEntry]:
     """The entries in one part of a dumped set."""
     data = part.found.get(ATTR_ADT, b"")
     return _alike(data) or [entry for _, each in each_attribute(data) if (entry := _parse(each)) is not None]
+
+
+def parse_marks(part: SetPart) -> list[tuple[Entry | SourcedEntry, int]]:
+    """The entries in one part of a dumped set whose entries have marks, with these."""
+    found: list[tuple[Entry | SourcedEntry, int]] = []
+    for _, each in each_attribute(part.found.get(ATTR_ADT, b"")):
+        entry, mark = _parse(each), attributes(each).get(ATTR_SKBMARK)
+        if entry is not None:
+            found.append((entry, MARK.unpack(mark)[0] if mark is not None else 0))
+    return found
 
 
 def _alike(data: bytes) -> list[Entry]:

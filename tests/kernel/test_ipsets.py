@@ -100,6 +100,27 @@ def test_ipset_reads_what_we_wrote(namespace: str) -> None:
     assert owned(members) == {r.key: r for r in rows}
 
 
+@pytest.mark.parametrize("family", Family)
+def test_entries_with_marks(namespace: str, family: Family) -> None:
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    name = "KUBE-MARKS" if family is Family.IPV4 else "inet6:KUBE-MARKS"
+    row = IpSet(IpSetKey(name), SetType.HASH_IP_PORT, family, marks=True)
+    sh("ipset", "create", name, "hash:ip,port", "family", "inet" if family is Family.IPV4 else "inet6")
+    assert converge(sets, [row]) == {}, "one without marks is replaced"
+    assert owned(sets) == {row.key: row}
+    size = 4 if family is Family.IPV4 else 16
+    keys = [MemberKey(name, (n + 1).to_bytes(size, "big"), size * 8, 6 + 11 * (n % 2), n + 1) for n in range(3000)]
+    rows = {key: Member(key, n + 1) for n, key in enumerate(keys)}
+    assert converge(members, rows.values()) == {}
+    assert owned(members) == rows
+    assert "skbmark 0x7" in sh("ipset", "list", name)
+    changed = {**rows, keys[7]: Member(keys[7], 0x3FFF)}
+    assert converge(members, changed.values()) == {}
+    assert owned(members) == changed
+    assert converge(members, [changed[keys[7]]]) == {}
+    assert owned(members) == {keys[7]: changed[keys[7]]}
+
+
 def test_ten_thousand_members_and_one_change(namespace: str) -> None:
     sets, members = SetDriver(ours), MemberDriver(ours)
     assert converge(sets, [ALL[0]]) == {}

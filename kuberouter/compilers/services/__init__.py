@@ -1,10 +1,11 @@
-"""Services to IPVS. Six compilers, each for the smallest thing that changes:
+"""Services to IPVS. Seven compilers, each for the smallest thing that changes:
 
 - `services`: a Service's addresses and ports: virtual services, service addresses, guard set members;
 - `destinations`: the endpoints of one slice of a Service;
 - `health`: the health check node port of a Service;
 - `receivers`: where a pod of this node answers clients directly;
 - `direct`: what kernel settings go back to without direct return;
+- `podsubnets`: the pods of one node of the cluster, as clients;
 - `proxy`: the node's part: dummy link, sets, guard chain, SNAT, kernel settings.
 """
 
@@ -13,14 +14,23 @@ from __future__ import annotations
 from kuberouter.compilers.services.dsr import compile_direct
 from kuberouter.compilers.services.frontends import compile_service
 from kuberouter.compilers.services.healthchecks import compile_health
+from kuberouter.compilers.services.inside import compile_pod_subnets
 from kuberouter.compilers.services.ipvs import compile_destinations
 from kuberouter.compilers.services.node import compile_proxy
 from kuberouter.compilers.services.receivers import compile_receivers
 
-__all__ = ["COMPILERS", "compile_destinations", "compile_health", "compile_proxy", "compile_service"]
+__all__ = [
+    "COMPILERS",
+    "compile_destinations",
+    "compile_health",
+    "compile_pod_subnets",
+    "compile_proxy",
+    "compile_service",
+]
 
 COMPILERS = (
     ("proxy", compile_proxy),
+    ("podsubnets", compile_pod_subnets),
     ("services", compile_service),
     ("destinations", compile_destinations),
     ("health", compile_health),

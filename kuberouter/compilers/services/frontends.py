@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+from kuberouter.cluster.allocations import ANYWHERE
 from kuberouter.cluster.frontends import Claim, FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.addresses import refusal
 from kuberouter.compilers.names import DUMMY_LINK, SERVICE_ADDRESS_SET, SERVICE_PORT_SET, set_name
 from kuberouter.compilers.services.dsr import direct_mark, direct_problems, direct_rows
+from kuberouter.compilers.services.inside import inside
 from kuberouter.compilers.services.sources import source_filter
-from kuberouter.model.cluster import Service, ServicePort
+from kuberouter.model.cluster import MarkedPlace, MarkUse, Service, ServicePort
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Rank, Reason, Row, Value, family_of
 from kuberouter.model.ipvs import PERSISTENT, VirtualService, VirtualServiceKey, marked_service
 from kuberouter.model.netfilter import Member, MemberKey
@@ -41,6 +43,11 @@ class Frontend(Value, frozen=True, gc=False):
     """The address is the Service's own and has to be brought to the node; a node port's is there already."""
     mark: int = 0
     """Endpoints answer directly, and packets to the place carry this mark."""
+    inside: int = 0
+    """The mark by which clients of the cluster find endpoints of all nodes here; 0 where they find the same as others.
+
+    A frontend with `key.mark` is what such a mark leads to. It comes without an address.
+    """
 
     @property
     def service(self) -> VirtualServiceKey:
@@ -51,8 +58,8 @@ class Frontend(Value, frozen=True, gc=False):
 def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Iterator[Frontend]:
     """Where a Service is served here. What another Service has won is left out, and addresses that nobody may have.
 
-    The internal traffic policy governs cluster IPs, the external one everything else. Node ports are served in the
-    families in which the Service has a cluster IP.
+    The internal traffic policy governs cluster IPs, the external one everything else, for clients outside. Node ports
+    are served in the families in which the Service has a cluster IP.
     """
     if not service.served:
         return
@@ -62,10 +69,13 @@ def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
     served: set[VirtualServiceKey] = set()
     for port in service.ports:
         if port.node_port and _holder(view, Claim(b"", port.protocol, port.node_port), settings) == service.ref:
+            place = MarkedPlace(ANYWHERE, port.protocol, port.node_port, MarkUse.INSIDE)
+            mark = view.marks.mark(place) if external_local else 0
             for address in node_port_addresses(service, node, settings):
                 key = VirtualServiceKey(family_of(address), port.protocol, address, port.node_port)
                 served.add(key)
-                yield Frontend(port, key, FrontendKind.NODE_PORT, external_local, False)
+                yield Frontend(port, key, FrontendKind.NODE_PORT, external_local, False, inside=mark)
+                yield from _marked(port, key.family, FrontendKind.NODE_PORT, mark, served)
         for kind, address in addresses(service):
             family = family_of(address)
             key = VirtualServiceKey(family, port.protocol, address, port.port)
@@ -74,8 +84,22 @@ def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
             if _winner(view, kind, key, node, settings) == service.ref:
                 served.add(key)
                 local_only = internal_local if kind is FrontendKind.CLUSTER else external_local
-                mark = direct_mark(service, kind, key, view, node=node, settings=settings)
-                yield Frontend(port, key, kind, local_only, not _on_node(address, node), mark)
+                mark = 0
+                if local_only and kind is not FrontendKind.CLUSTER:
+                    mark = view.marks.mark(MarkedPlace(address, port.protocol, port.port, MarkUse.INSIDE))
+                direct = direct_mark(service, kind, key, view, node=node, settings=settings)
+                yield Frontend(port, key, kind, local_only, not _on_node(address, node), direct, mark)
+                yield from _marked(port, family, kind, mark, served)
+
+
+def _marked(
+    port: ServicePort, family: Family, kind: FrontendKind, mark: int, served: set[VirtualServiceKey]
+) -> Iterator[Frontend]:
+    """What a mark leads to; a node port has one mark for all its addresses."""
+    key = marked_service(family, mark)
+    if mark and key not in served:
+        served.add(key)
+        yield Frontend(port, key, kind, False, False)
 
 
 def node_port_addresses(service: Service, node: NodeFacts, settings: ProxySettings) -> Iterator[bytes]:
@@ -175,6 +199,8 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
     for frontend in frontends(service, view, node, settings):
         place = frontend.key
         rows[VirtualService(frontend.service, service.options.scheduler, flags, service.affinity_seconds)] = None
+        if place.mark:
+            continue
         bits = len(place.address) * 8
         if frontend.virtual:
             rows[service_address(place.address, node, settings)] = None
@@ -183,6 +209,8 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         rows[Member(MemberKey(port_set, place.address, bits, int(place.protocol), place.port))] = None
         if frontend.kind in (FrontendKind.LOAD_BALANCER, FrontendKind.EXTERNAL):
             rows.update(dict.fromkeys(source_filter(service, place)))
+        if frontend.inside:
+            rows.update(dict.fromkeys(inside(place, frontend.kind, frontend.inside)))
         if frontend.mark:
             rows.update(dict.fromkeys(direct_rows(service, place, frontend.mark, node)))
     problems = (

@@ -12,6 +12,7 @@ from kuberouter.compilers.names import (
     DUMMY_LINK,
     HAIRPIN_SET,
     LOCAL_ADDRESS_SET,
+    POD_SUBNET_SET,
     SERVICE_ADDRESS_SET,
     SERVICES_CHAIN,
     SNAT_CHAIN,
@@ -73,8 +74,8 @@ def proxy_part(settings: ProxySettings) -> Part:
         part.drivers[PodReceiver] = lambda: PodReceiverDriver(runtime, lambda: marks.found)
         part.lenient = frozenset((PodReceiver,))
     part.chain_prefixes = (DIRECT_CHAIN, SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
-    part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE, HookRank.MARK)
-    part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET)
+    part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE, HookRank.MARK, HookRank.INSIDE)
+    part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET, POD_SUBNET_SET)
     part.links = (DUMMY_LINK,)
     part.audits = [(settings.sync_period, tuple(part.drivers))]
     return part

@@ -113,9 +113,10 @@ def test_every_protocol(protocol: L4Protocol) -> None:
         ([("10.1.0.1", NODE, "")], set()),
     ],
 )
-def test_ready_endpoints_first_and_serving_ones_only_when_none_is_left(
+def test_b16_ready_endpoints_first_and_serving_ones_only_when_none_is_left(
     items: list[tuple[str, str, str]], expected: set[str]
 ) -> None:
+    """B16: endpoints that terminate got as much as those that are ready."""
     world = ProxyWorld()
     world.feed(service())
     world.feed(endpoints(*items))
@@ -156,7 +157,8 @@ def test_publish_not_ready_addresses() -> None:
     assert answering(world) == {"10.1.0.1", "10.1.0.2"}
 
 
-def test_internal_local_refuses_without_a_local_endpoint() -> None:
+def test_b17_internal_local_refuses_without_a_local_endpoint() -> None:
+    """B17: the service was taken away, and its packets went wherever the address is routed."""
     world = ProxyWorld()
     world.feed(service(internalTrafficPolicy="Local"))
     world.feed(endpoints(("10.1.0.1", "other", "rs")))
@@ -217,7 +219,8 @@ def test_services_that_are_not_ours(spec: dict[str, Any]) -> None:
     assert vips(world) == set()
 
 
-def test_dual_stack_and_a_disabled_family() -> None:
+def test_b25_dual_stack_and_a_disabled_family() -> None:
+    """B25: families that are turned off were programmed all the same."""
     spec = {"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd96::10"]}
     both = (("10.1.0.1", NODE, "rs"), ("fd00::1", NODE, "rs"))
     node = {
@@ -239,7 +242,8 @@ def test_dual_stack_and_a_disabled_family() -> None:
     assert answering(only4) == {"10.1.0.1"}
 
 
-def test_the_older_service_keeps_a_contested_address_and_the_younger_takes_over() -> None:
+def test_b05_the_older_service_keeps_a_contested_address_and_the_younger_takes_over() -> None:
+    """B5: the winner was random in each pass."""
     world = ProxyWorld()
     old = {"creationTimestamp": "2025-01-01T00:00:00Z"}
     world.feed(service("young"))
@@ -261,7 +265,8 @@ def test_the_older_service_keeps_a_contested_address_and_the_younger_takes_over(
     assert world.journal.standing == ()
 
 
-def test_names_that_join_alike_do_not_mix() -> None:
+def test_b01_names_that_join_alike_do_not_mix() -> None:
+    """B1: `team` with `a-web` and `team-a` with `web` shared a key, and each got the other's endpoints."""
     world = ProxyWorld()
     for namespace, name, ip, pod in (
         ("team", "a-web", "10.96.0.1", "10.1.0.1"),

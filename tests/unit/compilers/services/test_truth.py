@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from kuberouter.decode.scalars import prefix
 from kuberouter.model.core import Family
+from kuberouter.model.netfilter import IpSet
 from kuberouter.model.settings import AddressRules, ProxySettings
 from tests.support.packets import ESCAPED, REFUSED, Fate, Node, Packet
 from tests.support.truth import (
@@ -160,9 +160,13 @@ def test_the_table_has_every_state_and_no_cell_that_differs_from_its_column() ->
     assert lines[3].endswith("| remote | refused | remote | refused |")
 
 
+def test_names_of_sets_fit_into_the_kernel() -> None:
+    made = world(Policy.CLUSTER, Policy.LOCAL, SCENARIOS[1])
+    assert max(len(key.name) for key in made.table(IpSet)) <= 31
+
+
 def test_the_interpreter_sees_what_escapes() -> None:
     made = world(Policy.CLUSTER, Policy.CLUSTER, SCENARIOS[0])
     node = Node({row: made.table(row) for row in made.drivers}, NODE)
     assert node.fate(Packet("10.244.1.9", "10.96.0.99", 80)) == Fate(end=ESCAPED)
     assert node.fate(Packet("10.244.1.9", "10.96.0.10", 81)) == Fate(end=REFUSED)
-    assert ip_address("10.96.0.10").packed

@@ -42,6 +42,10 @@ PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 ETHERTYPES = {"ip": 0x0800, "ip6": 0x86DD}
 ADDRESSES = {"ip saddr": (12, 4), "ip daddr": (16, 4), "ip6 saddr": (8, 16), "ip6 daddr": (24, 16)}
 """Offset and size in the network header."""
+PORTS = {"th sport": 0, "th dport": 2}
+"""Offset in the transport header."""
+TCP_FLAGS, OPENING, HANDSHAKE = 13, 0x02, 0x17
+"""Offset of the flags in the TCP header; SYN, and that with FIN, RST and ACK (RFC 9293)."""
 VERDICTS = {"accept": 1, "drop": 0, "jump": -3, "goto": -4, "return": -5}
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 REJECTIONS = {"icmp type port-unreachable": (0, 3), "icmpv6 type port-unreachable": (0, 4), "tcp reset": (1, 0)}
@@ -151,6 +155,17 @@ def _protocol(name: str) -> bytes:
     return _meta(META_L4PROTO) + _compare(EQUAL, bytes((PROTOCOLS[name],)))
 
 
+def _if_protocol(unequal: str | None, name: str) -> bytes:
+    if unequal:
+        return _meta(META_L4PROTO) + _compare(UNEQUAL, bytes((PROTOCOLS[name],)))
+    return _protocol(name)
+
+
+def _not_opening() -> bytes:
+    flags = _payload(TRANSPORT, TCP_FLAGS, 1) + _bits(bytes((HANDSHAKE,)), bytes(1))
+    return _protocol("tcp") + flags + _compare(UNEQUAL, bytes((OPENING,)))
+
+
 def _port(protocol: str, first: str, last: str | None) -> bytes:
     ports = [pack("!H", int(port)) for port in (first, last) if port is not None]
     if ports != sorted(ports):
@@ -184,8 +199,8 @@ def _lookup(fields: str, mapped: str | None, name: str) -> bytes:
         if field in ADDRESSES:
             offset, size = ADDRESSES[field]
             found.append(_payload(NETWORK, offset, size, register))
-        elif field == "th dport":
-            found.append(_payload(TRANSPORT, 2, size := 2, register))
+        elif field in PORTS:
+            found.append(_payload(TRANSPORT, PORTS[field], size := 2, register))
         else:
             key, size = (META_IIFNAME, 16) if field == "iifname" else (META_L4PROTO, 1)
             found.append(_meta(key, register))
@@ -261,7 +276,7 @@ def _verdict(word: str, chain: str = "") -> bytes:
     return _expression("immediate", _number(1, VERDICT_REGISTER), nested(2, verdict))
 
 
-_FIELD = r"(?:iifname|ip6? [sd]addr|meta l4proto|th dport)"
+_FIELD = r"(?:iifname|ip6? [sd]addr|meta l4proto|th [sd]port)"
 _PATTERNS: dict[str, Callable[..., bytes]] = {
     # In the order of how many rules have them.
     rf"({_FIELD}(?: \. {_FIELD})*) (vmap )?@(\S+)": _lookup,
@@ -273,7 +288,8 @@ _PATTERNS: dict[str, Callable[..., bytes]] = {
     r"ct state ([a-z]+(?:,[a-z]+)*)": _states,
     r"limit rate (\d+)/(second|minute|hour|day) burst (\d+) packets": _limit,
     r'log prefix "([^"]*)" group (\d+)': _log,
-    r"meta l4proto ([a-z]+)": _protocol,
+    r"meta l4proto (!= )?([a-z]+)": _if_protocol,
+    r"tcp flags & \(fin \| syn \| rst \| ack\) != syn": _not_opening,
     r"(icmp|icmpv6) type (\d+)": _icmp,
     r"(ip6? [sd]addr) ([0-9a-f.:]+/\d+)": _block,
     r"(meta|ct) mark and 0x([0-9a-f]+) == 0x([0-9a-f]+)": _if_mark,

@@ -330,6 +330,11 @@ def _test(words: list[str]) -> tuple[Test, list[str]]:
         case ["icmp" | "icmpv6" as kind, "type", number, *rest]:
             icmp = ("icmp" if kind == "icmp" else "ipv6-icmp", int(number))
             return lambda seen: (seen.packet.protocol, seen.packet.port) == icmp, rest
+        case ["tcp", "flags", "&", "(fin", "|", "syn", "|", "rst", "|", "ack)", "!=", "syn", *rest]:
+            # The first packet of a TCP flow opens it.
+            return lambda _: False, rest
+        case ["meta", "l4proto", "!=", protocol, *rest]:
+            return lambda seen: seen.packet.protocol != protocol, rest
         case ["meta", "l4proto", protocol, *rest] if protocol != ".":
             return lambda seen: seen.packet.protocol == protocol, rest
         case ["meta", "protocol", name, *rest]:
@@ -364,6 +369,9 @@ def _membership(words: list[str]) -> tuple[Test, list[str]]:
                 fields.append(lambda seen, end=end: _end(end, seen.packet))  # type: ignore[misc]  # bound now
             case ["meta", "l4proto", *rest]:
                 fields.append(lambda seen: _ports(seen.packet)[:4])
+            case ["th", "sport", *rest]:
+                # Whoever opens a flow does so from a port that nobody serves.
+                fields.append(lambda _: packed_port(0, 0)[4:])
             case ["th", "dport", *rest]:
                 fields.append(lambda seen: _ports(seen.packet)[4:])
             case _:

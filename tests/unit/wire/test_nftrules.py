@@ -24,6 +24,10 @@ def test_a_rule_is_a_list_of_expressions() -> None:
         "immediate",
     ]
     assert names("tcp dport 80-90 accept") == ["meta", "cmp", "payload", "cmp", "cmp", "immediate"]
+    answer = "iifname . ip saddr . meta l4proto . th sport @S tcp flags & (fin | syn | rst | ack) != syn return"
+    looked = ["meta", "payload", "meta", "payload", "lookup"]
+    assert names(answer) == [*looked, "meta", "cmp", "payload", "bitwise", "cmp", "immediate"]
+    assert names("meta l4proto != tcp drop") == ["meta", "cmp", "immediate"]
     assert names("accept") == ["immediate"]
     assert names("") == []
 
@@ -44,6 +48,7 @@ def test_a_bridge_asks_for_the_protocol_before_it_looks_for_an_address() -> None
         "tcp dport { 80, 90 } accept",
         "tcp dport 80 accepted",
         "tcp flags syn accept",
+        "tcp flags & (fin | syn | rst | ack) != ack accept",
         "ct state untracked accept",
         "ip saddr 10.0.0.1/8 accept",
         "ip saddr fd00::/8 accept",

@@ -82,7 +82,7 @@ def guard_rows(family: Family) -> Iterator[Row]:
         known = f"iifname . {source} @{own.key.name}"
         # What opens a TCP flow is no answer.
         answers = tuple(
-            f"{flow} iifname . {source} . meta l4proto . th sport @{answering.key.name}"
+            f"iifname . {source} . meta l4proto . th sport @{answering.key.name} {flow}"
             for flow in ("tcp flags & (fin | syn | rst | ack) != syn", "meta l4proto != tcp")
         )
         borrowed = tuple(

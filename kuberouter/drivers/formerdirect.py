@@ -1,7 +1,8 @@
 """What the Go kube-router has left on the node of direct server return, and the way out for it.
 
 It puts marking and clamping rules without a comment into builtin chains, a policy rule for each mark that leads to a
-table in which everything is local, and one more that leads to a table with nothing in it. None of them is ours to keep:
+table in which everything is local, and one more that leads to a table with nothing in it. What is still wanted of its
+FWMARK services bears our mark by the time that this is written. None of the rest is ours to keep:
 we mark in a chain of our own, and have the address itself local. Names in rt_tables(5) stay: they are in a file of the
 host, and mean nothing without the tables.
 """
@@ -13,11 +14,13 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 
 from kuberouter.drivers.former import existing
 from kuberouter.drivers.iptables import Xtables
+from kuberouter.drivers.ownership import OWNED
 from kuberouter.model.core import Batch, Family, L4Protocol, Outcome, Prefix, Unavailable
 from kuberouter.model.netfilter import FormerDirect, FormerDirectKey, Table
+from kuberouter.wire import ipvs
 from kuberouter.wire import rtnetlink as rt
 from kuberouter.wire.command import run
-from kuberouter.wire.netlink import Message, NetlinkSocket, error_text
+from kuberouter.wire.netlink import NETLINK_GENERIC, Message, NetlinkSocket, error_text, generic_family
 from kuberouter.wire.text.iptables import Script, complaint
 from kuberouter.wire.text.marks import ClampRule, MarkRule, parse_marks
 
@@ -58,6 +61,7 @@ class FormerDirectDriver:
         failed: dict[Hashable, str] = {}
         for row in batch.remove:
             for xtables, rules in self._rules(row.key.family):
+                _drop_services(row.key.family, {rule.mark for rule in rules if isinstance(rule, MarkRule)})
                 script = Script(Table.MANGLE.value)
                 for rule in rules:
                     script.add(f"-D {rule.chain} {rule.words}", row.key)
@@ -111,3 +115,18 @@ class FormerDirectDriver:
 def _clamps(rule: ClampRule, places: set[bytes]) -> bool:
     """Whether a clamping rule is theirs: of a form that they use now, or once used, for an address that they mark."""
     return HANDSHAKE in rule.words and (rule.address in places or (PODS in rule.words and rule.port > 0))
+
+
+def _drop_services(family: Family, marks: Collection[int]) -> None:
+    """Delete FWMARK services of these marks that do not bear our mark; a kernel without IPVS has none."""
+    if not marks:
+        return
+    with NetlinkSocket(NETLINK_GENERIC) as wire:
+        try:
+            number = generic_family(wire, ipvs.FAMILY, ipvs.MODULE)
+        except Unavailable:
+            return
+        facts = [ipvs.parse_service(answer) for answer in wire.dump(number, ipvs.header(ipvs.CMD_GET_SERVICE))]
+        gone = [f for f in facts if f.family == int(family) and f.fwmark in marks and not f.flags & OWNED]
+        head = ipvs.header(ipvs.CMD_DEL_SERVICE)
+        wire.transact([(number, 0, head + ipvs.service_reference(ipvs.mark_key(f.family, f.fwmark))) for f in gone])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from kuberouter.cluster.allocations import MARK_MASK, candidates
+from kuberouter.cluster.allocations import ANYWHERE, MARK_MASK, candidates
 from kuberouter.cluster.dependents import services
 from kuberouter.compilers.names import (
     DIRECT_CHAIN,
     DUMMY_LINK,
     HAIRPIN_SET,
+    INSIDE_PORT_SET,
+    INSIDE_SET,
     LOCAL_ADDRESS_SET,
     POD_SUBNET_SET,
     SERVICE_ADDRESS_SET,
@@ -48,7 +50,8 @@ def proxy_part(settings: ProxySettings) -> Part:
     """What the service proxy brings along."""
     part = Part("service-proxy")
     part.watched = ("nodes", "services", "endpointslices", *((LOCAL_PODS,) if settings.runtime_endpoint else ()))
-    marks = MarkSource({DIRECT_CHAIN: MarkUse.DSR}, MARK_MASK, revisit=(PodReceiver,))
+    sets = {INSIDE_SET: None, INSIDE_PORT_SET: ANYWHERE}
+    marks = MarkSource({DIRECT_CHAIN: MarkUse.DSR}, MARK_MASK, sets=sets, revisit=(PodReceiver,))
     part.sources = [marks]
     part.needs = frozenset((*part.watched, "interfaces", marks.name))
     part.dependents = [services]

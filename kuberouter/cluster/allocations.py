@@ -87,6 +87,10 @@ class MarkIndex:
         """The mark of a place that a Service asks for; 0 when none is left."""
         return self._marks.get(place, 0)
 
+    def place(self, mark: int) -> MarkedPlace | None:
+        """The place that a mark stands for."""
+        return self._holders.get(mark)
+
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change."""
         self.moved, self.began = frozenset(), False

@@ -68,6 +68,7 @@ def lab() -> Iterator[Lab]:
         netns.configure(lab.fabric.name, *(f"route add {v} via {a}" for v, a in zip(VIPS, one, strict=True)))
         lab.pod("web", "node2", labels={"app": "web"})
         lab.pod("client", "node1", labels={"app": "client"})
+        lab.pod("near", "node2", labels={"app": "client"})
         # As strict as a distribution may have it.
         netns.sysctls(
             lab.pods["default/web"].network, {"ipv4/conf/all/rp_filter": "1", "ipv4/conf/eth0/rp_filter": "1"}
@@ -164,11 +165,12 @@ def test_answers_leave_the_pod_as_the_service_and_pass_the_director_by(lab: Lab)
 
 
 def test_pods_and_nodes_are_answered_too(lab: Lab) -> None:
-    client, one = lab.pods["default/client"], lab.node("node1")
+    one = lab.node("node1")
     for index, vip in enumerate(VIPS):
-        for protocol in ("tcp", "udp"):
-            result = client.prober.probe([Job(protocol, vip, 80)], SLOW)[0]
-            assert (result.server, result.peer) == ("web", client.ips[index]), (vip, protocol, result)
+        for client in (lab.pods["default/client"], lab.pods["default/near"]):
+            for protocol in ("tcp", "udp"):
+                result = client.prober.probe([Job(protocol, vip, 80)], SLOW)[0]
+                assert (result.server, result.peer) == ("web", client.ips[index]), (client.key, vip, protocol, result)
         script = f"python3 -c 'import socket; print(socket.create_connection((\"{vip}\", 80), 5).recv(99).decode())'"
         for node in lab.nodes:
             assert node.sh(script).split() == ["web", node.site.addresses[index]]

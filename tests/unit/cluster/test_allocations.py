@@ -127,6 +127,7 @@ def test_two_services_share_the_mark_of_a_place_until_the_last_leaves() -> None:
     assert index.mark(TCP) == 0
     index.update(None, service("c", UDP))
     assert index.mark(UDP) == 15688
+    assert (index.place(15688), index.place(842)) == (UDP, None)
 
 
 def test_uses_of_one_place_have_marks_of_their_own() -> None:

@@ -167,7 +167,8 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         make = shared.get(row) or users[0].drivers[row]
         awaited = [part.removals_await[row] for part in users if row in part.removals_await]
         needs = frozenset((NODE_KNOWN, *awaited, *(need for part in users for need in part.needs)))
-        found.append(Table(row, _Lazy(make), removal_needs=needs))
+        late = needs if any(row in part.read_late for part in users) else ()
+        found.append(Table(row, _Lazy(make), removal_needs=needs, read_needs=late))
     needs = frozenset((NODE_KNOWN, *(need for part in parts for need in part.needs)))
     former: dict[type[Row], DriverMaker] = {
         FormerChain: lambda: FormerChainDriver(xtables.aside(), prefixes),

@@ -30,11 +30,14 @@ class Table(Generic[R]):
         driver: Driver[R],
         *,
         removal_needs: Collection[str] = (),
+        read_needs: Collection[str] = (),
     ) -> None:
         self.row = row
         self.driver = driver
         self.removal_needs = frozenset(removal_needs)
         """Sources that must be in sync before anything is removed."""
+        self.read_needs = frozenset(read_needs)
+        """Sources that must be in sync before the first read: what is ours may depend on what is wanted."""
         self.mirror: Mirror[R] = Mirror()
         self.read = False
         """The kernel's side is known; False also after a failure that left it unknown."""
@@ -127,7 +130,7 @@ class Dataplane:
                 self.tables[row].mirror.note(previous)
         for row in [row for row in self.tables if row in self._unread]:
             table = self.tables[row]
-            if settled or table.last_read is not None:
+            if table.last_read is not None or (settled and table.read_needs.issubset(synced)):
                 self._read(table, now, report)
         for row, action in STEPS:
             target = self.tables.get(row)

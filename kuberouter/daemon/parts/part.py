@@ -28,6 +28,8 @@ class Part:
         self.needs: frozenset[str] = frozenset()
         self.removals_await: dict[type[Row], str] = {}
         """A source that, besides `needs`, must be in sync before rows of a table are removed."""
+        self.read_late: tuple[type[Row], ...] = ()
+        """Tables of which it depends on what is wanted what is ours, so `needs` come before the first read."""
         self.chain_prefixes: tuple[str, ...] = ()
         self.hooks: tuple[HookRank, ...] = ()
         """Ranks of its rules in builtin chains."""

@@ -79,6 +79,7 @@ def proxy_part(settings: ProxySettings) -> Part:
     part.chain_prefixes = (DIRECT_CHAIN, SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
     part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE, HookRank.MARK, HookRank.INSIDE)
     part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET, POD_SUBNET_SET)
+    part.read_late = (VirtualService, Destination, Address, LocalRoute)
     part.links = (DUMMY_LINK,)
     part.audits = [(settings.sync_period, tuple(part.drivers))]
     return part

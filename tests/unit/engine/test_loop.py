@@ -259,3 +259,17 @@ def test_without_bridge_filtering_the_firewall_is_not_ready_and_says_why(backend
     engine.turn()
     assert engine.states[0].ready
     assert [(row.key.path, row.value) for row in driver.rows.values()] == [(p, "1") for p in BRIDGE_FILTERING.values()]
+
+
+def test_a_table_is_not_read_before_it_is_known_what_is_wanted() -> None:
+    planner = Planner(Cluster(NodeSettings("n1")), (), (IpSet, Sysctl), Journal(()))
+    tables: list[Table[Any]] = [
+        Table(IpSet, MemoryDriver(), read_needs=("services",)),
+        Table(Sysctl, MemoryDriver()),
+    ]
+    dataplane = Dataplane(tables, planner.ledgers)
+    assert dataplane.converge({}, synced=(), now=0.0).read == {Sysctl}
+    assert dataplane.converge({}, synced=("services",), now=0.0, settled=False).read == set()
+    assert dataplane.converge({}, synced=("services",), now=0.0).read == {IpSet}
+    dataplane.resync((IpSet,))
+    assert dataplane.converge({}, synced=(), now=0.0).read == {IpSet}, "only the first look has to wait"

@@ -64,8 +64,12 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
         yield from _service(ref, view)
         if any(isinstance(each, Service) and each.health_check_node_port for each in (change.old, change.new)):
             yield Owner("health", ref)
+        if view.hairpins.flipped:
+            yield from (Owner("bridge-port", link.ref) for link in view.pod_links())
         for other in view.frontends.contenders | view.marks.moved:
             yield from _service(other, view)
+    elif ref.kind == "PodLink":
+        yield Owner("bridge-port", ref)
     elif ref.kind == "KnownMark":
         for other in view.marks.moved:
             yield from _service(other, view)

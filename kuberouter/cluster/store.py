@@ -44,7 +44,7 @@ class Cluster(ClusterView):
             "Namespace": (self.matches,),
             "NetworkPolicy": (self.matches,),
             "PodLink": (self.bindings,),
-            "Service": (self.frontends, self.marks, self.receivers),
+            "Service": (self.frontends, self.marks, self.receivers, self.hairpins),
             "EndpointSlice": (self.frontends, self.local_endpoints, self.receivers),
             "Node": (self.routes,),
             "LearnedRoute": (self.routes,),

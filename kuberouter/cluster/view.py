@@ -8,6 +8,7 @@ from typing import TypeVar
 from kuberouter.cluster.allocations import MarkIndex
 from kuberouter.cluster.bindings import BindingIndex
 from kuberouter.cluster.frontends import FrontendIndex
+from kuberouter.cluster.hairpins import HairpinIndex
 from kuberouter.cluster.indexes import MatchIndex
 from kuberouter.cluster.localendpoints import LocalEndpointIndex
 from kuberouter.cluster.receivers import ReceiverIndex
@@ -61,6 +62,8 @@ class ClusterView:
         """How many endpoints of a Service on the node of this name are ready for new connections."""
         self.receivers = ReceiverIndex(node)
         """Which endpoints on the node of this name answer clients directly."""
+        self.hairpins = HairpinIndex()
+        """Whether any Service asks that its endpoints can reach themselves."""
         self.matches = MatchIndex(node)
         """Which policies select which pods of the node of this name, and which pods are in which sets."""
         self.bindings = BindingIndex(node)
@@ -139,6 +142,14 @@ class ClusterView:
     def interfaces(self) -> Iterable[Interface]:
         """This node's links."""
         return self._all(Interface)
+
+    def pod_link(self, ref: ObjectRef) -> PodLink | None:
+        """The link to a pod of this reference."""
+        return self._get(PodLink, ref)
+
+    def pod_links(self) -> Iterable[PodLink]:
+        """All links of this node to pods."""
+        return self._all(PodLink)
 
     def learned(self, ref: ObjectRef) -> LearnedRoute | None:
         """The learned route of this reference."""

@@ -86,7 +86,8 @@ def compose(config: Config) -> Composition:
     if any(Hook in part.drivers or NftChain in part.drivers for part in parts):
         sources.append(NetfilterSource(tuple(prefix for part in parts for prefix in part.chain_prefixes)))
     for part in parts:
-        sources += part.sources
+        # Several parts may listen to the same source.
+        sources += [source for source in part.sources if source.name not in {other.name for other in sources}]
         sources += [ClockSource(f"{part.name} audit", period, tables) for period, tables in part.audits]
     telemetry = _telemetry(config, parts)
     meter = telemetry or UNMETERED

@@ -9,6 +9,8 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from kuberouter.model.core import Batch, Family, Outcome, Prefix
 from kuberouter.model.network import (
     ROUTE_PROTOCOL,
+    BridgePort,
+    BridgePortKey,
     Link,
     LinkKey,
     LinkKind,
@@ -119,6 +121,39 @@ def _new_link(row: Link, index: int) -> Message:
 
 def _delete_link(row: Link) -> Message:
     return rt.RTM_DELLINK, 0, rt.link_by_name(row.key.name)
+
+
+class BridgePortDriver(Rtnetlink):
+    """Hairpin mode of bridge ports. It is never taken away: CNI plugins set it as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: set[BridgePortKey] = set()
+
+    def owns(self, row: BridgePort) -> bool:
+        """The ports that this process was asked for; there is no telling who set the mode of another."""
+        return row.key in self._asked
+
+    def read(self) -> Iterable[BridgePort]:
+        """Ports in hairpin mode."""
+        for body in self.wire.dump(rt.RTM_GETLINK, rt.IFINFO.pack(0, 0, 0, 0, 0, 0)):
+            if rt.parse_hairpin(body):
+                yield BridgePort(BridgePortKey(rt.parse_link(body).name))
+
+    def write(self, batch: Batch[BridgePort]) -> Outcome:
+        """Set the mode."""
+        failed: dict[Hashable, str] = {}
+        self._asked.difference_update(row.key for row in batch.remove)
+        self._asked.update(row.key for row in batch.add)
+        indexes = {link.name: link.ifindex for link in self.links()} if batch.add else {}
+        messages: list[tuple[Hashable, Message]] = []
+        for row in batch.add:
+            if row.key.link in indexes:
+                messages.append((row.key, (rt.RTM_SETLINK, 0, rt.hairpin_request(indexes[row.key.link]))))
+            else:
+                failed[row.key] = f"link {row.key.link} does not exist"
+        self.apply(messages, failed)
+        return Outcome(failed)
 
 
 class RouteDriver(Rtnetlink):

@@ -22,7 +22,7 @@ from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, FormerChain, FormerDirect, FormerHook, FormerIptables, Hook, IpSet, Member
-from kuberouter.model.network import Address, Link, LocalRoute, PolicyRule, Route
+from kuberouter.model.network import Address, BridgePort, Link, LocalRoute, PolicyRule, Route
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 from kuberouter.model.receivers import PodReceiver
 
@@ -58,6 +58,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     Hook,  # policy, guard and SNAT stand before anything can be reached
     Link,  # links before what lies on them
     PodReceiver,  # a pod takes packets out of the tunnel before it is sent any
+    BridgePort,
     VirtualService,
     Destination,  # a service has its destinations before its VIP attracts traffic
     Address,

@@ -41,6 +41,18 @@ class Link(Value, frozen=True, gc=False):
     up: bool = True
 
 
+class BridgePortKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A link that is the port of a bridge, by its name."""
+
+    link: str
+
+
+class BridgePort(Value, frozen=True, gc=False):
+    """A bridge port that sends packets back where they came from (hairpin mode). Removal leaves it as it is."""
+
+    key: BridgePortKey
+
+
 class AddressKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One address with its prefix length on one link."""
 

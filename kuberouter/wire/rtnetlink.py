@@ -13,6 +13,7 @@ from kuberouter.wire.netlink import ATTRIBUTE, attribute, attributes, nested, te
 
 NETLINK_ROUTE = 0
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_SETLINK = 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
@@ -25,7 +26,10 @@ RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
 RT_TABLE_LOCAL = 255
 IFF_UP = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID = 1, 3, 4, 5, 10, 18, 37
-IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_PROTINFO = 12
+IFLA_BRPORT_MODE = 4
+AF_BRIDGE = 7
 IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_PROTO = 2, 3, 4, 9
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_TARGET_NETNSID = 1, 2, 8, 10
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
@@ -99,6 +103,19 @@ def parse_link(body: bytes) -> LinkFacts:
         tunnel.get(IFLA_IPTUN_LOCAL, b""),
         tunnel.get(IFLA_IPTUN_REMOTE, b""),
     )
+
+
+def hairpin_request(index: int) -> bytes:
+    """Body of RTM_SETLINK: the bridge port with this index sends packets back where they came from."""
+    return IFINFO.pack(AF_BRIDGE, 0, 0, index, 0, 0) + nested(IFLA_PROTINFO, attribute(IFLA_BRPORT_MODE, b"\1"))
+
+
+def parse_hairpin(body: bytes) -> bool | None:
+    """Whether a bridge port does that, from the body of RTM_NEWLINK; None for what is no bridge port."""
+    information = attributes(attributes(body, IFINFO.size).get(IFLA_LINKINFO, b""))
+    if text(information.get(IFLA_INFO_SLAVE_KIND, b"")) != "bridge":
+        return None
+    return any(attributes(information.get(IFLA_INFO_SLAVE_DATA, b"")).get(IFLA_BRPORT_MODE, b""))
 
 
 class PeerFacts(NamedTuple):

@@ -7,10 +7,12 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kuberouter.drivers.network import LinkDriver, PolicyRuleDriver, RouteDriver
+from kuberouter.drivers.network import BridgePortDriver, LinkDriver, PolicyRuleDriver, RouteDriver
 from kuberouter.model.core import Family, Prefix
 from kuberouter.model.network import (
     TABLE_MAIN,
+    BridgePort,
+    BridgePortKey,
     Link,
     LinkKey,
     LinkKind,
@@ -148,3 +150,24 @@ def test_rules_of_our_table_come_and_go(uplink: str) -> None:
         assert converge(driver, state) == {}
         assert owned(driver) == {r.key: r for r in state}
     assert "from 10.9.0.0/16 lookup 99" in sh("ip", "rule")
+
+
+def test_ports_in_hairpin_mode_stay_in_it_and_others_are_left_alone(uplink: str) -> None:
+    for name in ("veth1", "veth2", "loose"):
+        sh("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p")
+    for name in ("veth1", "veth2"):
+        sh("ip", "link", "set", name, "master", "up0")
+    driver = BridgePortDriver()
+    rows = [BridgePort(BridgePortKey(name)) for name in ("veth1", "loose", "gone")]
+    failed = converge(driver, rows)
+    assert set(failed) == {row.key for row in rows[1:]}
+    assert failed[rows[2].key] == "link gone does not exist"
+    assert owned(driver) == {rows[0].key: rows[0]}
+    assert "hairpin on" in sh("bridge", "-d", "link", "show", "dev", "veth1")
+    assert "hairpin off" in sh("bridge", "-d", "link", "show", "dev", "veth2")
+    sh("bridge", "link", "set", "dev", "veth1", "hairpin", "off")
+    sh("bridge", "link", "set", "dev", "veth2", "hairpin", "on")
+    assert converge(driver, rows[:1]) == {}
+    assert owned(driver) == {rows[0].key: rows[0]}
+    assert converge(driver, []) == {}
+    assert "hairpin on" in sh("bridge", "-d", "link", "show", "dev", "veth1")

@@ -20,7 +20,7 @@ from kuberouter.model.events import Deleted, Event, Rejected, Upserted
 from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
-from kuberouter.model.network import Address, Link, LocalRoute
+from kuberouter.model.network import Address, BridgePort, Link, LocalRoute
 from kuberouter.model.receivers import PodReceiver
 from kuberouter.model.settings import NodeSettings, ProxySettings
 
@@ -32,6 +32,7 @@ ROWS: tuple[type[Row], ...] = (
     Chain,
     Hook,
     Link,
+    BridgePort,
     VirtualService,
     Destination,
     Address,

@@ -1,4 +1,4 @@
-"""Services to IPVS. Seven compilers, each for the smallest thing that changes:
+"""Services to IPVS. Eight compilers, each for the smallest thing that changes:
 
 - `services`: a Service's addresses and ports: virtual services, service addresses, guard set members;
 - `destinations`: the endpoints of one slice of a Service;
@@ -6,6 +6,7 @@
 - `receivers`: where a pod of this node answers clients directly;
 - `direct`: what kernel settings go back to without direct return;
 - `podsubnets`: the pods of one node of the cluster, as clients;
+- `bridge-port`: the link to a pod that may have to reach itself;
 - `proxy`: the node's part: dummy link, sets, guard chain, SNAT, kernel settings.
 """
 
@@ -16,11 +17,13 @@ from kuberouter.compilers.services.frontends import compile_service
 from kuberouter.compilers.services.healthchecks import compile_health
 from kuberouter.compilers.services.inside import compile_pod_subnets
 from kuberouter.compilers.services.ipvs import compile_destinations
+from kuberouter.compilers.services.nat import compile_bridge_port
 from kuberouter.compilers.services.node import compile_proxy
 from kuberouter.compilers.services.receivers import compile_receivers
 
 __all__ = [
     "COMPILERS",
+    "compile_bridge_port",
     "compile_destinations",
     "compile_health",
     "compile_pod_subnets",
@@ -36,5 +39,6 @@ COMPILERS = (
     ("health", compile_health),
     ("receivers", compile_receivers),
     ("direct", compile_direct),
+    ("bridge-port", compile_bridge_port),
 )
 """Names and functions in the order in which they should run."""

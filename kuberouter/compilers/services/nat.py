@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
+from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.names import HAIRPIN_SET, SNAT_CHAIN, set_name
 from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.cluster import EndpointSlice, Service
-from kuberouter.model.core import Family, ObjectRef, Problem, Reason, Row
+from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Reason, Row
 from kuberouter.model.ipvs import Destination
 from kuberouter.model.netfilter import (
     ChainKey,
@@ -21,6 +22,7 @@ from kuberouter.model.netfilter import (
     Table,
     make_chain,
 )
+from kuberouter.model.network import BridgePort, BridgePortKey
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import ProxySettings
 
@@ -84,3 +86,16 @@ def hairpin_members(
         name = set_name(HAIRPIN_SET, family)
         bits = len(address) * 8
         yield Member(SourcedKey(name, address, bits, int(protocol), port, address, bits))
+
+
+def compile_bridge_port(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
+    """The bridge port of a pod, if pods may have to reach themselves.
+
+    The bridge treats the answer, whose destination is translated back to the pod, as one that it can deliver itself,
+    and without hairpin mode it delivers nothing to the port that it came from.
+    """
+    del node
+    link = view.pod_link(key.subject)
+    if link is None or not link.bridged or not (settings.hairpin or view.hairpins.wanted):
+        return Fragment()
+    return Fragment((BridgePort(BridgePortKey(link.ref.name)),))

@@ -29,6 +29,7 @@ from kuberouter.drivers.formerdirect import FormerDirectDriver
 from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.iptables import Xtables
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
+from kuberouter.drivers.network import BridgePortDriver
 from kuberouter.drivers.ownership import Ownership
 from kuberouter.drivers.podnetns import PodReceiverDriver
 from kuberouter.model.cluster import MarkedPlace, MarkUse
@@ -36,10 +37,11 @@ from kuberouter.model.core import Family, L4Protocol, Row
 from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, FormerDirect, Hook, HookRank, IpSet, Member
-from kuberouter.model.network import Address, Link, LocalRoute
+from kuberouter.model.network import Address, BridgePort, Link, LocalRoute
 from kuberouter.model.receivers import PodReceiver
 from kuberouter.model.settings import ProxySettings
 from kuberouter.sources.marks import MarkSource
+from kuberouter.sources.podlinks import PodLinkSource
 from kuberouter.wire.cri.client import Runtime
 
 GO_TRIES = 8
@@ -52,7 +54,7 @@ def proxy_part(settings: ProxySettings) -> Part:
     part.watched = ("nodes", "services", "endpointslices", *((LOCAL_PODS,) if settings.runtime_endpoint else ()))
     sets = {INSIDE_SET: None, INSIDE_PORT_SET: ANYWHERE}
     marks = MarkSource({DIRECT_CHAIN: MarkUse.DSR}, MARK_MASK, sets=sets, revisit=(PodReceiver,))
-    part.sources = [marks]
+    part.sources = [marks, PodLinkSource()]
     part.needs = frozenset((*part.watched, "interfaces", marks.name))
     part.dependents = [services]
     register(part, COMPILERS, settings)
@@ -69,6 +71,7 @@ def proxy_part(settings: ProxySettings) -> Part:
         VirtualService: lambda: VirtualServiceDriver(ownership),
         Destination: lambda: DestinationDriver(ownership, lambda key: key in part.desired(Destination)),
         HealthPort: lambda: HealthPortDriver(lambda: part.alive()),
+        BridgePort: BridgePortDriver,
         Address: addresses.get,
         LocalRoute: lambda: LocalRouteDriver(lambda key: key in part.desired(LocalRoute), excluded=excluded),
     }

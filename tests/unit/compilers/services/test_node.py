@@ -7,13 +7,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from kuberouter.model.cluster import Interface, InterfaceAddress
+from kuberouter.model.cluster import Interface, InterfaceAddress, PodLink
 from kuberouter.model.core import Family, ObjectRef
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.ipvs import IpvsTimeout, Timer, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, Member
-from kuberouter.model.network import Address, Link, LocalRoute
+from kuberouter.model.network import Address, BridgePort, Link, LocalRoute
 from kuberouter.model.settings import ProxySettings
 from tests.support.world import NODE, ProxyWorld, node_bytes
 from tests.unit.compilers.services.test_services import endpoints, service
@@ -231,3 +231,35 @@ def test_b21_there_is_one_rule_in_postrouting_whatever_the_node_was_like_before(
         world = ProxyWorld(settings, node=node_with("10.246.1.0/24"), drivers=world.drivers)
         assert len([k for k in world.table(Hook) if k.chain == "POSTROUTING"]) == 1
         assert not any("10.244.1" in rule or "10.245.1" in rule for rule in snat(world))
+
+
+def pod_link(name: str, *, bridged: bool = True) -> Upserted:
+    return Upserted(PodLink(ObjectRef("PodLink", "", name), (bytes((10, 244, 1, 5)),), bridged))
+
+
+def test_ports_of_pods_send_back_what_came_from_them_while_anybody_may_reach_itself() -> None:
+    def ports(world: ProxyWorld) -> set[str]:
+        return {key.link for key in world.table(BridgePort)}
+
+    world = ProxyWorld()
+    for event in (pod_link("veth1"), pod_link("veth2"), pod_link("routed", bridged=False)):
+        world.put(event)
+    world.sync()
+    assert ports(world) == set()
+    asking = {"annotations": {"kube-router.io/service.hairpin": ""}}
+    world.feed(service("web", metadata=asking))
+    world.feed(service("api", clusterIP="10.96.0.11", metadata=asking))
+    world.sync()
+    assert ports(world) == {"veth1", "veth2"}
+    world.put(pod_link("veth3"))
+    world.put(Deleted(ObjectRef("PodLink", "", "veth1")))
+    world.put(Deleted(ObjectRef("Service", "shop", "web")))
+    world.sync()
+    assert ports(world) == {"veth2", "veth3"}
+    world.feed(service("api", clusterIP="10.96.0.11"))
+    world.sync()
+    assert ports(world) == set()
+    everybody = ProxyWorld(ProxySettings(hairpin=True))
+    everybody.put(pod_link("veth1"))
+    everybody.sync()
+    assert ports(everybody) == {"veth1"}

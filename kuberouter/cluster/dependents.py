@@ -35,9 +35,10 @@ def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
     if change.ref.kind == "NodeFacts":
         yield Owner("firewall", ObjectRef("Node", "", change.ref.name))
         return
-    if any(isinstance(each, Namespace) and each.default_deny for each in (change.old, change.new)):
-        yield Owner("annotation", change.ref)
-    if change.ref.kind == "Node":
+    if change.ref.kind == "Namespace":
+        if any(isinstance(each, Namespace) and each.default_deny for each in (change.old, change.new)):
+            yield Owner("annotation", change.ref)
+    elif change.ref.kind == "Node":
         yield Owner("cluster-addresses", change.ref)
     elif change.ref.kind == "Service":
         yield Owner("served", change.ref)

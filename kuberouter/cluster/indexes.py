@@ -9,6 +9,7 @@ labels leads to. Only policies that select a pod of this node have their peers f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from kuberouter.cluster.selectors import enforceable, matches, pod_sets, target
 from kuberouter.model.cluster import (
@@ -24,6 +25,10 @@ from kuberouter.model.cluster import (
 from kuberouter.model.core import ObjectRef
 from kuberouter.model.policy import PodScope, PodSet
 
+Sets = tuple[tuple[PodSet, ...], tuple[PodSet, ...]]
+"""Sets of addresses, and sets of named ports."""
+NOWHERE: Sets = ((), ())
+
 Anchor = tuple[str, str, str | None]
 """Namespace (empty: any), label key (empty: any labels) and label value (None: any value): where a scope is filed."""
 
@@ -36,7 +41,8 @@ class Touched:
     def __init__(self) -> None:
         self.policies: set[ObjectRef] = set()
         self.isolated: set[ObjectRef] = set()
-        self.members: set[ObjectRef] = set()
+        self.members: dict[ObjectRef, None] = {}
+        """Group by group, so that pods that are in the same sets are compiled one after the other."""
 
 
 class _Group:
@@ -46,7 +52,7 @@ class _Group:
     the memory.
     """
 
-    __slots__ = ("labels", "local", "namespace", "pods", "raw", "scopes")
+    __slots__ = ("labels", "local", "namespace", "pods", "raw", "scopes", "sets")
 
     def __init__(self, namespace: str, raw: Labels) -> None:
         self.namespace = namespace
@@ -55,6 +61,20 @@ class _Group:
         self.pods: dict[ObjectRef, None] = {}
         self.local: set[ObjectRef] = set()
         self.scopes: dict[_Scope, None] = {}
+        self.sets: Sets | None = None
+        """The sets in use that its pods are in, as last asked for; None once that may have changed."""
+
+    def enter(self, scope: _Scope) -> None:
+        """From now on its pods are in a scope."""
+        self.scopes[scope] = None
+        scope.groups[self] = None
+        self.sets = None
+
+    def leave(self, scope: _Scope) -> None:
+        """Its pods are in a scope no longer."""
+        self.scopes.pop(scope, None)
+        scope.groups.pop(self, None)
+        self.sets = None
 
 
 class _Scope:
@@ -75,6 +95,16 @@ class _Scope:
             yield from group.local
 
 
+class _Spaces:
+    """The namespaces that a selector picks, and the scopes that ask for them."""
+
+    __slots__ = ("names", "scopes")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = dict.fromkeys(names)
+        self.scopes: dict[_Scope, None] = {}
+
+
 class MatchIndex:
     """Pods, namespaces and policies of the cluster as seen from one node."""
 
@@ -82,21 +112,21 @@ class MatchIndex:
         self._node = node
         self._groups: dict[tuple[str, Labels], _Group] = {}
         self._group_of: dict[ObjectRef, _Group] = {}
-        self._by_namespace: dict[str, set[_Group]] = {}
+        self._by_namespace: dict[str, dict[_Group, None]] = {}
         self._scopes: dict[PodScope, _Scope] = {}
         self._anchored: dict[Anchor, set[_Scope]] = {}
-        self._by_namespace_labels: set[_Scope] = set()
+        self._spaces: dict[Selector, _Spaces] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self._policies: dict[ObjectRef, NetworkPolicy] = {}
-        self._active: dict[ObjectRef, frozenset[PodSet]] = {}
+        self._active: dict[ObjectRef, tuple[PodSet, ...]] = {}
         self.touched = Touched()
         """What the last `update` changed."""
 
     # --- what compilers ask -----------------------------------------------------------------------------------------
 
-    def active(self, policy: ObjectRef) -> bool:
-        """Whether a policy selects a pod of this node."""
-        return policy in self._active
+    def followed(self, policy: ObjectRef) -> tuple[PodSet, ...] | None:
+        """The sets of pods that a policy refers to; None while it selects no pod of this node."""
+        return self._active.get(policy)
 
     def policies_of(self, pod: ObjectRef) -> Iterable[ObjectRef]:
         """The policies that select a pod of this node, in no particular order; none for any other pod."""
@@ -105,13 +135,18 @@ class MatchIndex:
             return ()
         return {policy for scope in group.scopes for policy in scope.policies}
 
-    def sets_of(self, pod: ObjectRef) -> Iterable[PodSet]:
-        """The sets in use that a pod belongs to (sets of named ports: if it has such a port)."""
+    def sets_of(self, pod: ObjectRef) -> Sets:
+        """The sets in use that a pod belongs to (those of named ports: if it has such a port, and is where it counts).
+
+        Pods that no selector can tell apart get the very same answer.
+        """
         group = self._group_of.get(pod)
         if group is None:
-            return ()
-        local = pod in group.local
-        return [s for scope in group.scopes if scope.sets for s in scope.sets if local or not s.local]
+            return NOWHERE
+        if group.sets is None:
+            found = [s for scope in group.scopes if scope.sets for s in scope.sets]
+            group.sets = tuple([s for s in found if not s.port]), tuple([s for s in found if s.port])
+        return group.sets
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
@@ -145,7 +180,7 @@ class MatchIndex:
             before.pods.pop(ref, None)
         for group in (before, after):
             if group is not None and group.scopes and any(scope.sets for scope in group.scopes):
-                self.touched.members.add(ref)
+                self.touched.members[ref] = None
         if was_local or is_local:
             self.touched.isolated.add(ref)
         if before is not after or was_local != is_local:
@@ -155,29 +190,32 @@ class MatchIndex:
             self._drop_group(before)
 
     def _namespace(self, name: str, labels: dict[str, str] | None) -> None:
-        old = self._namespaces.pop(name, None)
         if labels is not None:
             self._namespaces[name] = labels
-        groups = self._by_namespace.get(name, ())
-        for scope in list(self._by_namespace_labels):
-            selector = scope.scope.namespaces
-            if selector is None:
-                continue
-            was = old is not None and matches(selector, old)
+        else:
+            self._namespaces.pop(name, None)
+        for selector, spaces in self._spaces.items():
             now = labels is not None and matches(selector, labels)
-            if was == now:
+            if now is (name in spaces.names):
                 continue
-            for group in groups:
-                if not matches(scope.scope.pods, group.labels):
-                    continue
-                if now:
-                    scope.groups[group] = None
-                    group.scopes[scope] = None
-                else:
-                    scope.groups.pop(group, None)
-                    group.scopes.pop(scope, None)
-                if scope.sets:
-                    self.touched.members.update(group.pods)
+            if now:
+                spaces.names[name] = None
+            else:
+                del spaces.names[name]
+            for scope in spaces.scopes:
+                self._admit(scope, name, now=now)
+
+    def _admit(self, scope: _Scope, namespace: str, *, now: bool) -> None:
+        """Pods of a namespace are from now on in a scope, or no longer, as far as their own labels let them."""
+        for group in self._by_namespace.get(namespace, ()):
+            if not matches(scope.scope.pods, group.labels):
+                continue
+            if now:
+                group.enter(scope)
+            else:
+                group.leave(scope)
+            if scope.sets:
+                self.touched.members.update(group.pods)
 
     def _policy(self, ref: ObjectRef, new: NetworkPolicy | None) -> None:
         old = self._policies.pop(ref, None)
@@ -204,9 +242,9 @@ class MatchIndex:
         for ref in list(policies):
             policy = self._policies.get(ref)
             scope = self._scopes[target(policy)] if policy is not None else None
-            wanted: frozenset[PodSet] | None = None
+            wanted: tuple[PodSet, ...] | None = None
             if policy is not None and scope is not None and any(group.local for group in scope.groups):
-                wanted = frozenset(pod_sets(policy))
+                wanted = pod_sets(policy)
             had = self._active.get(ref)
             if wanted == had:
                 continue
@@ -215,9 +253,10 @@ class MatchIndex:
                 del self._active[ref]
             else:
                 self._active[ref] = wanted
-            for added in (wanted or frozenset()) - (had or frozenset()):
+            now, before = frozenset(wanted or ()), frozenset(had or ())
+            for added in now - before:
                 self._follow(added)
-            for gone in (had or frozenset()) - (wanted or frozenset()):
+            for gone in before - now:
                 self._unfollow(gone)
 
     def _follow(self, wanted: PodSet) -> None:
@@ -236,7 +275,8 @@ class MatchIndex:
 
     def _members_of(self, scope: _Scope, pods: PodSet) -> None:
         for group in scope.groups:
-            self.touched.members.update(group.local if pods.local else group.pods)
+            group.sets = None
+            self.touched.members.update(dict.fromkeys(group.local) if pods.local else group.pods)
 
     # --- groups and scopes ------------------------------------------------------------------------------------------
 
@@ -244,11 +284,10 @@ class MatchIndex:
         group = self._groups.get((namespace, labels))
         if group is None:
             group = self._groups[namespace, labels] = _Group(namespace, labels)
-            self._by_namespace.setdefault(namespace, set()).add(group)
+            self._by_namespace.setdefault(namespace, {})[group] = None
             for scope in self._candidates(group):
                 if self._selects(scope.scope, group):
-                    scope.groups[group] = None
-                    group.scopes[scope] = None
+                    group.enter(scope)
         return group
 
     def _drop_group(self, group: _Group) -> None:
@@ -256,7 +295,7 @@ class MatchIndex:
             scope.groups.pop(group, None)
         del self._groups[group.namespace, group.raw]
         siblings = self._by_namespace[group.namespace]
-        siblings.discard(group)
+        del siblings[group]
         if not siblings:
             del self._by_namespace[group.namespace]
 
@@ -267,7 +306,7 @@ class MatchIndex:
             for anchor in _anchors(wanted):
                 self._anchored.setdefault(anchor, set()).add(scope)
             if wanted.namespaces is not None:
-                self._by_namespace_labels.add(scope)
+                self._spaces_of(wanted.namespaces).scopes[scope] = None
             leading = _leading(wanted.pods)
             key, values = (leading.key, leading.values) if leading is not None else ("", ())
             for group in self._reachable(wanted):
@@ -275,8 +314,7 @@ class MatchIndex:
                 if values and group.labels.get(key) not in values:
                     continue
                 if matches(wanted.pods, group.labels):
-                    scope.groups[group] = None
-                    group.scopes[scope] = None
+                    group.enter(scope)
         return scope
 
     def _drop_if_idle(self, scope: _Scope) -> None:
@@ -288,7 +326,11 @@ class MatchIndex:
             filed.discard(scope)
             if not filed:
                 del self._anchored[anchor]
-        self._by_namespace_labels.discard(scope)
+        selector = scope.scope.namespaces
+        if selector is not None:
+            del self._spaces[selector].scopes[scope]
+            if not self._spaces[selector].scopes:
+                del self._spaces[selector]
         for group in scope.groups:
             group.scopes.pop(scope, None)
 
@@ -300,25 +342,28 @@ class MatchIndex:
                 yield from self._anchored.get((namespace, key, value), ())
                 yield from self._anchored.get((namespace, key, None), ())
 
-    def _reachable(self, scope: PodScope) -> Iterator[_Group]:
+    def _spaces_of(self, selector: Selector) -> _Spaces:
+        spaces = self._spaces.get(selector)
+        if spaces is None:
+            names = (name for name, labels in self._namespaces.items() if matches(selector, labels))
+            spaces = self._spaces[selector] = _Spaces(names)
+        return spaces
+
+    def _reachable(self, scope: PodScope) -> Iterable[_Group]:
         """Groups in the namespaces of a scope."""
         if scope.namespace:
-            yield from self._by_namespace.get(scope.namespace, ())
-        elif scope.namespaces is None:
-            yield from self._groups.values()
-        else:
-            for name, labels in self._namespaces.items():
-                if matches(scope.namespaces, labels):
-                    yield from self._by_namespace.get(name, ())
+            return self._by_namespace.get(scope.namespace, ())
+        if scope.namespaces is None:
+            return self._groups.values()
+        names = self._spaces[scope.namespaces].names
+        return chain.from_iterable(self._by_namespace.get(name, ()) for name in names)
 
     def _selects(self, scope: PodScope, group: _Group) -> bool:
         if scope.namespace and scope.namespace != group.namespace:
             return False
-        if scope.namespaces is not None:
-            # A namespace that is not known yet matches no selector: an allowance must not come by ignorance.
-            labels = self._namespaces.get(group.namespace)
-            if labels is None or not matches(scope.namespaces, labels):
-                return False
+        # A namespace that is not known yet matches no selector: an allowance must not come by ignorance.
+        if scope.namespaces is not None and group.namespace not in self._spaces[scope.namespaces].names:
+            return False
         return matches(scope.pods, group.labels)
 
 

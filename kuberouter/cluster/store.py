@@ -5,17 +5,20 @@ An event that leaves the model value equal (a heartbeat, an annotation that we d
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import Protocol
 
 from kuberouter.cluster.dependents import Change, Dependents
 from kuberouter.cluster.derived import Derive
 from kuberouter.cluster.facts import node_facts
 from kuberouter.cluster.view import ClusterView
-from kuberouter.model.cluster import ClusterObject, EndpointSlice, Interface, Node
+from kuberouter.model.cluster import ClusterObject, EndpointSlice
 from kuberouter.model.core import ObjectRef, Owner
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.settings import NodeSettings
+
+FACTS = ("Node", "Interface")
+"""Kinds that the facts of this node are made of."""
 
 
 class Index(Protocol):
@@ -56,12 +59,16 @@ class Cluster(ClusterView):
         self.facts_changed = False
         """Set when the last `apply` changed the facts of this node: every owner has to be compiled again."""
 
-    def apply(self, event: Upserted | Deleted) -> Set[Owner]:
-        """Take in one event; returns the compile keys that it dirties. Work is proportional to those keys."""
+    def apply(self, event: Upserted | Deleted) -> Sequence[Owner]:
+        """Take in one event; returns the compile keys that it dirties, some perhaps twice, in an order that is good to
+        compile in. Work is proportional to those keys.
+        """
         self.facts_changed = False
-        return self._take(event)
+        dirty: list[Owner] = []
+        self._take(event, dirty)
+        return dirty
 
-    def _take(self, event: Upserted | Deleted) -> set[Owner]:
+    def _take(self, event: Upserted | Deleted, dirty: list[Owner]) -> None:
         if isinstance(event, Upserted):
             ref: ObjectRef = event.obj.ref
             new: ClusterObject | None = event.obj
@@ -70,26 +77,21 @@ class Cluster(ClusterView):
         table = self._by_kind[ref.kind]
         old = table.get(ref)
         if old == new:
-            return set()
+            return
         if new is None:
             del table[ref]
         else:
             table[ref] = new
         self._index(ref.kind, old, new)
-        dirty = self._dirtied(Change(ref, old, new))
-        if isinstance(new or old, Node | Interface):
-            dirty |= self._update_facts(ref)
+        change = Change(ref, old, new)
+        for dependents in self._dependents:
+            dirty += dependents(change, self)
+        if ref.kind in FACTS:
+            self._update_facts(ref, dirty)
         for event_of in self._derive:
             derived = event_of(ref, new)
             if derived is not None:
-                dirty |= self._take(derived)
-        return dirty
-
-    def _dirtied(self, change: Change) -> set[Owner]:
-        dirty: set[Owner] = set()
-        for dependents in self._dependents:
-            dirty.update(dependents(change, self))
-        return dirty
+                self._take(derived, dirty)
 
     def _index(self, kind: str, old: ClusterObject | None, new: ClusterObject | None) -> None:
         if isinstance(old, EndpointSlice):
@@ -108,13 +110,15 @@ class Cluster(ClusterView):
         for index in concerned:
             index.update(old, new)
 
-    def _update_facts(self, ref: ObjectRef) -> set[Owner]:
+    def _update_facts(self, ref: ObjectRef, dirty: list[Owner]) -> None:
         if ref.kind == "Node" and ref.name != self._settings.name:
-            return set()
+            return
         old, new = self._node, node_facts(self._settings, self.node_object(self._settings.name), self.interfaces())
         if new is None or new == old:
             # A Node object that vanishes under a running daemon is a mishap of the cluster, not ours: keep the facts.
-            return set()
+            return
         self._node = new
         self.facts_changed = True
-        return self._dirtied(Change(ObjectRef("NodeFacts", "", new.name), old, new))
+        change = Change(ObjectRef("NodeFacts", "", new.name), old, new)
+        for dependents in self._dependents:
+            dirty += dependents(change, self)

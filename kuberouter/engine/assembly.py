@@ -22,8 +22,8 @@ class Assembler:
         self._chains = chains
         self._content: dict[ChainKey, set[RuleKey]] = {}
 
-    def assemble(self, changed: Iterable[Hashable]) -> dict[Hashable, Chain | None]:
-        """Rules under these keys came, changed or went. Returns the changed chains as `Ledger.claim` does."""
+    def assemble(self, changed: Iterable[Hashable]) -> None:
+        """Rules under these keys came, changed or went: claim their chains anew."""
         touched: set[ChainKey] = set()
         for key in changed:
             if not isinstance(key, RuleKey):
@@ -34,14 +34,12 @@ class Assembler:
             else:
                 content.add(key)
             touched.add(key.chain)
-        before: dict[Hashable, Chain | None] = {}
         for chain in touched:
             keys = sorted(self._content[chain], key=lambda k: (k.rank, k.text))
             if not keys:
                 del self._content[chain]
             rows = (make_chain(chain, tuple(k.text for k in keys)),) if keys else ()
-            before.update(self._chains.claim(chain_owner(chain), rows))
-        return before
+            self._chains.claim(chain_owner(chain), rows)
 
     def contributor(self, chain: ChainKey) -> Owner | None:
         """One of the owners whose rules make up a shared chain, or None."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
+
 from kuberouter.model.core import Batch, Owner, Rank, Row
 
 R = TypeVar("R", bound=Row)
@@ -17,17 +19,16 @@ Order = tuple[int, float, str, str, str, str]
 FIRST = Rank()
 
 
-class _Claimant(Generic[R]):
-    """One owner's standing claim: its place in the order and the rows it holds."""
+class _Claimant(msgspec.Struct, Generic[R], gc=False, eq=False):
+    """One owner's standing claim: its place in the order and the rows it holds.
 
-    __slots__ = ("_order", "owner", "rank", "rows")
-    # Compared and hashed by identity: there is one of each owner.
+    Compared and hashed by identity, for there is one of each owner. Rows are values, so it is part of no cycle.
+    """
 
-    def __init__(self, owner: Owner, rank: Rank, rows: tuple[R, ...]) -> None:
-        self.owner = owner
-        self.rank = rank
-        self.rows = rows
-        self._order: Order | None = None
+    owner: Owner
+    rank: Rank
+    rows: tuple[R, ...]
+    _order: Order | None = None
 
     @property
     def order(self) -> Order:
@@ -42,63 +43,73 @@ class _Claimant(Generic[R]):
 class Ledger(Generic[R]):
     """Claims on the keys of one table. The lowest (rank, owner name) wins a key that several owners claim."""
 
-    __slots__ = ("_claimants", "_contested", "_holders", "_rows")
+    __slots__ = ("_before", "_claimants", "_contested", "_holders", "_rows", "_stirred")
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, R] = {}
         self._holders: dict[Hashable, _Claimant[R]] = {}
         self._claimants: dict[Owner, _Claimant[R]] = {}
         self._contested: dict[Hashable, dict[_Claimant[R], R]] = {}
+        self._before: dict[Hashable, R | None] = {}
+        self._stirred = False
+        """A key has lost its row since `changes` was asked, so `_before` may hold more than None."""
 
-    def claim(self, owner: Owner, rows: Iterable[R], *, rank: Rank = FIRST) -> dict[Hashable, R | None]:
-        """Replace everything that `owner` claims here; no rows releases it.
+    def changes(self) -> dict[Hashable, R | None]:
+        """The keys whose winning row has changed since this was last asked, each with the row that won then.
 
-        Returns the keys whose winning row changed, each with the row that won before (None: nobody claimed it).
+        None: nobody claimed it then.
         """
+        before, self._before = self._before, {}
+        if self._stirred:
+            self._stirred = False
+            rows = self._rows
+            before = {key: row for key, row in before.items() if rows.get(key) != row}
+        return before
+
+    def claim(self, owner: Owner, rows: Iterable[R], *, rank: Rank = FIRST) -> None:
+        """Replace everything that `owner` claims here; no rows releases it."""
         wanted: dict[Hashable, R] = {row.key: row for row in rows}
         claimant = self._claimants.get(owner)
         if claimant is None:
-            return self._enter(owner, rank, wanted) if wanted else {}
-        before: dict[Hashable, R | None] = {}
+            if wanted:
+                self._enter(owner, rank, wanted)
+            return
         if claimant.rank != rank:
             # Every key may change hands: release all, then claim anew under the new rank.
             for row in claimant.rows:
-                self._release(claimant, row.key, before)
+                self._release(claimant, row.key)
             claimant = self._claimants[owner] = _Claimant(owner, rank, ())
         held = {row.key: row for row in claimant.rows}
         for key, row in wanted.items():
             old = held.pop(key, None)
             if old is None:
-                self._take(claimant, key, row, before)
+                self._take(claimant, key, row)
             elif old == row:
                 wanted[key] = old
             else:
-                self._replace(claimant, key, row, before)
+                self._replace(claimant, key, row)
         for key in held:
-            self._release(claimant, key, before)
+            self._release(claimant, key)
         if wanted:
             claimant.rows = tuple(wanted.values())
         else:
             del self._claimants[owner]
-        rows_now = self._rows
-        return {key: row for key, row in before.items() if rows_now.get(key) != row}
 
-    def _enter(self, owner: Owner, rank: Rank, wanted: dict[Hashable, R]) -> dict[Hashable, R | None]:
+    def _enter(self, owner: Owner, rank: Rank, wanted: dict[Hashable, R]) -> None:
         """A first claim. At a start there is nothing else, and most take what nobody holds: those go in whole."""
         claimant = self._claimants[owner] = _Claimant(owner, rank, tuple(wanted.values()))
-        if self._holders.keys().isdisjoint(wanted):
+        if not self._stirred and self._holders.keys().isdisjoint(wanted):
             self._rows.update(wanted)
             self._holders.update(dict.fromkeys(wanted, claimant))
-            return dict.fromkeys(wanted)
-        before: dict[Hashable, R | None] = {}
+            self._before.update(dict.fromkeys(wanted))
+            return
         for key, row in wanted.items():
-            self._take(claimant, key, row, before)
-        return before
+            self._take(claimant, key, row)
 
-    def _take(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
+    def _take(self, claimant: _Claimant[R], key: Hashable, row: R) -> None:
         holder = self._holders.get(key)
         if holder is None:
-            before.setdefault(key, None)
+            self._before.setdefault(key, None)
             self._rows[key] = row
             self._holders[key] = claimant
             return
@@ -107,35 +118,36 @@ class Ledger(Generic[R]):
             claims = self._contested[key] = {holder: self._rows[key]}
         claims[claimant] = row
         if claimant.order < holder.order:
-            self._install(claimant, key, row, before)
+            self._install(claimant, key, row)
 
-    def _replace(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
+    def _replace(self, claimant: _Claimant[R], key: Hashable, row: R) -> None:
         claims = self._contested.get(key)
         if claims is not None:
             claims[claimant] = row
         if self._holders[key] is claimant:
-            self._install(claimant, key, row, before)
+            self._install(claimant, key, row)
 
-    def _release(self, claimant: _Claimant[R], key: Hashable, before: dict[Hashable, R | None]) -> None:
+    def _release(self, claimant: _Claimant[R], key: Hashable) -> None:
         claims = self._contested.get(key)
         if claims is None:
-            before.setdefault(key, self._rows[key])
-            del self._rows[key]
+            self._stirred = True
+            self._before.setdefault(key, self._rows.pop(key))
             del self._holders[key]
             return
         del claims[claimant]
         if self._holders[key] is claimant:
             heir = min(claims, key=lambda claim: claim.order)
-            self._install(heir, key, claims[heir], before)
+            self._install(heir, key, claims[heir])
         if len(claims) == 1:
             del self._contested[key]
 
-    def _install(self, claimant: _Claimant[R], key: Hashable, row: R, before: dict[Hashable, R | None]) -> None:
+    def _install(self, claimant: _Claimant[R], key: Hashable, row: R) -> None:
         """From now on this claim wins; an equal row stays the same object, and is no change."""
         self._holders[key] = claimant
         old = self._rows[key]
         if old != row:
-            before.setdefault(key, old)
+            self._stirred = True
+            self._before.setdefault(key, old)
             self._rows[key] = row
 
     def winner(self, key: Hashable) -> R | None:

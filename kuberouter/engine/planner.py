@@ -77,12 +77,11 @@ class Planner:
         """Take in events, compile up to `limit` dirty owners, and return what changed. Call again while `backlog`."""
         for event in events:
             self._take(event)
-        changes: Changes = {}
         busy: set[str] = set()
         self.busy = frozenset()
         node = self.cluster.node
         if node is None:
-            return changes
+            return {}
         for name, dirty in self._dirty.items():
             registered = self.compilers[name]
             if not registered.needs <= self.synced:
@@ -94,14 +93,14 @@ class Planner:
             limit -= len(picked)
             for owner in picked:
                 del dirty[owner]
-                self._compile(registered, owner, node, changes)
+                self._compile(registered, owner, node)
             if not dirty:
                 # An emptied book keeps the room that it once took.
                 dirty.clear()
         self.busy = frozenset(busy)
-        if self._assembler is not None and (rules := changes.pop(Rule, None)):
-            _merge(changes, Chain, self._assembler.assemble(rules))
-        return changes
+        if self._assembler is not None:
+            self._assembler.assemble(self.ledgers[Rule].changes())
+        return {table: changed for table, ledger in self.ledgers.items() if (changed := ledger.changes())}
 
     def _take(self, event: Event) -> None:
         match event:
@@ -131,7 +130,7 @@ class Planner:
         for name, owners in self._compiled.items():
             self._dirty[name].update(dict.fromkeys(owners))
 
-    def _compile(self, registered: Registered, owner: Owner, node: NodeFacts, changes: Changes) -> None:
+    def _compile(self, registered: Registered, owner: Owner, node: NodeFacts) -> None:
         try:
             fragment = registered.compile(owner, self.cluster, node)
         except Exception as error:
@@ -143,9 +142,7 @@ class Planner:
         tables = self._tables_of[registered.name]
         tables.update(by_table)
         for table in tables:
-            changed = self.ledgers[table].claim(owner, by_table.get(table, ()), rank=fragment.rank)
-            if changed:
-                _merge(changes, table, changed)
+            self.ledgers[table].claim(owner, by_table.get(table, ()), rank=fragment.rank)
         if fragment.rows or fragment.problems or self.cluster.exists(owner.subject):
             self._compiled[registered.name].add(owner)
         else:
@@ -175,15 +172,3 @@ def _by_table(rows: tuple[Row, ...]) -> Mapping[type[Row], Sequence[Row]]:
     for row in rows:
         found[type(row)].append(row)
     return found
-
-
-def _merge(changes: Changes, table: type[Row], changed: Mapping[Hashable, Row | None]) -> None:
-    earlier = changes.get(table)
-    if earlier is None:
-        changes[table] = dict(changed)
-        return
-    if earlier.keys().isdisjoint(changed):
-        earlier.update(changed)
-        return
-    for key, row in changed.items():
-        earlier.setdefault(key, row)

@@ -41,7 +41,8 @@ def test_incremental_claims_equal_claims_from_scratch(steps: list[tuple[Owner, l
     ledger: Ledger[Destination] = Ledger()
     kernel: Rows = {}
     for owner, rows, rank in steps:
-        changed = ledger.claim(owner, rows, rank=rank)
+        ledger.claim(owner, rows, rank=rank)
+        changed = ledger.changes()
         for key, before in changed.items():
             assert kernel.get(key) == before
             assert ledger.winner(key) != before
@@ -79,7 +80,8 @@ def test_failed_rows_stay_pending_until_written(
         mirror.wrote(batch, failed, now)
 
     for turn, (owner, rows, rank) in enumerate(steps):
-        mirror.note(ledger.claim(owner, rows, rank=rank))
+        ledger.claim(owner, rows, rank=rank)
+        mirror.note(ledger.changes())
         apply(float(turn), turn in failing)
         assert all(isinstance(key, DestinationKey) and key.port == 81 for key in mirror.failures)
     apply(1e9, False)
@@ -107,10 +109,14 @@ def test_the_oldest_claim_wins_and_the_next_one_takes_over() -> None:
     old, young = (Owner("services", ObjectRef("Service", "shop", name)) for name in ("z-old", "a-young"))
     key = DestinationKey(SERVICE, b"\x0a\x01\x00\x01", 80)
     ledger.claim(young, [Destination(key, 1)], rank=Rank(since=200.0))
-    assert ledger.claim(old, [Destination(key, 2)], rank=Rank(since=100.0)) == {key: Destination(key, 1)}
+    assert ledger.changes() == {key: None}
+    ledger.claim(old, [Destination(key, 2)], rank=Rank(since=100.0))
+    assert ledger.changes() == {key: Destination(key, 1)}
     assert ledger.winner(key) == Destination(key, 2)
     assert ledger.owners(key) == [old, young]
-    assert ledger.claim(old, []) == {key: Destination(key, 2)}
+    ledger.claim(old, [])
+    assert ledger.changes() == {key: Destination(key, 2)}
     assert ledger.holder(key) == young
-    assert ledger.claim(young, []) == {key: Destination(key, 1)}
+    ledger.claim(young, [])
+    assert ledger.changes() == {key: Destination(key, 1)}
     assert len(ledger) == 0

@@ -17,17 +17,18 @@ def compile_membership(
     pod = view.pod(key.subject)
     if pod is None:
         return Fragment()
+    sets, port_sets = view.matches.sets_of(pod.ref)
+    named = [
+        (pods, port.number)
+        for pods in port_sets
+        for port in pod.ports
+        if port.name == pods.port and port.protocol is pods.protocol and not (pods.local and pod.node != node.name)
+    ]
     families = node.families
-    addresses = [address for address in pod.addresses if family_of(address) in families]
-    member = spell.member
     rows: list[Row] = []
-    for pods in view.matches.sets_of(pod.ref):
-        if not pods.port:
-            for address in addresses:
-                rows.append(member(pods, address))
-            continue
-        for port in pod.ports:
-            if port.name == pods.port and port.protocol is pods.protocol:
-                for address in addresses:
-                    rows.append(member(pods, address, port.protocol, port.number))
+    for address in pod.addresses:
+        family = family_of(address)
+        if family in families:
+            rows += spell.members(family, sets, address)
+            rows += [spell.port_member(family, pods, address, number) for pods, number in named]
     return Fragment(tuple(rows))

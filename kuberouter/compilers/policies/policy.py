@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kuberouter.cluster.selectors import pod_sets
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.spelling import Spelling
 from kuberouter.model.core import Fragment, Owner, Row
@@ -17,14 +16,13 @@ def compile_policy(
     """Chains and sets of one policy; nothing while it selects no pod of this node."""
     del settings
     policy = view.policy(key.subject)
-    if policy is None or not view.matches.active(policy.ref):
+    sets = view.matches.followed(key.subject)
+    if policy is None or sets is None:
         return Fragment()
-    rows: dict[Row, None] = {}
-    sets = pod_sets(policy)
+    rows: list[Row] = []
     for family in node.families:
         # Pods enter a set in every family that they have, so it stands in each, even where no rule of it refers to it.
-        for pods in sets:
-            rows.update(dict.fromkeys(spell.pod_set(family, pods)))
+        rows += [spell.named_set(family, pods) for pods in sets]
         for direction in Direction:
-            rows.update(dict.fromkeys(spell.policy(policy, direction, family)))
+            rows += spell.policy(policy, direction, family)
     return Fragment(tuple(rows), policy.problems)

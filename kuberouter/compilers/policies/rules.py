@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from kuberouter.cluster.selectors import peer_scope, peer_set, port_set
-from kuberouter.model.cluster import NetworkPolicy, PolicyPort, PolicyRule
+from kuberouter.model.cluster import IpBlock, NetworkPolicy, PolicyPort, PolicyRule
 from kuberouter.model.core import Family, L4Protocol, Prefix
 from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan
 
@@ -22,6 +23,14 @@ def governs(policy: NetworkPolicy, direction: Direction) -> bool:
     return (policy.ingress if direction is Direction.INGRESS else policy.egress) is not None
 
 
+class _Term(NamedTuple):
+    """What one rule names, whatever the family."""
+
+    peers: tuple[PodSet | None, ...]
+    blocks: tuple[IpBlock, ...]
+    ports: tuple[PortSpan | PodSet | None, ...]
+
+
 @lru_cache(maxsize=4)
 def body(policy: NetworkPolicy, direction: Direction, family: Family) -> Body | None:
     """What a policy allows in one direction, or None when it does not govern that direction.
@@ -29,36 +38,49 @@ def body(policy: NetworkPolicy, direction: Direction, family: Family) -> Body | 
     A policy with problems allows nothing: the pods it selects are closed until it is mended. Who spells a policy asks
     for the same body again and again, and then for the next one.
     """
-    rules = policy.ingress if direction is Direction.INGRESS else policy.egress
-    if rules is None:
+    if not governs(policy, direction):
         return None
-    if policy.problems:
-        return frozenset()
-    return frozenset(a for rule in rules for a in _allowances(policy, rule, direction, family))
+    allowed: list[Allowance] = []
+    for peers, blocks, ports in _terms(policy, direction):
+        found = (*peers, prefixes) if blocks and (prefixes := _covered(blocks, family)) else peers
+        allowed += [Allowance(peer, port) for peer in found for port in ports]
+    return frozenset(allowed)
 
 
-def _allowances(policy: NetworkPolicy, rule: PolicyRule, direction: Direction, family: Family) -> Iterator[Allowance]:
-    ports = tuple(_ports(rule.ports, direction)) if rule.ports else (None,)
-    peers = tuple(_peers(policy, rule, direction, family)) if rule.peers else (None,)
-    for peer in peers:
-        for port in ports:
-            yield Allowance(peer, port)
+def prefix_peers(policy: NetworkPolicy, direction: Direction, family: Family) -> list[tuple[Prefix, ...]]:
+    """The peers of `body` that are prefixes: of each rule what its ipBlocks come down to."""
+    rules = policy.ingress if direction is Direction.INGRESS else policy.egress
+    if policy.problems or not rules:
+        return []
+    found = [_covered(blocks, family) for rule in rules if (blocks := _blocks(rule))]
+    return [prefixes for prefixes in found if prefixes]
 
 
-def _peers(
-    policy: NetworkPolicy, rule: PolicyRule, direction: Direction, family: Family
-) -> Iterator[PodSet | tuple[Prefix, ...]]:
-    blocks: list[Interval] = []
-    for peer in rule.peers:
-        scope = peer_scope(policy, peer)
-        if scope is not None:
-            yield peer_set(scope, direction)
-        elif peer.block is not None and peer.block.prefix.family is family:
-            excepts = [span(e) for e in peer.block.excepts if e.family is family]
-            blocks += subtract(span(peer.block.prefix), excepts)
-    prefixes = tuple(p for interval in union(blocks) for p in prefixes_of(interval, family))
-    if prefixes:
-        yield prefixes
+@lru_cache(maxsize=4)
+def _terms(policy: NetworkPolicy, direction: Direction) -> tuple[_Term, ...]:
+    """What the rules name; each family asks for it. Policies with problems have no rules."""
+    rules = policy.ingress if direction is Direction.INGRESS else policy.egress
+    return () if policy.problems else tuple([_term(policy, rule, direction) for rule in rules or ()])
+
+
+def _term(policy: NetworkPolicy, rule: PolicyRule, direction: Direction) -> _Term:
+    scopes = [peer_scope(policy, peer) for peer in rule.peers]
+    pods = tuple([peer_set(scope, direction) for scope in scopes if scope is not None])
+    return _Term(pods if rule.peers else (None,), _blocks(rule), tuple(_ports(rule.ports, direction)) or (None,))
+
+
+def _blocks(rule: PolicyRule) -> tuple[IpBlock, ...]:
+    return tuple([peer.block for peer in rule.peers if peer.block is not None])
+
+
+@lru_cache(maxsize=256)
+def _covered(blocks: tuple[IpBlock, ...], family: Family) -> tuple[Prefix, ...]:
+    """The fewest prefixes that cover these blocks. Many rules name the same ones: the world without the cluster."""
+    intervals: list[Interval] = []
+    for block in blocks:
+        if block.prefix.family is family:
+            intervals += subtract(span(block.prefix), [span(e) for e in block.excepts if e.family is family])
+    return tuple([p for interval in union(intervals) for p in prefixes_of(interval, family)])
 
 
 def _ports(ports: Iterable[PolicyPort], direction: Direction) -> Iterator[PortSpan | PodSet]:
@@ -71,11 +93,8 @@ def _ports(ports: Iterable[PolicyPort], direction: Direction) -> Iterator[PortSp
             numbers.setdefault(port.protocol, []).append((port.number, port.end or port.number))
         else:
             whole.add(port.protocol)
-    for protocol in L4Protocol:
-        if protocol in whole:
-            yield PortSpan(protocol)
-        elif protocol in numbers:
-            yield PortSpan(protocol, tuple(union(numbers[protocol])))
+    for protocol in sorted({*whole, *numbers}):
+        yield PortSpan(protocol, () if protocol in whole else tuple(union(numbers[protocol])))
 
 
 # --- algebra of intervals: exceptions belong to their own block, and a set holds no overlapping prefixes -------------

@@ -29,11 +29,14 @@ class Place(NamedTuple):
 class Spelling(Protocol):
     """A backend."""
 
-    def pod_set(self, family: Family, pods: PodSet) -> Iterable[Row]:
+    def named_set(self, family: Family, pods: PodSet) -> Row:
         """The set in which pods, or their named ports, are kept."""
 
-    def member(self, pods: PodSet, address: bytes, protocol: int = 0, port: int = 0) -> Row:
-        """A pod's entry in such a set."""
+    def members(self, family: Family, sets: tuple[PodSet, ...], address: bytes) -> Iterable[Row]:
+        """A pod's entries in sets of addresses."""
+
+    def port_member(self, family: Family, pods: PodSet, address: bytes, port: int) -> Row:
+        """A pod's entry in a set of named ports: what the pod calls by that name."""
 
     def policy(self, policy: NetworkPolicy, direction: Direction, family: Family) -> Iterable[Row]:
         """What a policy allows in one direction, with the sets of its ipBlocks."""

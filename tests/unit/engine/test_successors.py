@@ -58,7 +58,9 @@ def test_former_rules_stay_until_the_new_ones_stand() -> None:
     )
     dataplane.converge({}, synced=(), now=0.0)
     assert former_hooks.rows, "nobody has had its say yet"
-    changes = {type(row): planner.ledgers[type(row)].claim(OWNER, [row], rank=Rank()) for row in (CHAIN, HOOK)}
+    for row in (CHAIN, HOOK):
+        planner.ledgers[type(row)].claim(OWNER, [row], rank=Rank())
+    changes = {type(row): planner.ledgers[type(row)].changes() for row in (CHAIN, HOOK)}
     dataplane.converge(changes, synced=("nodes",), now=1.0)
     assert CHAIN.key in chains.rows
     assert former_hooks.rows

@@ -9,7 +9,8 @@ from kuberouter.compilers.policies.iptables.fixed import (
     known_only,
     node_ports,
 )
-from kuberouter.compilers.policies.iptables.policies import member, place, pod_set, policy
+from kuberouter.compilers.policies.iptables.names import named_set
+from kuberouter.compilers.policies.iptables.policies import members, place, policy, port_member
 
 __all__ = [
     "answers",
@@ -18,9 +19,10 @@ __all__ = [
     "fixed",
     "guard",
     "known_only",
-    "member",
+    "members",
+    "named_set",
     "node_ports",
     "place",
-    "pod_set",
     "policy",
+    "port_member",
 ]

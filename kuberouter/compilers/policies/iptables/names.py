@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from kuberouter.compilers.policies.names import POLICY_PREFIX, PROFILE_PREFIX, SET_PREFIX, USE, content_name
@@ -26,10 +27,23 @@ def fixed_set(family: Family, name: str, kind: SetType) -> IpSet:
 
 
 @lru_cache(maxsize=65536)
-def named_set(family: Family, pods: PodSet) -> IpSet:
-    """The set of the addresses, or the named ports, of the pods of a scope."""
+def named_sets(pods: PodSet) -> Mapping[Family, IpSet]:
+    """The sets of the addresses, or the named ports, of the pods of a scope: one for each family."""
     kind = SetType.HASH_IP_PORT if pods.port else SetType.HASH_IP
-    return IpSet(IpSetKey(_set_name(pods.use, family, kind, ("pods", pods))), kind, family)
+    content = ("pods", pods)
+    return {f: IpSet(IpSetKey(_set_name(pods.use, f, kind, content)), kind, f) for f in Family}
+
+
+def named_set(family: Family, pods: PodSet) -> IpSet:
+    """The one of a family."""
+    return named_sets(pods)[family]
+
+
+@lru_cache(maxsize=16)
+def set_names(sets: tuple[PodSet, ...]) -> Mapping[Family, Sequence[str]]:
+    """The names of several; pods that are in the same ones are compiled one after the other."""
+    found = [named_sets(pods) for pods in sets]
+    return {family: [each[family].key.name for each in found] for family in Family}
 
 
 @lru_cache(maxsize=256)

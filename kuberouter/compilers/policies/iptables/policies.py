@@ -17,10 +17,12 @@ from kuberouter.compilers.policies.iptables.names import (
     block_set,
     chain_key,
     named_set,
+    named_sets,
     open_set,
     policy_chain,
     profile_chain,
     profile_set,
+    set_names,
 )
 from kuberouter.compilers.policies.names import (
     ALLOW_CHAIN,
@@ -34,10 +36,10 @@ from kuberouter.compilers.policies.names import (
     UNKNOWN_CHAIN,
     USE,
 )
-from kuberouter.compilers.policies.rules import body
+from kuberouter.compilers.policies.rules import body, prefix_peers
 from kuberouter.compilers.policies.spelling import Place
 from kuberouter.model.cluster import NetworkPolicy
-from kuberouter.model.core import Family, L4Protocol, Row, family_of
+from kuberouter.model.core import Family, L4Protocol, Row
 from kuberouter.model.netfilter import Chain, Member, MemberKey, Rule, RuleKey, make_chain
 from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan
 from kuberouter.model.settings import FirewallSettings
@@ -79,8 +81,7 @@ def policy_rules(policy: NetworkPolicy, direction: Direction, family: Family) ->
 def _spell(allowed: Body, direction: Direction, family: Family) -> Iterator[str]:
     for allowance in allowed:
         for protocol, ports in _ports(allowance.ports, family):
-            words = (protocol, _peer(allowance, direction, family), ports, f"-g {ALLOW_CHAIN}")
-            yield " ".join(word for word in words if word)
+            yield " ".join(filter(None, (protocol, _peer(allowance, direction, family), ports, f"-g {ALLOW_CHAIN}")))
 
 
 def _peer(allowance: Allowance, direction: Direction, family: Family) -> str:
@@ -89,7 +90,7 @@ def _peer(allowance: Allowance, direction: Direction, family: Family) -> str:
         return ""
     use = PEER_USE[direction]
     members = named_set(family, peer) if isinstance(peer, PodSet) else block_set(family, use, peer)
-    return f"-m set --match-set {members.key.name} {use.value}"
+    return f"-m set --match-set {members.key.name} {use}"
 
 
 def _ports(ports: PortSpan | PodSet | None, family: Family) -> Iterator[tuple[str, str]]:
@@ -124,15 +125,16 @@ def _slots(intervals: Iterable[tuple[int, int]]) -> Iterator[str]:
         yield ",".join(words)
 
 
-def pod_set(family: Family, pods: PodSet) -> tuple[Row]:
-    """The set in which pods, or their named ports, are kept."""
-    return (named_set(family, pods),)
+def members(family: Family, sets: tuple[PodSet, ...], address: bytes) -> list[Row]:
+    """A pod's entries in sets of addresses."""
+    length = len(address) * 8
+    return [Member(MemberKey(name, address, length)) for name in set_names(sets)[family]]
 
 
-def member(pods: PodSet, address: bytes, protocol: int = 0, port: int = 0) -> Row:
-    """A pod's entry in such a set."""
-    name = named_set(family_of(address), pods).key.name
-    return Member(MemberKey(name, address, len(address) * 8, protocol, port))
+def port_member(family: Family, pods: PodSet, address: bytes, port: int) -> Row:
+    """A pod's entry in a set of named ports."""
+    name = named_sets(pods)[family].key.name
+    return Member(MemberKey(name, address, len(address) * 8, pods.protocol or 0, port))
 
 
 def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:
@@ -140,15 +142,11 @@ def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Itera
     chain = policy_rules(policy, direction, family)
     if chain is None or not chain.rules:
         return
-    for allowance in body(policy, direction, family) or ():
-        for pods in (allowance.peer, allowance.ports):
-            if isinstance(pods, PodSet):
-                yield named_set(family, pods)
-        if isinstance(allowance.peer, tuple):
-            blocks = block_set(family, PEER_USE[direction], allowance.peer)
-            yield blocks
-            for prefix in allowance.peer:
-                yield Member(MemberKey(blocks.key.name, prefix.address, prefix.length))
+    for prefixes in prefix_peers(policy, direction, family):
+        members = block_set(family, PEER_USE[direction], prefixes)
+        yield members
+        for prefix in prefixes:
+            yield Member(MemberKey(members.key.name, prefix.address, prefix.length))
     yield chain
 
 

@@ -2,7 +2,8 @@
 
 from kuberouter.compilers.policies.nftables.fixed import cluster_ips, fixed, known_only, node_ports
 from kuberouter.compilers.policies.nftables.guard import answers, cluster_addresses, guard
-from kuberouter.compilers.policies.nftables.policies import member, place, pod_set, policy
+from kuberouter.compilers.policies.nftables.names import named_set
+from kuberouter.compilers.policies.nftables.policies import members, place, policy, port_member
 
 __all__ = [
     "answers",
@@ -11,9 +12,10 @@ __all__ = [
     "fixed",
     "guard",
     "known_only",
-    "member",
+    "members",
+    "named_set",
     "node_ports",
     "place",
-    "pod_set",
     "policy",
+    "port_member",
 ]

@@ -41,6 +41,12 @@ def named_set(family: Family, pods: PodSet) -> NftSet:
     return NftSet(set_key(family, content_name(SET_PREFIX[pods.use], (family, "pods", pods))), types)
 
 
+@lru_cache(maxsize=16)
+def set_keys(family: Family, sets: tuple[PodSet, ...]) -> tuple[NftSetKey, ...]:
+    """The keys of several; pods that are in the same ones are compiled one after the other."""
+    return tuple([named_set(family, pods).key for pods in sets])
+
+
 def block_set(family: Family, use: Use, prefixes: tuple[Prefix, ...]) -> NftSet:
     """The set of disjoint prefixes that ipBlocks come down to."""
     name = content_name(SET_PREFIX[use], (family, "blocks", prefixes))

@@ -18,11 +18,12 @@ from kuberouter.compilers.policies.nftables.names import (
     named_set,
     policy_chain,
     profile_chain,
+    set_keys,
 )
-from kuberouter.compilers.policies.rules import body, span
+from kuberouter.compilers.policies.rules import body, prefix_peers, span
 from kuberouter.compilers.policies.spelling import Place
 from kuberouter.model.cluster import NetworkPolicy
-from kuberouter.model.core import Family, L4Protocol, Prefix, Row, family_of
+from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.nftables import (
     NftChain,
     NftElement,
@@ -62,7 +63,7 @@ def policy_rules(policy: NetworkPolicy, direction: Direction, family: Family) ->
 def _spell(allowed: Body, direction: Direction, family: Family) -> Iterator[str]:
     for allowance in allowed:
         for ports in _ports(allowance.ports, family):
-            yield " ".join(word for word in (ports, _peer(allowance, direction, family), "accept") if word)
+            yield " ".join(filter(None, (ports, _peer(allowance, direction, family), "accept")))
 
 
 def _peer(allowance: Allowance, direction: Direction, family: Family) -> str:
@@ -91,15 +92,15 @@ def _ports(ports: PortSpan | PodSet | None, family: Family) -> Iterator[str]:
             yield f"{PROTOCOL[ports.protocol]} dport {first if first == last else f'{first}-{last}'}"
 
 
-def pod_set(family: Family, pods: PodSet) -> tuple[Row]:
-    """The set in which pods, or their named ports, are kept."""
-    return (named_set(family, pods),)
+def members(family: Family, sets: tuple[PodSet, ...], address: bytes) -> list[Row]:
+    """A pod's entries in sets of addresses."""
+    return [NftElement(NftElementKey(key, address)) for key in set_keys(family, sets)]
 
 
-def member(pods: PodSet, address: bytes, protocol: int = 0, port: int = 0) -> Row:
-    """A pod's entry in such a set."""
-    ports = packed_port(protocol, port) if pods.port else b""
-    return NftElement(NftElementKey(named_set(family_of(address), pods).key, address + ports))
+def port_member(family: Family, pods: PodSet, address: bytes, port: int) -> Row:
+    """A pod's entry in a set of named ports."""
+    ports = packed_port(pods.protocol or 0, port)
+    return NftElement(NftElementKey(named_set(family, pods).key, address + ports))
 
 
 def block(members: NftSetKey, prefix: Prefix) -> NftElement:
@@ -114,15 +115,10 @@ def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Itera
     chain = policy_rules(policy, direction, family)
     if chain is None or not chain.rules:
         return
-    for allowance in body(policy, direction, family) or ():
-        for pods in (allowance.peer, allowance.ports):
-            if isinstance(pods, PodSet):
-                yield named_set(family, pods)
-        if isinstance(allowance.peer, tuple):
-            blocks = block_set(family, PEER_USE[direction], allowance.peer)
-            yield blocks
-            for prefix in allowance.peer:
-                yield block(blocks.key, prefix)
+    for prefixes in prefix_peers(policy, direction, family):
+        ranges = block_set(family, PEER_USE[direction], prefixes)
+        yield ranges
+        yield from (block(ranges.key, prefix) for prefix in prefixes)
     yield chain
 
 

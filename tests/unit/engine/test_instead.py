@@ -50,7 +50,9 @@ def test_what_stands_in_for_something_is_told_of_its_owner_and_keeps_nobody_from
     engine = Engine(inbox, planner, dataplane, controllers, clock=lambda: 0.0, observe=reports.append)
     service = ObjectRef("Service", "shop", "web")
     row = IpSet(IpSetKey("s"), SetType.HASH_NET, Family.IPV4)
-    dataplane.tables[IpSet].mirror.note(planner.ledgers[IpSet].claim(Owner("services", service), (row,)))
+    ledger = planner.ledgers[IpSet]
+    ledger.claim(Owner("services", service), (row,))
+    dataplane.tables[IpSet].mirror.note(ledger.changes())
     inbox.wake()
     engine.turn()
     assert engine.states[0].ready
@@ -59,8 +61,8 @@ def test_what_stands_in_for_something_is_told_of_its_owner_and_keeps_nobody_from
     inbox.put(Drifted(IpSet))
     engine.turn()
     assert (reports[-1].drift, reports[-1].writes) == ({IpSet: 0}, 1), "it is tried again, but nobody changed it"
-    planner.ledgers[IpSet].claim(Owner("services", service), ())
-    dataplane.tables[IpSet].mirror.note({row.key: row})
+    ledger.claim(Owner("services", service), ())
+    dataplane.tables[IpSet].mirror.note(ledger.changes())
     inbox.wake()
     engine.turn()
     assert diary.cleared_ == [problem]

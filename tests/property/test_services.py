@@ -105,6 +105,7 @@ def services(draw: st.DrawFn, ref: ObjectRef | None = None) -> Service:
             scheduler=draw(st.sampled_from(("rr", "sh"))),
             sched_flags=draw(st.sampled_from((0, 0x10))),
             local=draw(st.sampled_from((False, False, True))),
+            hairpin=draw(st.booleans()),
             skip_lb_ips=draw(st.sampled_from((False, False, True))),
         ),
     )

@@ -14,7 +14,7 @@ from kuberouter.daemon.events import EventSink
 from kuberouter.daemon.logs import log_setting
 from kuberouter.daemon.parts.firewall import firewall_part, former_backend
 from kuberouter.daemon.parts.part import DriverMaker, Part
-from kuberouter.daemon.parts.proxy import former_direct, proxy_part
+from kuberouter.daemon.parts.proxy import former_proxy, proxy_part
 from kuberouter.daemon.parts.router import router_part
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.daemon.xtables import XtablesChoice
@@ -176,7 +176,7 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         FormerHook: lambda: FormerHookDriver(xtables.aside(), ranks),
     }
     if config.proxy is not None:
-        former |= former_direct(families, xtables)
+        former |= former_proxy(families, xtables)
     if config.firewall is not None:
         # What the other backend of the firewall has left behind.
         former |= former_backend(config.firewall, xtables)

@@ -21,7 +21,17 @@ from kuberouter.model.bgp import (
 from kuberouter.model.core import Row
 from kuberouter.model.host import CniSettings, HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
-from kuberouter.model.netfilter import Chain, FormerChain, FormerDirect, FormerHook, FormerIptables, Hook, IpSet, Member
+from kuberouter.model.netfilter import (
+    Chain,
+    FormerChain,
+    FormerDirect,
+    FormerHook,
+    FormerIptables,
+    FormerProxy,
+    Hook,
+    IpSet,
+    Member,
+)
 from kuberouter.model.network import Address, BridgePort, Link, LocalRoute, PolicyRule, Route
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 from kuberouter.model.receivers import PodReceiver
@@ -55,6 +65,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     NftElement,  # sets are full before rules match them
     NftChain,
     NftVerdict,  # what a pod is led to stands whole
+    FormerProxy,  # before the chain that it jumps to
     Hook,  # policy, guard and SNAT stand before anything can be reached
     Link,  # links before what lies on them
     PodReceiver,  # a pod takes packets out of the tunnel before it is sent any
@@ -118,6 +129,7 @@ SUCCESSORS: dict[type[Row], tuple[type[Row], ...]] = {
     FormerChain: (Chain, Hook),
     FormerHook: (Chain, Hook),
     FormerDirect: (Chain, Hook, VirtualService, Destination, Address),
+    FormerProxy: (Chain, Hook),
     FormerTable: (IpSet, Member, Chain, Hook),
     FormerIptables: (NftTable, NftSet, NftElement, NftChain, NftVerdict),
 }

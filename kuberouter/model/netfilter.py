@@ -151,6 +151,18 @@ class FormerDirect(Value, frozen=True, gc=False):
     key: FormerDirectKey
 
 
+class FormerProxyKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A family."""
+
+    family: Family
+
+
+class FormerProxy(Value, frozen=True, gc=False):
+    """Guard and SNAT of the Go kube-router in builtin chains. Never desired, so removed."""
+
+    key: FormerProxyKey
+
+
 class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One rule of a shared chain: `rank` orders rules in the chain (ties by text)."""
 

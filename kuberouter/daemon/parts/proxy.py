@@ -26,6 +26,7 @@ from kuberouter.daemon.xtables import XtablesChoice
 from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.drivers.addresses import AddressDriver, LocalRouteDriver
 from kuberouter.drivers.formerdirect import FormerDirectDriver
+from kuberouter.drivers.formerproxy import FormerProxyDriver
 from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.iptables import Xtables
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
@@ -36,7 +37,7 @@ from kuberouter.model.cluster import MarkedPlace, MarkUse
 from kuberouter.model.core import Family, L4Protocol, Row
 from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
-from kuberouter.model.netfilter import Chain, FormerDirect, Hook, HookRank, IpSet, Member
+from kuberouter.model.netfilter import Chain, FormerDirect, FormerProxy, Hook, HookRank, IpSet, Member
 from kuberouter.model.network import Address, BridgePort, Link, LocalRoute
 from kuberouter.model.receivers import PodReceiver
 from kuberouter.model.settings import ProxySettings
@@ -88,10 +89,13 @@ def proxy_part(settings: ProxySettings) -> Part:
     return part
 
 
-def former_direct(families: tuple[Family, ...], xtables: XtablesChoice) -> dict[type[Row], DriverMaker]:
-    """The table of what the Go kube-router has left of direct server return."""
+def former_proxy(families: tuple[Family, ...], xtables: XtablesChoice) -> dict[type[Row], DriverMaker]:
+    """Tables of what the Go kube-router has left in builtin chains, and of direct server return."""
     tools: tuple[Callable[[], Xtables], ...] = (xtables.get, xtables.other)
-    return {FormerDirect: lambda: FormerDirectDriver(tools, families, _of_the_go_kube_router)}
+    return {
+        FormerDirect: lambda: FormerDirectDriver(tools, families, _of_the_go_kube_router),
+        FormerProxy: lambda: FormerProxyDriver(tools, families),
+    }
 
 
 def _of_the_go_kube_router(address: bytes, protocol: L4Protocol, port: int, mark: int) -> bool:

@@ -203,7 +203,7 @@ class DestinationDriver(_Ipvs):
             place = (int(key.family), int(key.protocol), key.address, key.port)
             facts_of = self._asked(key) if key.mark or not text else told.get(place, ())
             for each in facts_of:
-                forward = Forward(each.forward) if each.forward in (0, 2) else Forward.TUNNEL
+                forward = Forward.MASQUERADE if each.forward == 0 else Forward.TUNNEL
                 rows.append(Destination(DestinationKey(key, each.address, each.port), each.weight, forward))
         return rows
 

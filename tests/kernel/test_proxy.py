@@ -22,9 +22,11 @@ from kuberouter.compilers.names import (
     DUMMY_LINK,
     HAIRPIN_SET,
     LOCAL_ADDRESS_SET,
+    POD_SUBNET_SET,
     SERVICE_ADDRESS_SET,
     SERVICES_CHAIN,
     SNAT_CHAIN,
+    SOURCES_CHAIN,
 )
 from kuberouter.drivers.addresses import AddressDriver, LocalRouteDriver
 from kuberouter.drivers.healthports import HealthPortDriver
@@ -148,14 +150,15 @@ def real_drivers() -> dict[type[Row], Any]:
     """The drivers of every table that the proxy writes, in the namespace of the calling thread."""
 
     def ours(name: str) -> bool:
-        return name.removeprefix("inet6:").startswith((SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET))
+        prefixes = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET, POD_SUBNET_SET)
+        return name.removeprefix("inet6:").startswith(prefixes)
 
     xtables = Xtables(detect_variant())
     return {
         Sysctl: SysctlDriver(),
         IpSet: SetDriver(ours),
         Member: MemberDriver(ours),
-        Chain: ChainDriver(xtables, FAMILIES, (SERVICES_CHAIN, SNAT_CHAIN)),
+        Chain: ChainDriver(xtables, FAMILIES, (SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)),
         Hook: HookDriver(xtables, FAMILIES),
         Link: LinkDriver((DUMMY_LINK,)),
         BridgePort: BridgePortDriver(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from tests.support.truth import (
 )
 from tests.support.world import ProxyWorld
 
+DOC = Path(__file__).resolve().parents[4] / "docs" / "service-proxy.md"
 FAMILIES = (Family.IPV4, Family.IPV6)
 NODE = ("192.0.2.1", "2001:db8::1")
 OTHER_NODE = ("192.0.2.2", "2001:db8::2")
@@ -158,6 +160,7 @@ def test_the_table_has_every_state_and_no_cell_that_differs_from_its_column() ->
     assert len(lines) == len(SCENARIOS) + 2
     assert lines[3].split(" | ")[0] == "| remote"
     assert lines[3].endswith("| remote | refused | remote | refused |")
+    assert table() in DOC.read_text(), "put what `python -m tests.support.truth` prints into the page"
 
 
 def test_names_of_sets_fit_into_the_kernel() -> None:

@@ -159,7 +159,7 @@ FLAGS: tuple[Flag, ...] = (
         "loadbalancer-ip-range",
         STRINGS,
         (),
-        "CIDR from which load balancer addresses come; may be repeated. Policy leaves traffic to them to the proxy.",
+        "CIDR of load balancer addresses that are served; may be repeated. Policy leaves traffic to them to the proxy.",
     ),
     Flag(
         "manifests",
@@ -229,7 +229,7 @@ FLAGS: tuple[Flag, ...] = (
         "service-external-ip-range",
         STRINGS,
         (),
-        "CIDR from which external IPs come; may be repeated. Policy leaves traffic to them to the proxy.",
+        "CIDR of external IPs that are served; may be repeated. Policy leaves traffic to them to the proxy.",
     ),
     Flag("service-node-port-range", STRING, "30000-32767", "Ports of NodePort Services, as first-last."),
     Flag(

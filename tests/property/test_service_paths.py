@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from kuberouter.decode.scalars import prefix
 from kuberouter.model.core import Reason
-from kuberouter.model.settings import FirewallSettings
+from kuberouter.model.settings import AddressRules, FirewallSettings, ProxySettings
 from tests.conformance.vocabulary import ADDRESSES, NODES, goal, labels, merged, out, port, spaces
 from tests.property.paths import BASE, GATEWAYS, LINKS, Paths
 from tests.property.test_policies import BACKENDS
@@ -66,6 +67,21 @@ def test_a_service_outside_the_range_of_the_flag_is_reached_all_the_same(backend
     judged_by_endpoint(paths)
     paths.apply(merged(BASE, [CONFINED]))
     assert not passes(paths, "INPUT", ELSEWHERE[0], "tcp", 8080, ELSEWHERE)
+
+
+def test_an_external_address_that_may_be_any_is_left_to_the_proxy(backend: str) -> None:
+    """egress_vip: without strict validation there are external addresses outside every range."""
+    external = ("198.51.100.7", "2001:db8:9::7")
+    loose = msgspec.structs.replace(DEFAULT, proxy=ProxySettings(addresses=AddressRules(strict=False)))
+    for settings, left in ((loose, True), (msgspec.structs.replace(DEFAULT, proxy=ProxySettings()), False)):
+        paths = Paths(backend, settings)
+        balanced = service("10.96.0.10")
+        balanced["spec"]["externalIPs"] = list(external)
+        paths.apply(merged(BASE, [CONFINED, balanced]))
+        for vip in external:
+            assert passes(paths, "INPUT", vip, "tcp", 8080, external) is left
+            assert not passes(paths, "INPUT", vip, "tcp", 22, external)
+        assert paths.worlds[NODE].journal.standing == ()
 
 
 def test_a_range_that_is_not_the_clusters_is_one_problem_of_the_node(backend: str) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kuberouter.cluster.facts import network_of
+from kuberouter.cluster.frontends import FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.spelling import Spelling
 from kuberouter.decode.scalars import show_prefix
+from kuberouter.model.cluster import Service
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Prefix, Problem, Reason, Row, family_of
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.node import NodeFacts
@@ -70,7 +72,7 @@ def compile_firewall(
 def compile_served(
     key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings, spell: Spelling
 ) -> Fragment:
-    """Where one Service is served: its node ports, and its cluster IPs if no range of the settings holds them.
+    """Where one Service is served: its node ports, and those addresses that no range of the settings holds.
 
     Every other port of the node, in the range of node ports or not, is as any other address.
     """
@@ -81,14 +83,23 @@ def compile_served(
     ports = [(port.protocol, port.node_port) for port in service.ports if low <= port.node_port <= high]
     outside = [a for a in service.cluster_ips if not any(_holds(prefix, a) for prefix in settings.cluster_ranges)]
     rows: list[Row] = []
-    problems: tuple[Problem, ...] = ()
     for family in node.families:
-        served = [(a, port.protocol, port.port) for a in outside if family_of(a) is family for port in service.ports]
+        found = [a for a in (*outside, *_anywhere(service, settings)) if family_of(a) is family]
+        served = [(address, port.protocol, port.port) for address in found for port in service.ports]
         rows += spell.node_ports(family, ports) if ports else ()
         rows += spell.cluster_ips(family, served) if served else ()
-        # The same words for every such Service, so that they are one problem.
-        problems = (_wrong_range(node, settings),) if served else problems
-    return Fragment(tuple(rows), problems)
+    # The same words for every such Service, so that they are one problem.
+    wrong = service.ports and any(family_of(address) in node.families for address in outside)
+    return Fragment(tuple(rows), (_wrong_range(node, settings),) if wrong else ())
+
+
+def _anywhere(service: Service, settings: FirewallSettings) -> list[bytes]:
+    """External and load balancer addresses that the proxy serves although no range holds them."""
+    if not service.served or settings.proxy is None or settings.proxy.addresses.strict:
+        return []
+    ranges = (*settings.cluster_ranges, *settings.external_ranges, *settings.load_balancer_ranges)
+    outer = dict.fromkeys(address for kind, address in addresses(service) if kind > FrontendKind.NODE_PORT)
+    return [address for address in outer if not any(_holds(prefix, address) for prefix in ranges)]
 
 
 def _holds(prefix: Prefix, address: bytes) -> bool:

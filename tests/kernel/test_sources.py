@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kuberouter.cluster.allocations import ANYWHERE
-from kuberouter.compilers.names import POD_SUBNET_SET, SERVICE_ADDRESS_SET, SOURCES_CHAIN
+from kuberouter.compilers.names import SOURCES_CHAIN
 from kuberouter.decode.scalars import address
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
@@ -59,12 +59,11 @@ class Place:
 
     def _drivers(self) -> dict[Any, Any]:
         def ours(name: str) -> bool:
-            return name.removeprefix("inet6:").startswith((SERVICE_ADDRESS_SET, POD_SUBNET_SET))
+            return name.removeprefix("inet6:").startswith("kube-router-")
 
         drivers: dict[Any, Any] = {row: MemoryDriver() for row in ROWS}
         drivers[IpSet], drivers[Member] = SetDriver(ours), MemberDriver(ours)
-        # The other rules need modules that have nothing to do with this.
-        drivers[Chain] = ChainDriver(self.xtables, FAMILIES, (SOURCES_CHAIN,))
+        drivers[Chain] = ChainDriver(self.xtables, FAMILIES, ("KUBE-ROUTER-",))
         drivers[Hook] = HookDriver(self.xtables, FAMILIES)
         return drivers
 
@@ -83,6 +82,13 @@ class Place:
         with netns.inside(self.node):
             self.world.feed(json.dumps(raw).encode())
             self.world.sync()
+
+    def drift(self) -> int:
+        """Rows in which the kernel differs from what was written."""
+        with netns.inside(self.node):
+            self.world.dataplane.resync([IpSet, Member, Chain, Hook])
+            self.world.sync()
+        return sum(self.world.report.drift.values())
 
     def outcomes(self, name: str, vip: str, port: int = 80) -> set[Outcome]:
         results = self.probers[name].probe([Job(p, vip, port) for p in ("tcp", "udp")], BOUND)
@@ -139,7 +145,10 @@ def test_only_listed_clients_get_through_and_the_node_is_one_of_them_or_not(plac
 
 
 def test_clients_inside_get_the_mark_of_the_place_that_they_ask_for(place: Place) -> None:
+    place.apply(externalTrafficPolicy="Local", loadBalancerSourceRanges=[f"{CLIENT[0]}/31", "::/0"])
+    assert place.drift() == 0
     place.apply(externalTrafficPolicy="Local")
+    assert place.drift() == 0
     marks = place.world.planner.cluster.marks
     variant = place.xtables.variant.value
     with netns.inside(place.node):

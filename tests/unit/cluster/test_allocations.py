@@ -5,9 +5,10 @@ from __future__ import annotations
 from ipaddress import ip_address
 from itertools import islice
 
+import msgspec
 import pytest
 
-from kuberouter.cluster.allocations import MARK_MASK, MarkIndex, candidates, marked_places
+from kuberouter.cluster.allocations import ANYWHERE, MARK_MASK, MarkIndex, candidates, marked_places
 from kuberouter.model.cluster import KnownMark, MarkedPlace, MarkUse, Service, ServiceOptions, ServicePort, ServiceType
 from kuberouter.model.core import L4Protocol, ObjectRef
 
@@ -133,3 +134,42 @@ def test_two_services_share_the_mark_of_a_place_until_the_last_leaves() -> None:
 def test_uses_of_one_place_have_marks_of_their_own() -> None:
     inside = MarkedPlace(TCP.address, TCP.protocol, TCP.port, MarkUse.INSIDE)
     assert next(candidates(inside)) != next(candidates(TCP))
+
+
+def test_an_external_policy_asks_for_marks_for_clients_inside_and_node_ports_share_one() -> None:
+    ports = (ServicePort("a", L4Protocol.TCP, 80, 30080), ServicePort("b", L4Protocol.UDP, 53))
+    external, balanced = ip_address("198.51.100.7").packed, ip_address("203.0.113.7").packed
+    plain = Service(
+        ObjectRef("Service", "default", "web"),
+        1.0,
+        ServiceType.LOAD_BALANCER,
+        (bytes((10, 96, 0, 1)),),
+        (external,),
+        (balanced,),
+        ports,
+    )
+    assert marked_places(plain) == frozenset()
+    inside = {
+        MarkedPlace(address, port.protocol, port.port, MarkUse.INSIDE)
+        for address in (external, balanced)
+        for port in ports
+    } | {MarkedPlace(ANYWHERE, L4Protocol.TCP, 30080, MarkUse.INSIDE)}
+    local = msgspec.structs.replace(plain, external_local=True)
+    assert marked_places(local) == inside
+    assert marked_places(msgspec.structs.replace(plain, options=ServiceOptions(local=True))) == inside
+    both = msgspec.structs.replace(local, options=ServiceOptions(dsr=True))
+    assert marked_places(both) == inside | {
+        MarkedPlace(address, port.protocol, port.port) for address in (external, balanced) for port in ports
+    }
+    assert marked_places(msgspec.structs.replace(local, cluster_ips=())) == frozenset()
+    index = MarkIndex()
+    index.update(None, local)
+    marks = {index.mark(place) for place in inside}
+    assert len(marks) == len(inside)
+    assert 0 not in marks
+    assert not index.used, "that is for direct return"
+    assert list(index.users()) == []
+    index.update(local, both)
+    assert {index.mark(place) for place in inside} == marks, "whoever stays keeps its mark"
+    assert index.used
+    assert list(index.users()) == [local.ref]

@@ -17,7 +17,7 @@ from kuberouter.engine.planner import NODE_KNOWN
 from kuberouter.model.cluster import Interface, InterfaceAddress
 from kuberouter.model.core import Batch, Family, ObjectRef, Outcome, Reason
 from kuberouter.model.events import Deleted, Upserted
-from kuberouter.model.ipvs import Destination, VirtualService
+from kuberouter.model.ipvs import Destination, Forward, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Table
 from kuberouter.model.network import Address
 from kuberouter.model.settings import AddressRules, ProxySettings
@@ -205,6 +205,25 @@ def test_the_annotation_local_opens_the_inside_and_closes_the_outside() -> None:
     assert node(world).fate(Packet("10.244.1.9", "10.96.0.10", 80)) == Fate(frozenset({"10.244.2.5"}))
     assert node(world).fate(Packet("192.0.2.100", "198.51.100.7", 80)) == Fate(end=REFUSED)
     assert node(world).fate(Packet("10.244.1.9", "198.51.100.7", 80)) == Fate(frozenset({"10.244.2.5"}))
+
+
+def test_with_direct_return_only_clients_outside_are_answered_directly() -> None:
+    world = ProxyWorld(ProxySettings(addresses=RULES, runtime_endpoint="unix:///run/cri.sock"))
+    notes = {"annotations": {"kube-router.io/service.dsr": "tunnel"}}
+    world.feed(service(metadata=notes, externalTrafficPolicy="Local", externalIPs=["198.51.100.7"]))
+    world.feed(endpoints(("10.244.2.5", "other", "rs"), ports=[{"port": 80}]))
+    world.sync()
+    for source, own, fate in (
+        ("192.0.2.100", False, Fate(end=REFUSED)),
+        ("10.244.1.9", False, Fate(frozenset({"10.244.2.5"}))),
+        ("192.0.2.1", True, Fate(frozenset({"10.244.2.5"}))),
+    ):
+        assert node(world).fate(Packet(source, "198.51.100.7", 80, own=own)) == fate
+    assert {row.forward for row in world.table(Destination).values()} == {Forward.MASQUERADE}
+    world.feed(endpoints(("10.244.1.5", NODE, "rs"), ports=[{"port": 80}]))
+    world.sync()
+    assert node(world).fate(Packet("192.0.2.100", "198.51.100.7", 80)) == Fate(frozenset({"10.244.1.5"}))
+    assert {row.forward for row in world.table(Destination).values()} == {Forward.MASQUERADE, Forward.TUNNEL}
 
 
 # --- source ranges ----------------------------------------------------------------------------------------------------

@@ -77,7 +77,10 @@ class _Ipvs:
         number, head = self._number(), ipvs.header(command)
         messages: list[Message] = [(number, 0, head + body) for _, body in rows]
         met: list[tuple[Hashable, int]] = []
-        for (key, _), code in zip(rows, self._wire.transact(messages), strict=True):
+        codes = self._wire.transact(messages)
+        if not any(codes):
+            return met
+        for (key, _), code in zip(rows, codes, strict=True):
             if code in ignored:
                 met.append((key, code))
             elif code:
@@ -223,9 +226,9 @@ class DestinationDriver(_Ipvs):
                 reference = references[service] = ipvs.service_reference(_key(service))
             return ipvs.destination_request(reference, row.key.address, row.key.port, row.weight, int(row.forward))
 
-        bodies: dict[Hashable, bytes] = {row.key: request(row) for row in batch.add}
-        existing = self._apply(ipvs.CMD_NEW_DEST, list(bodies.items()), failed, frozenset((errno.EEXIST,)))
-        adopted = [(key, bodies[key]) for key, _ in existing]
+        added: list[tuple[Hashable, bytes]] = [(row.key, request(row)) for row in batch.add]
+        existing = {key for key, _ in self._apply(ipvs.CMD_NEW_DEST, added, failed, frozenset((errno.EEXIST,)))}
+        adopted = [each for each in added if each[0] in existing] if existing else []
         self._apply(ipvs.CMD_SET_DEST, [*adopted, *((n.key, request(n)) for _, n in batch.change)], failed, frozenset())
         self._apply(ipvs.CMD_DEL_DEST, [(row.key, request(row)) for row in batch.remove], failed, GONE)
         return Outcome(failed)

@@ -6,10 +6,11 @@ Our own codec: it is the hottest one, and the general library sends DEL for upda
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
-from kuberouter.wire.netlink import GENL_HEADER, attribute, attributes, nested, text
+from kuberouter.wire.netlink import ATTRIBUTE, GENL_HEADER, NLA_F_NESTED, attribute, attributes, nested, text
 
 FAMILY = "IPVS"
 MODULE = "ip_vs"
@@ -82,30 +83,52 @@ def service_request(key: bytes, family: int, scheduler: str, flags: int, timeout
     The netmask groups clients for session affinity: all ones for IPv4, the prefix length 128 for IPv6. `mask` names
     the flag bits that `flags` sets or clears.
     """
-    netmask = NETMASKS[family]
-    return nested(
-        ATTR_SERVICE,
-        key,
-        attribute(SVC_SCHED_NAME, scheduler.encode() + b"\0"),
-        attribute(SVC_FLAGS, FLAGS.pack(flags, mask)),
-        attribute(SVC_TIMEOUT, U32.pack(timeout)),
-        attribute(SVC_NETMASK, U32.pack(netmask)),
+    return nested(ATTR_SERVICE, key, _manner(family, scheduler, flags, timeout, mask))
+
+
+@lru_cache(maxsize=256)
+def _manner(family: int, scheduler: str, flags: int, timeout: int, mask: int) -> bytes:
+    """How a service balances; most do it alike."""
+    return b"".join(
+        (
+            attribute(SVC_SCHED_NAME, scheduler.encode() + b"\0"),
+            attribute(SVC_FLAGS, FLAGS.pack(flags, mask)),
+            attribute(SVC_TIMEOUT, U32.pack(timeout)),
+            attribute(SVC_NETMASK, U32.pack(NETMASKS[family])),
+        )
     )
 
 
 def destination_request(service: bytes, address: bytes, port: int, weight: int, forward: int) -> bytes:
     """Body of NEW_DEST, SET_DEST or DEL_DEST; `service` comes from `service_reference`."""
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-    return service + nested(
-        ATTR_DEST,
-        attribute(DEST_ADDR, address if len(address) == 16 else address + _PAD),
-        attribute(DEST_PORT, PORT.pack(port)),
-        attribute(DEST_FWD, U32.pack(forward)),
-        attribute(DEST_WEIGHT, U32.pack(weight)),
-        attribute(DEST_U_THRESH, _ZERO),
-        attribute(DEST_L_THRESH, _ZERO),
-        attribute(DEST_ADDR_FAMILY, U16.pack(family)),
+    return service + _DESTINATION_START + address + _destination_end(family, port, weight, forward)
+
+
+@lru_cache(maxsize=1024)
+def _destination_end(family: int, port: int, weight: int, forward: int) -> bytes:
+    """Everything after the address, its padding included: the same for nearly all destinations of a cluster."""
+    return b"".join(
+        (
+            _PAD if family == socket.AF_INET else b"",
+            attribute(DEST_PORT, PORT.pack(port)),
+            attribute(DEST_FWD, U32.pack(forward)),
+            attribute(DEST_WEIGHT, U32.pack(weight)),
+            attribute(DEST_U_THRESH, _ZERO),
+            attribute(DEST_L_THRESH, _ZERO),
+            attribute(DEST_ADDR_FAMILY, U16.pack(family)),
+        )
     )
+
+
+def _destination_start() -> bytes:
+    """The headers before the address. All attributes have a fixed length, so the outer one knows its own."""
+    address = ATTRIBUTE.pack(ATTRIBUTE.size + 16, DEST_ADDR)
+    length = ATTRIBUTE.size + len(address) + 16 + len(_destination_end(socket.AF_INET6, 0, 0, 0))
+    return ATTRIBUTE.pack(length, ATTR_DEST | NLA_F_NESTED) + address
+
+
+_DESTINATION_START = _destination_start()
 
 
 def header(command: int) -> bytes:

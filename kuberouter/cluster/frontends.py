@@ -6,7 +6,8 @@ Kept up to date by change, so that one endpoint of a Service of 50,000 costs one
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from kuberouter.model.cluster import ClusterObject, EndpointCondition, EndpointSlice, Service
 from kuberouter.model.core import Family, KeyValue, L4Protocol, ObjectRef, Value, family_of
@@ -82,6 +83,41 @@ class Standing(Value, frozen=True, gc=False):
     """The zones for which ready endpoints are meant, if everybody who is ready is meant for certain zones."""
 
 
+class _Share(NamedTuple):
+    """What one slice brings to its groups; without a ready endpoint nothing."""
+
+    ready: bool = False
+    here: bool = False
+    node_hints: bool = True
+    """Every ready endpoint is meant for certain nodes."""
+    for_here: bool = False
+    zone_hints: bool = True
+    """Every ready endpoint is meant for certain zones."""
+    zones: frozenset[str] = frozenset()
+
+
+_NOTHING = _Share()
+
+
+def _share(found: EndpointSlice, node: str) -> _Share:
+    ready = [e for e in found.endpoints if e.conditions & _READY]
+    if not ready:
+        return _NOTHING
+    here = any(e.node == node for e in ready)
+    hints = [e.hints for e in ready if e.hints is not None]
+    if len(hints) < len(ready):
+        # As it nearly always is. Hints count only if all have them, so what others have need not be known.
+        return _Share(True, here, node_hints=False, zone_hints=False)
+    return _Share(
+        True,
+        here,
+        node_hints=all(h.nodes for h in hints),
+        for_here=any(node in h.nodes for h in hints),
+        zone_hints=all(h.zones for h in hints),
+        zones=frozenset(zone for h in hints for zone in h.zones),
+    )
+
+
 class _Tally:
     """Of one group, the numbers of slices in which there is a ready endpoint of this kind and that."""
 
@@ -91,28 +127,19 @@ class _Tally:
         self.ready = self.here = self.for_here = self.no_node = self.no_zone = 0
         self.zones: dict[str, int] | None = None
 
-    def add(self, found: EndpointSlice, node: str, step: int) -> None:
+    def add(self, share: _Share, step: int) -> None:
         """Count a slice in (`step` 1) or out (-1)."""
-        ready = [e for e in found.endpoints if e.conditions & _READY]
-        if not ready:
-            return
-        self.ready += step
-        if any(e.node == node for e in ready):
-            self.here += step
-        if any(e.hints is None for e in ready):
-            # As it nearly always is. Hints count only if all have them, so what others have need not be known.
-            self.no_node += step
-            self.no_zone += step
-            return
-        hints = [e.hints for e in ready if e.hints is not None]
-        self.no_node += step * (not all(h.nodes for h in hints))
-        self.for_here += step * any(node in h.nodes for h in hints)
-        self.no_zone += step * (not all(h.zones for h in hints))
-        zones = self.zones = self.zones or {}
-        for zone in {zone for h in hints for zone in h.zones}:
-            zones[zone] = zones.get(zone, 0) + step
-            if not zones[zone]:
-                del zones[zone]
+        self.ready += step * share.ready
+        self.here += step * share.here
+        self.no_node += step * (not share.node_hints)
+        self.for_here += step * share.for_here
+        self.no_zone += step * (not share.zone_hints)
+        if share.zones:
+            zones = self.zones = self.zones or {}
+            for zone in share.zones:
+                zones[zone] = zones.get(zone, 0) + step
+                if not zones[zone]:
+                    del zones[zone]
 
     def standing(self) -> Standing:
         """What it comes to."""
@@ -145,12 +172,9 @@ class FrontendIndex:
             self._claim(old, -1)
         if isinstance(new, Service):
             self._claim(new, 1)
-        if isinstance(old, EndpointSlice) or isinstance(new, EndpointSlice):
-            groups = {group: self.standing(group) for each in (old, new) for group in self._groups(each)}
-            for each, step in ((old, -1), (new, 1)):
-                if isinstance(each, EndpointSlice):
-                    self._count(each, step)
-            self.flipped.update(group.service for group, before in groups.items() if self.standing(group) != before)
+        slices = [(each, step) for each, step in ((old, -1), (new, 1)) if isinstance(each, EndpointSlice)]
+        if slices:
+            self._recount([(self._groups(each), _share(each, self._node), step) for each, step in slices])
 
     def _claim(self, service: Service, step: int) -> None:
         for kind, claim in claims(service):
@@ -177,18 +201,25 @@ class FrontendIndex:
                         del self._outside[place]
         self.contenders.discard(service.ref)
 
-    def _groups(self, found: ClusterObject | None) -> Iterable[Group]:
-        if isinstance(found, EndpointSlice) and found.endpoints:
-            family = family_of(found.endpoints[0].address)
-            for port in found.ports:
-                yield Group(found.service, family, port.name, port.protocol)
+    def _groups(self, found: EndpointSlice) -> list[Group]:
+        if not found.endpoints:
+            return []
+        family = family_of(found.endpoints[0].address)
+        return [Group(found.service, family, port.name, port.protocol) for port in found.ports]
 
-    def _count(self, found: EndpointSlice, step: int) -> None:
-        for group in self._groups(found):
-            tally = self._tallies.setdefault(group, _Tally())
-            tally.add(found, self._node, step)
-            if not tally.ready:
-                del self._tallies[group]
+    def _recount(self, shares: list[tuple[list[Group], _Share, int]]) -> None:
+        """Count slices in and out."""
+        if len(shares) == 2 and shares[0][:2] == shares[1][:2]:
+            # An endpoint was replaced by another: that is most of what happens, and nothing to the group as a whole.
+            return
+        before = {group: self.standing(group) for groups, _, _ in shares for group in groups}
+        for groups, share, step in shares:
+            for group in groups:
+                tally = self._tallies.setdefault(group, _Tally())
+                tally.add(share, step)
+                if not tally.ready:
+                    del self._tallies[group]
+        self.flipped.update(group.service for group, standing in before.items() if self.standing(group) != standing)
 
     def claimants(self, claim: Claim) -> Sequence[Claimant]:
         """Who asks for this address and port; of those that may have it the first one gets it."""

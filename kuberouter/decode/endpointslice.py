@@ -15,7 +15,8 @@ from kuberouter.model.core import ObjectRef, Problem, Reason
 
 _DECODER = msgspec.json.Decoder(RawEndpointSlice)
 _LENGTH = {"IPv4": 4, "IPv6": 16}
-_READY = int(EndpointCondition.READY | EndpointCondition.SERVING)
+_READY, _SERVING, _TERMINATING = (int(each) for each in EndpointCondition)
+_USUAL = _READY | _SERVING
 
 
 def decode_endpointslice(raw: Bytes) -> tuple[EndpointSlice | None, tuple[Problem, ...]]:
@@ -64,14 +65,10 @@ def _service(metadata: Metadata) -> str:
 def _conditions(raw: RawConditions | None) -> int:
     """Condition bits with the API's defaults: unknown is ready, serving follows ready, not terminating."""
     if raw is None:
-        return _READY
+        return _USUAL
     ready = raw.ready is not False
     serving = ready if raw.serving is None else raw.serving
-    return (
-        (EndpointCondition.READY.value if ready else 0)
-        | (EndpointCondition.SERVING.value if serving else 0)
-        | (EndpointCondition.TERMINATING.value if raw.terminating else 0)
-    )
+    return (_READY if ready else 0) | (_SERVING if serving else 0) | (_TERMINATING if raw.terminating else 0)
 
 
 def _hints(raw: RawHints) -> Hints | None:

@@ -27,7 +27,8 @@ def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, sett
     served = [each for each in frontends(service, view, node, settings) if each.key.family is family]
     rows = tuple(row for frontend in served for row in _destinations(frontend, service, found, view, node))
     hairpins = tuple(hairpin_members(rows, found, service, node, settings))
-    problems = tuple(endpoint_problems(service, {each.service: each.port.port for each in served if each.mark}, rows))
+    direct = {each.service: each.port.port for each in served if each.mark}
+    problems = tuple(endpoint_problems(service, direct, rows)) if direct else ()
     return Fragment(rows + hairpins, problems, Rank(since=service.created))
 
 
@@ -43,6 +44,8 @@ def _destinations(
     chosen = eligible(
         found, standing, node, local_only=frontend.local_only, publish_not_ready=service.publish_not_ready
     )
+    place, mark = frontend.service, frontend.mark
     for endpoint in in_order(chosen, node.name):
-        forward = forwarding(frontend.mark, endpoint.address, view)
-        yield Destination(DestinationKey(frontend.service, endpoint.address, number), forward=forward)
+        key = DestinationKey(place, endpoint.address, number)
+        # What is asked of every endpoint of the cluster is worth asking only where the answer may differ.
+        yield Destination(key, forward=forwarding(mark, endpoint.address, view)) if mark else Destination(key)

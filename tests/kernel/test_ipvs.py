@@ -91,7 +91,7 @@ def test_ipvsadm_reads_what_we_wrote(namespace: str) -> None:
     ]
 
 
-def test_ipvsadm_reads_fwmark_services_of_both_families(namespace: str) -> None:
+def test_b11_fwmark_services_have_scheduler_and_timeout_from_the_first_write_on(namespace: str) -> None:
     need("ip_vs")
     services, destinations = VirtualServiceDriver(), DestinationDriver()
     four, six = marked_service(Family.IPV4, 9054), marked_service(Family.IPV6, 9054)

@@ -91,6 +91,9 @@ def _top(family: Family, gate: Gate, settings: FirewallSettings) -> Iterator[str
             yield f"{match} -j RETURN"
     for direction in gate.directions:
         yield f"-j {DISPATCH_CHAIN[direction]}"
+    if gate.services:
+        # IPVS looks for services of marks behind this, and for the whole mark.
+        yield CLEAR_BOTH
     if settings.cut_flows:
         yield reopened()
 

@@ -74,6 +74,15 @@ def test_a_pod_that_has_gone_from_its_link_is_bound_to_it_no_more(gone: dict[str
     assert COMPILERS["binding"](Owner("binding", POD.ref), known, node=NODE, settings=PLAIN).rows == ()
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_policy_leaves_no_mark_on_what_goes_on_to_a_service(cut: bool) -> None:
+    """IPVS knows services of marks, and compares the whole mark."""
+    owner = Owner("firewall", ObjectRef("Node", "", "n1"))
+    rows = COMPILERS["firewall"](owner, cluster(), node=NODE, settings=FirewallSettings(cut_flows=cut)).rows
+    (rules,) = (row.rules for row in rows if isinstance(row, Chain) and row.key.name == "KUBE-ROUTER-INPUT")
+    assert rules[-2 if cut else -1] == "-j MARK --set-xmark 0x0/0x30000"
+
+
 def test_the_addresses_of_the_cluster_are_those_of_its_nodes_and_their_pods() -> None:
     node = Node(ObjectRef("Node", "", "n2"), (bytes((10, 0, 0, 2)),), (), (Prefix(bytes((10, 244, 2, 0)), 24),))
     rows = COMPILERS["cluster-addresses"](

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from kuberouter.model.cluster import ClusterObject
+from kuberouter.model.cluster import ClusterObject, LocalPod
 from kuberouter.model.core import ObjectRef
 from kuberouter.model.events import Accepted, Deleted, Event, Rejected, Synced, Upserted
-from kuberouter.sources.apiserver import RESOURCES, ApiSource
+from kuberouter.sources.apiserver import RESOURCES, ApiSource, local_pods
 from kuberouter.wire.kubeapi import connect
 from tests.support.apiserver import ApiServer
 
@@ -239,3 +239,37 @@ contexts: [{{name: lab, context: {{cluster: lab, user: me}}}}]
 """
     )
     assert b'"name": "a"' in connect(str(file), "").list_page(RESOURCES["namespaces"].path)
+
+
+def test_only_the_pods_of_this_node_are_asked_for(server: ApiServer) -> None:
+    def pod(name: str, node: str, container: str) -> dict[str, Any]:
+        state = {
+            "containerID": f"containerd://{container}",
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+        }
+        return {
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"nodeName": node},
+            "status": {"podIPs": [{"ip": "10.244.1.2"}], "containerStatuses": [state]},
+        }
+
+    server.apply(pod("mine", "n1", "c1"))
+    server.apply(pod("other", "n2", "c2"))
+    inbox, stop = Listener(), threading.Event()
+    source = ApiSource(connect("", server.url), local_pods("n1"))
+    thread = threading.Thread(target=source.run, args=(inbox, stop), daemon=True)
+    thread.start()
+    try:
+        eventually(lambda: Synced("localpods") in inbox.events)
+        mine = ObjectRef("LocalPod", "shop", "mine")
+        assert inbox.objects() == {mine: LocalPod(mine, "n1", (bytes((10, 244, 1, 2)),), "c1")}
+        server.apply(pod("other", "n2", "c3"))
+        server.apply(pod("mine", "n1", "c4"))
+        eventually(lambda: inbox.objects() == {mine: LocalPod(mine, "n1", (bytes((10, 244, 1, 2)),), "c4")})
+        server.delete("Pod", "shop", "mine")
+        eventually(lambda: inbox.objects() == {})
+    finally:
+        stop.set()
+        server.cut_streams()
+        thread.join(5)

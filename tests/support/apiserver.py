@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -334,7 +334,9 @@ class _Handler(BaseHTTPRequestHandler):
         store = self.api.store
         with store.lock:
             version = store.version
-            items = [o for (ns, _), o in sorted(store.objects[served.plural].items()) if namespace in ("", ns)]
+            wanted = _fields(query)
+            stored = sorted(store.objects[served.plural].items())
+            items = [o for (ns, _), o in stored if namespace in ("", ns) and (wanted is None or wanted(o))]
             start = 0
             if token := query.get("continue"):
                 asked, _, offset = token.partition(":")
@@ -370,8 +372,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk(b"")
             return
         bookmarks = query.get("allowWatchBookmarks") in ("true", "1")
+        wanted = _fields(query)
         for raw in self._events(served, namespace, since, end, epoch, bookmarks):
-            self._chunk(raw)
+            if wanted is None or b'"BOOKMARK"' in raw or wanted(json.loads(raw)["object"]):
+                self._chunk(raw)
         if store.epoch != epoch:
             self.close_connection = True
             return
@@ -444,6 +448,19 @@ def _check_event(event: Object) -> None:
     about = event.get("involvedObject", {}).get("namespace") or "default"
     if event["metadata"].get("namespace") != about:
         raise Failure(422, "Invalid", "involvedObject.namespace: does not match event.namespace")
+
+
+def _fields(query: dict[str, str]) -> Callable[[Object], bool] | None:
+    """Whether an object has the fields that a request selects; None selects all. The lab knows `path=value` only."""
+    path, _, value = query.get("fieldSelector", "").partition("=")
+
+    def has(obj: Object) -> bool:
+        found: Any = obj
+        for key in path.split("."):
+            found = found.get(key, {}) if isinstance(found, dict) else {}
+        return bool(found == value)
+
+    return has if path else None
 
 
 def _merge(old: Object, patch: Object) -> Object:

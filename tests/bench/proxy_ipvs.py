@@ -93,22 +93,24 @@ def _standing(size: str, proxy: Proxy, services: int, *, whole: float) -> list[F
     with proxy_node.settled():
         resync = ratio(f"ipvs-resync-{size}", proxy.audit, saved, 3)
         memory = ratio(f"ipvs-compare-{size}", compared, saved, 3)
-        changed = _a_hundredth(size, proxy, services)
+        changed = _a_hundredth(proxy, services)
+    for how, seconds in changed.items():
+        print(f"# ipvs-change-1-percent-{size}-{how}: {seconds * 1e3:.1f} ms", flush=True)
     return [
         (f"proxy-ipvs-resync-{size}", resync, 1.0, "ratio"),
         (f"proxy-ipvs-compare-{size}", memory, 0.1, "ratio"),
-        (f"proxy-ipvs-change-1-percent-{size}", changed / whole, 0.05, "ratio"),
+        *((f"proxy-ipvs-change-1-percent-{size}-{how}", each / whole, 0.05, "ratio") for how, each in changed.items()),
     ]
 
 
-def _a_hundredth(size: str, proxy: Proxy, services: int) -> float:
+def _a_hundredth(proxy: Proxy, services: int) -> dict[str, float]:
     """Seconds for decoded endpoints of which one in a hundred is another.
 
-    Once in whole Services, as in a rollout: that counts. And once one in each of ten times as many Services.
+    Once in whole Services, as in a rollout, and once one in each of ten times as many Services.
     """
     few = services // PERCENT
-    medians = []
-    for label, count, each in (("in whole Services", few, ENDPOINTS), ("one in each", few * ENDPOINTS, 1)):
+    medians: dict[str, float] = {}
+    for how, count, each in (("rollout", few, ENDPOINTS), ("scattered", few * ENDPOINTS, 1)):
         seconds: list[float] = []
         for turn in range(6):
             replaced = each if turn % 2 == 0 else 0
@@ -117,9 +119,8 @@ def _a_hundredth(size: str, proxy: Proxy, services: int) -> float:
                 written = proxy.take(events)
             assert written == 2 * count * each, written
             seconds.append(watch())
-        medians.append(statistics.median(seconds))
-        print(f"# ipvs-change-1-percent-{size} {label}: {medians[-1] * 1e3:.1f} ms", flush=True)
-    return medians[0]
+        medians[how] = statistics.median(seconds)
+    return medians
 
 
 def _changes(size: str, proxy: Proxy, services: int) -> list[Figure]:

@@ -1,6 +1,6 @@
 """The service proxy at size. Where this kernel has no IPVS its figures are taken in a guest that has.
 
-`PROXY_BENCH_SIZES` names other numbers of Services for IPVS than 1000, for example `1000,5000`.
+`PROXY_BENCH_SIZES` names other numbers of Services for IPVS than `1000,5000`, of which the second takes the longest.
 """
 
 from __future__ import annotations

@@ -162,9 +162,10 @@ def _ipvs() -> list[Figure]:
         else:
             print(f"# this kernel has no IPVS: its figures come from a guest ({acceleration()})", flush=True)
             status = run_in_guest(words, GUEST_BOUND)
-        if status:
-            raise RuntimeError(f"the figures of IPVS could not be taken: exit status {status}")
-        return [(str(n), float(v), float(t), str(u)) for n, v, t, u in json.loads(file.read_text())]
+        measured = json.loads(file.read_text()) if file.exists() else []
+        found: list[Figure] = [(str(n), float(v), float(t), str(u)) for n, v, t, u in measured]
+        # What was measured before it broke counts, and so does that it broke.
+        return [*found, ("proxy-ipvs-exit-status", float(status), 0.0, "")] if status else found
 
 
 def _scratch() -> Path:

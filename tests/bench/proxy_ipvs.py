@@ -142,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
     found: list[Figure] = []
     for size in map(int, arguments[1:]):
         found += figures_of(size, 3 if size <= 1000 else 1)
-    Path(arguments[0]).write_text(json.dumps(found))
+        Path(arguments[0]).write_text(json.dumps(found))
     return 0
 
 

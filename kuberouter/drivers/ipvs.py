@@ -142,6 +142,7 @@ class VirtualServiceDriver(_Ipvs):
 
         A scheduler that this kernel does not have is replaced by rr: better served otherwise than not at all.
         """
+        self._ownership.changed()
         failed: dict[Hashable, str] = {}
         instead: dict[Hashable, str] = {}
         met = self._apply(
@@ -196,9 +197,13 @@ class DestinationDriver(_Ipvs):
         meanwhile is added once more, which changes nothing. The text does not tell the families of FWMARK services
         apart; those are asked for.
         """
-        found = [(key, facts) for facts in self._services() if (key := _known(facts)) is not None]
-        self._ownership.look((key, facts.flags) for key, facts in found)
-        ours = [key for key, _ in found if self._ownership.ours(key)]
+        keys = self._ownership.just_seen()
+        if keys is None:
+            found = [(key, facts.flags) for facts in self._services() if (key := _known(facts)) is not None]
+            self._ownership.look(found)
+            self._ownership.changed()
+            keys = tuple(key for key, _ in found)
+        ours = [key for key in keys if self._ownership.ours(key)]
         text = _table() if ours else b""
         told = ipvs.parse_table(text)
         rows: list[Destination] = []

@@ -6,6 +6,7 @@ it, so its absence proves nothing: a service that is wanted is ours all the same
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable
 
 from kuberouter.model.core import Prefix
@@ -13,6 +14,10 @@ from kuberouter.model.ipvs import VirtualServiceKey
 
 OWNED = 0x4000_0000
 """The flag bit: no kernel defines it and ipvsadm(8) does not show it."""
+
+
+FRESH = 5.0
+"""Seconds for which a look may serve the second table as well."""
 
 
 def inside(prefixes: Iterable[Prefix], address: bytes) -> bool:
@@ -36,6 +41,8 @@ class Ownership:
         self._wanted = wanted
         self._former_addresses = former_addresses
         self._excluded = tuple(excluded)
+        self._seen: tuple[VirtualServiceKey, ...] = ()
+        self._at = -FRESH
         self._marked: frozenset[VirtualServiceKey] = frozenset()
         self._adopted: frozenset[VirtualServiceKey] | None = None
 
@@ -46,10 +53,20 @@ class Ownership:
         here before, and those at addresses of the Go kube-router are what it left.
         """
         found = dict(services)
+        self._seen, self._at = tuple(found), time.monotonic()
         self._marked = frozenset(key for key, flags in found.items() if flags & OWNED)
         if self._adopted is None:
             former = frozenset() if self._marked or not found else frozenset(self._former_addresses())
             self._adopted = frozenset(key for key in found if key.address in former)
+
+    def just_seen(self) -> tuple[VirtualServiceKey, ...] | None:
+        """The services of the last look, once and only right after it: both tables are read one after the other."""
+        at, self._at = self._at, -FRESH
+        return self._seen if time.monotonic() - at < FRESH else None
+
+    def changed(self) -> None:
+        """Something was written, so the last look is past."""
+        self._at = -FRESH
 
     def ours(self, key: VirtualServiceKey) -> bool:
         """Whether a service that was seen in the last look is ours to change and to remove."""

@@ -122,6 +122,8 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
 READ_TOGETHER: dict[type[Row], tuple[type[Row], ...]] = {
     Chain: (Hook,),
     Hook: (Chain,),
+    VirtualService: (Destination,),
+    Destination: (VirtualService,),
 }
 """Tables that one look at the kernel shows: who wants one of them read gets all, and so pays for one look only."""
 

@@ -361,7 +361,8 @@ def test_an_endpoint_reaches_itself_through_every_address_of_its_service(proxy: 
     metadata = {"annotations": {"kube-router.io/service.hairpin": ""}}
     external = [vip.replace("0.40", "0.140").replace("::28", "::8c") for vip in vips(40)]
     proxy.service("self", 40, "pod1", node_port=30040, metadata=metadata, externalIPs=external)
-    proxy.service("selfless", 41, "pod1")
+    # What counts is the endpoint with its port, whichever of its Services asks for it.
+    proxy.service("selfless", 41, "pod2")
     proxy.world.put(Upserted(PodLink(ObjectRef("PodLink", "", "veth0"), (ip_address(PODS["pod1"][0]).packed,), True)))
     proxy.world.sync()
     assert not failures(proxy)
@@ -369,7 +370,7 @@ def test_an_endpoint_reaches_itself_through_every_address_of_its_service(proxy: 
         for target, port in ((vips(40)[index], 80), (external[index], 80), (address, 30040)):
             assert seen(proxy.tries("pod1", protocol, target, port, count=2)) == {"pod1": address}, target
         assert seen(proxy.tries("pod2", protocol, vips(40)[index], count=2)) == {"pod1": PODS["pod2"][index]}
-        (result,) = proxy.tries("pod1", protocol, vips(41)[index], count=1)
+        (result,) = proxy.tries("pod2", protocol, vips(41)[index], count=1)
         assert result.outcome is Outcome.DROPPED
 
 

@@ -95,3 +95,14 @@ def test_a_block_covers_what_the_library_says(one: object, other: object, length
     for address in (ip_address(str(one)), ip_address(str(other))):
         same = address.version == network.version
         assert block.covers(address.packed) == (same and address in network)
+
+
+def test_a_look_serves_the_other_table_once_and_not_after_a_write() -> None:
+    ownership = Ownership()
+    assert ownership.just_seen() is None
+    ownership.look([(OURS, OWNED), (THEIRS, 0)])
+    assert ownership.just_seen() == (OURS, THEIRS)
+    assert ownership.just_seen() is None
+    ownership.look([(OURS, OWNED)])
+    ownership.changed()
+    assert ownership.just_seen() is None

@@ -56,7 +56,10 @@ def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
 
 
 def services(change: Change, view: ClusterView) -> Iterable[Owner]:
-    """Service proxy: a Service touches its slices; a slice only itself, unless it was the first or last ready one."""
+    """Service proxy: a Service touches its slices; a slice only itself, unless it was the first or last ready one.
+
+    A departed destination touches nobody else: the claims of those who want it come first by rank.
+    """
     ref = change.ref
     if ref.kind == "NodeFacts":
         yield Owner("proxy", ObjectRef("Node", "", ref.name))
@@ -89,6 +92,8 @@ def services(change: Change, view: ClusterView) -> Iterable[Owner]:
         yield from (Owner("health", service) for service in view.local_endpoints.touched if _checked(service, view))
         for service in view.frontends.flipped:
             yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
+    elif ref.kind == "Departed":
+        yield Owner("drain", ref)
     yield from (Owner("receivers", pod) for address in _direct(change, view) for pod in view.receivers.pods(address))
     if view.marks.began and view.node is not None:
         yield Owner("direct", ObjectRef("Node", "", view.node.name))

@@ -35,15 +35,21 @@ class Cluster(ClusterView):
     """
 
     def __init__(
-        self, settings: NodeSettings, dependents: Sequence[Dependents] = (), derive: Sequence[Derive] = ()
+        self,
+        settings: NodeSettings,
+        dependents: Sequence[Dependents] = (),
+        derive: Sequence[Derive] = (),
+        *,
+        graces: bool = False,
     ) -> None:
+        """With `graces` it is kept for every pod how long that may take to end."""
         super().__init__(settings.name)
         self._settings = settings
         self._dependents = tuple(dependents)
         self._derive = tuple(derive)
         self._by_kind = {kind.__name__: table for kind, table in self._objects.items()}
         self._concerned: dict[str, tuple[Index, ...]] = {
-            "Pod": (self.matches, self.bindings),
+            "Pod": (self.matches, self.bindings, *((self.graces,) if graces else ())),
             "Namespace": (self.matches,),
             "NetworkPolicy": (self.matches,),
             "PodLink": (self.bindings,),
@@ -53,6 +59,7 @@ class Cluster(ClusterView):
             "LearnedRoute": (self.routes,),
             "LocalPod": (self.receivers,),
             "KnownMark": (self.marks,),
+            "Departed": (self.departures,),
         }
         self._updated: tuple[Index, ...] = ()
         """Those that the last change concerned."""

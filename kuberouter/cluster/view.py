@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from kuberouter.cluster.allocations import MarkIndex
 from kuberouter.cluster.bindings import BindingIndex
+from kuberouter.cluster.departures import DepartureIndex, GraceIndex
 from kuberouter.cluster.frontends import FrontendIndex
 from kuberouter.cluster.hairpins import HairpinIndex
 from kuberouter.cluster.indexes import MatchIndex
@@ -15,6 +16,7 @@ from kuberouter.cluster.receivers import ReceiverIndex
 from kuberouter.cluster.routes import RouteIndex
 from kuberouter.model.cluster import (
     ClusterObject,
+    Departed,
     EndpointSlice,
     Interface,
     KnownMark,
@@ -44,6 +46,7 @@ KINDS: tuple[type[ClusterObject], ...] = (
     LearnedRoute,
     LocalPod,
     KnownMark,
+    Departed,
 )
 
 
@@ -70,6 +73,10 @@ class ClusterView:
         """Which links lead to which pods of the node of this name."""
         self.routes = RouteIndex()
         """Which nodes have which addresses, and which learned routes lead through them."""
+        self.departures = DepartureIndex()
+        """Destinations that are no longer wanted and keep their connections."""
+        self.graces = GraceIndex()
+        """How long the pod at an address may take to end."""
 
     @property
     def node(self) -> NodeFacts | None:
@@ -154,6 +161,10 @@ class ClusterView:
     def learned(self, ref: ObjectRef) -> LearnedRoute | None:
         """The learned route of this reference."""
         return self._get(LearnedRoute, ref)
+
+    def departed(self, ref: ObjectRef) -> Departed | None:
+        """The departed destination of this reference."""
+        return self._get(Departed, ref)
 
     def learned_routes(self) -> Iterable[LearnedRoute]:
         """All routes that gobgpd learned."""

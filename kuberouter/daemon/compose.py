@@ -18,6 +18,7 @@ from kuberouter.daemon.parts.proxy import former_proxy, proxy_part
 from kuberouter.daemon.parts.router import router_part
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.daemon.xtables import XtablesChoice
+from kuberouter.decode import Decode
 from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver
 from kuberouter.drivers.host import SysctlDriver
@@ -97,8 +98,11 @@ def compose(config: Config) -> Composition:
     tables = _tables(config, parts, xtables, meter)
     rows = [table.row for table in tables]
     derive = [namespace_isolation] if config.firewall is not None and config.firewall.namespace_annotation else []
-    cluster = Cluster(config.node, [d for part in parts for d in part.dependents], derive)
-    planner = Planner(cluster, [c for part in parts for c in part.compilers], [*rows, Rule], journal)
+    history = next((part.history for part in parts if part.history is not None), None)
+    dependents = [d for part in parts for d in part.dependents]
+    cluster = Cluster(config.node, dependents, derive, graces=history is not None)
+    compilers = [c for part in parts for c in part.compilers]
+    planner = Planner(cluster, compilers, [*rows, Rule], journal, history=history)
     controllers = [Controller(p.name, p.needs | {NODE_KNOWN}, p.strict) for p in parts]
     dataplane = Dataplane(tables, planner.ledgers, stopwatch=time.monotonic)
     observe = telemetry.turned if telemetry is not None else lambda _: None
@@ -106,8 +110,10 @@ def compose(config: Config) -> Composition:
     for part in parts:
         part.alive = engine.alive
         part.desired = lambda row: planner.ledgers[row].desired
+        part.view = lambda: cluster
     if telemetry is not None:
         telemetry.watch(engine, planner, dataplane, inbox)
+        telemetry.more += (show for part in parts for show in part.shows)
         if config.metrics and config.metrics.per_policy and config.firewall:
             from kuberouter.daemon.policycounts import IptablesCounters, NftCounters, PolicyCounts
 
@@ -139,7 +145,13 @@ def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> list[S
     events = EventSink(api, config.node.name)
     sinks.append(events)
     resources = {**RESOURCES, LOCAL_PODS: local_pods(config.node.name)}
-    return [*(ApiSource(api, resources[name]) for name in wanted), events]
+    return [*(ApiSource(api, resources[name], _decoder(name, parts)) for name in wanted), events]
+
+
+def _decoder(name: str, parts: list[Part]) -> Decode | None:
+    """How to read a watched kind if all who watch it need only a little of it."""
+    watching = [part for part in parts if name in part.watched]
+    return watching[0].brief.get(name) if len(watching) == 1 else None
 
 
 def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Meter) -> list[Table[Any]]:
@@ -169,7 +181,9 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         awaited = [part.removals_await[row] for part in users if row in part.removals_await]
         needs = frozenset((NODE_KNOWN, *awaited, *(need for part in users for need in part.needs)))
         late = needs if any(row in part.read_late for part in users) else ()
-        found.append(Table(row, _Lazy(make), removal_needs=needs, read_needs=late))
+        told = [part.inherit[row] for part in users if row in part.inherit]
+        inherit = told[0] if told else lambda _: None
+        found.append(Table(row, _Lazy(make), removal_needs=needs, read_needs=late, inherit=inherit))
     needs = frozenset((NODE_KNOWN, *(need for part in parts for need in part.needs)))
     former: dict[type[Row], DriverMaker] = {
         FormerChain: lambda: FormerChainDriver(xtables.aside(), prefixes),

@@ -192,6 +192,9 @@ def _node_name(reader: _Reader, environment: Mapping[str, str]) -> str:
 
 def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySettings:
     tcp, tcp_fin, udp = (_timeout(reader, name) for name in TIMEOUTS)
+    period = reader.flag("ipvs-graceful-period", float)
+    if period < 0:
+        reader.errors.append(f"--ipvs-graceful-period: {show_duration(period)} is shorter than zero")
     return ProxySettings(
         sync_period=reader.flag("ipvs-sync-period", float),
         masquerade_all=reader.flag("masquerade-all", bool),
@@ -211,6 +214,8 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
         udp_timeout=udp,
         reuse_mode=_reuse_mode(os.uname().release),
         runtime_endpoint=_runtime(reader),
+        graceful=reader.flag("ipvs-graceful-termination", bool),
+        graceful_period=period,
     )
 
 

@@ -148,6 +148,18 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("iptables-sync-period", DURATION, 300.0, "How often chains and sets are compared with what policies ask for."),
     Flag(
+        "ipvs-graceful-period",
+        DURATION,
+        30.0,
+        "How long an endpoint that goes keeps its connections, unless its pod has a terminationGracePeriodSeconds.",
+    ),
+    Flag(
+        "ipvs-graceful-termination",
+        BOOL,
+        False,
+        "Let an endpoint that goes keep its connections until they or its grace period end; new ones go elsewhere.",
+    ),
+    Flag(
         "ipvs-permit-all",
         BOOL,
         True,

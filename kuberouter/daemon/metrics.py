@@ -20,6 +20,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 FIREWALL, ROUTER, PROXY = "firewall", "router", "service-proxy"
 """Controllers whose metrics are only there when they run."""
 PER_POLICY = "--netpol-metrics-per-policy"
+GRACEFUL = "--ipvs-graceful-termination"
 
 
 class Metric(NamedTuple):
@@ -93,6 +94,26 @@ METRICS: tuple[Metric, ...] = (
         condition=PROXY,
     ),
     Metric("controller_ipvs_services", "gauge", "IPVS services that the service proxy keeps.", condition=PROXY),
+    Metric(
+        "udp_stale_flows_removed_total",
+        "counter",
+        "Flows to UDP services that were remembered with who does not serve them, and forgotten.",
+        condition=PROXY,
+    ),
+    Metric(
+        "draining_destinations",
+        "gauge",
+        "Endpoints in IPVS that went and keep their connections.",
+        condition=GRACEFUL,
+    ),
+    Metric(
+        "drains_total",
+        "counter",
+        "Such endpoints that do so no more: their connections ended (idle), their time was over (deadline), they came "
+        "back (returned), or what they served is served no more (withdrawn).",
+        ("end",),
+        GRACEFUL,
+    ),
     # How the daemon is.
     Metric(
         "controller_ready", "gauge", "1 if all that a controller wants is in force, as in /readyz.", ("controller",)
@@ -227,6 +248,6 @@ def reference() -> str:
     rows = ["| Metric | Type | Labels | There with | Says |", "|---|---|---|---|---|"]
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
-        condition = f"`{metric.condition}`" if metric.condition == PER_POLICY else metric.condition
+        condition = f"`{metric.condition}`" if metric.condition.startswith("--") else metric.condition
         rows.append(f"| `{PREFIX}{metric.name}` | {metric.type} | {labels} | {condition} | {metric.help} |")
     return "\n".join((*rows, ""))

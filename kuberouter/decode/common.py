@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kuberouter.decode.scalars import timestamp
-from kuberouter.decode.schema import Json, Metadata, Named, RawList, RawSelector
+from kuberouter.decode.schema import Identity, Json, Metadata, Named, RawList, RawSelector
 from kuberouter.model.cluster import Labels, Operator, Requirement, Selector
 from kuberouter.model.core import ObjectRef, Problem, Reason
 
@@ -87,7 +87,7 @@ def decode_list(raw: Bytes) -> tuple[str, str, list[msgspec.Raw]]:
     return page.metadata.resource_version, page.metadata.continue_, page.items or []
 
 
-def reference(kind: str, metadata: Metadata) -> ObjectRef:
+def reference(kind: str, metadata: Metadata | Identity) -> ObjectRef:
     """The reference of an object."""
     return ObjectRef(kind, intern(metadata.namespace or ""), metadata.name)
 

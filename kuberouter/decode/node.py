@@ -9,13 +9,16 @@ import msgspec
 from kuberouter.decode.annotations import NAMESPACE_POLICY, ZONE_LABEL, node_options
 from kuberouter.decode.common import Bytes, Trouble, labels, reference, shared, struct
 from kuberouter.decode.scalars import address, port, prefix, protocol
-from kuberouter.decode.schema import PodStatus, RawContainer, RawNamespace, RawNode, RawPod
+from kuberouter.decode.schema import PodStatus, RawContainer, RawNamespace, RawNode, RawPod, RawPodEnd
 from kuberouter.model.cluster import ContainerPort, Namespace, Node, Pod
 from kuberouter.model.core import Problem
 
 _NODE = msgspec.json.Decoder(RawNode)
 _POD = msgspec.json.Decoder(RawPod)
+_POD_END = msgspec.json.Decoder(RawPodEnd)
 _NAMESPACE = msgspec.json.Decoder(RawNamespace)
+DEFAULT_GRACE = 30
+"""Seconds; what the API gives a pod that does not say."""
 _FINISHED = frozenset(("Succeeded", "Failed"))
 
 
@@ -52,17 +55,42 @@ def decode_pod(raw: Bytes) -> tuple[Pod | None, tuple[Problem, ...]]:
         return None, problems
     trouble = Trouble(reference("Pod", found.metadata))
     status = found.status or PodStatus()
-    texts = [entry.ip for entry in status.pod_ips or () if entry.ip] or ([status.pod_ip] if status.pod_ip else [])
     pod = Pod(
         trouble.ref,
         intern(found.spec.node_name),
         labels(found.metadata.labels),
-        trouble.values("status.podIPs", address, texts),
+        _addresses(status, trouble),
         found.spec.host_network,
         status.phase in _FINISHED,
         _ports(found, trouble),
+        _grace(found),
     )
     return pod, tuple(trouble.problems)
+
+
+def decode_pod_end(raw: Bytes) -> tuple[Pod | None, tuple[Problem, ...]]:
+    """Of a Pod only whose addresses they are and how long it may take to end; or None and problems. Never raises."""
+    found, problems = struct(_POD_END, raw, "Pod")
+    if found is None:
+        return None, problems
+    trouble = Trouble(reference("Pod", found.metadata))
+    status = found.status or PodStatus()
+    finished = status.phase in _FINISHED
+    pod = Pod(trouble.ref, "", (), _addresses(status, trouble), finished=finished, grace=_grace(found))
+    return pod, tuple(trouble.problems)
+
+
+def _addresses(status: PodStatus, trouble: Trouble) -> tuple[bytes, ...]:
+    texts = [entry.ip for entry in status.pod_ips or () if entry.ip] or ([status.pod_ip] if status.pod_ip else [])
+    return trouble.values("status.podIPs", address, texts)
+
+
+def _grace(found: RawPod | RawPodEnd) -> int:
+    """Seconds; who deletes a pod may give it more or less than the pod asks for."""
+    given, asked = found.metadata.deletion_grace_period_seconds, found.spec.termination_grace_period_seconds
+    if given is None:
+        given = DEFAULT_GRACE if asked is None else asked
+    return max(0, given)
 
 
 def _ports(found: RawPod, trouble: Trouble) -> tuple[ContainerPort, ...]:

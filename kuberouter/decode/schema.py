@@ -137,8 +137,13 @@ class RawContainer(Json):
     restart_policy: str | None = None
 
 
+class PodMetadata(Metadata):
+    deletion_grace_period_seconds: int | None = None
+
+
 class PodSpec(Json):
     node_name: str = ""
+    termination_grace_period_seconds: int | None = None
     host_network: bool = False
     containers: list[RawContainer] | None = None
     init_containers: list[RawContainer] | None = None
@@ -155,7 +160,7 @@ class PodStatus(Json):
 
 
 class RawPod(Json):
-    metadata: Metadata
+    metadata: PodMetadata
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus | None = None
 
@@ -192,6 +197,22 @@ class RawLocalPod(Json):
     metadata: Metadata
     spec: LocalPodSpec = msgspec.field(default_factory=LocalPodSpec)
     status: LocalPodStatus | None = None
+
+
+class PodEndMetadata(Identity):
+    deletion_grace_period_seconds: int | None = None
+
+
+class PodEndSpec(Json):
+    termination_grace_period_seconds: int | None = None
+
+
+class RawPodEnd(Json):
+    """Of a pod only whose addresses they are and how long it may take to end."""
+
+    metadata: PodEndMetadata
+    spec: PodEndSpec = msgspec.field(default_factory=PodEndSpec)
+    status: PodStatus | None = None
 
 
 class RawNamespace(Json):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 from kuberouter.drivers.ownership import OWNED, Ownership
+from kuberouter.drivers.served import Moved, Served, concerns, nobody
 from kuberouter.model.core import Batch, Family, L4Protocol, Outcome, Unavailable
 from kuberouter.model.ipvs import (
     PERSISTENT,
@@ -176,14 +177,19 @@ class VirtualServiceDriver(_Ipvs):
 
 
 class DestinationDriver(_Ipvs):
-    """Destinations of our virtual services."""
+    """Destinations of our virtual services; `moved` is told as `served.Served` does."""
 
     def __init__(
-        self, ownership: Ownership | None = None, wanted: Callable[[DestinationKey], bool] = lambda key: False
+        self,
+        ownership: Ownership | None = None,
+        wanted: Callable[[DestinationKey], bool] = lambda key: False,
+        *,
+        moved: Moved = nobody,
     ) -> None:
         super().__init__()
         self._ownership = ownership or Ownership()
         self._wanted = wanted
+        self._served = Served(moved)
 
     def owns(self, row: Destination) -> bool:
         """Those of services that are ours, `read` returns no others; of excluded CIDRs only those that are wanted."""
@@ -213,6 +219,7 @@ class DestinationDriver(_Ipvs):
             for each in facts_of:
                 forward = Forward.MASQUERADE if each.forward == 0 else Forward.TUNNEL
                 rows.append(Destination(DestinationKey(key, each.address, each.port), each.weight, forward))
+        self._served.read(rows)
         return rows
 
     def _asked(self, key: VirtualServiceKey) -> list[ipvs.DestinationFacts]:
@@ -236,6 +243,8 @@ class DestinationDriver(_Ipvs):
         adopted = [each for each in added if each[0] in existing] if existing else []
         self._apply(ipvs.CMD_SET_DEST, [*adopted, *((n.key, request(n)) for _, n in batch.change)], failed, frozenset())
         self._apply(ipvs.CMD_DEL_DEST, [(row.key, request(row)) for row in batch.remove], failed, GONE)
+        if any(map(concerns, references)):
+            self._served.wrote(batch, failed)
         return Outcome(failed)
 
 

@@ -31,13 +31,16 @@ class Table(Generic[R]):
         *,
         removal_needs: Collection[str] = (),
         read_needs: Collection[str] = (),
+        inherit: Callable[[Collection[R]], None] = lambda _: None,
     ) -> None:
+        """`inherit` is told, once, which rows were there before this process, before anything is removed."""
         self.row = row
         self.driver = driver
         self.removal_needs = frozenset(removal_needs)
         """Sources that must be in sync before anything is removed."""
         self.read_needs = frozenset(read_needs)
         """Sources that must be in sync before the first read: what is ours may depend on what is wanted."""
+        self.inherit = inherit
         self.mirror: Mirror[R] = Mirror()
         self.read = False
         """The kernel's side is known; False also after a failure that left it unknown."""
@@ -167,7 +170,9 @@ class Dataplane:
         first = table.last_read is None
         known = table.mirror.pending
         differing = table.mirror.refresh(actual, self._ledgers[table.row].desired)
-        if not first:
+        if first:
+            table.inherit(actual.values())
+        else:
             report.drift[table.row] = max(0, differing - known)
         table.found(now)
         self._unread.discard(table.row)

@@ -54,17 +54,21 @@ class Ledger(Generic[R]):
         self._stirred = False
         """A key has lost its row since `changes` was asked, so `_before` may hold more than None."""
 
+    def changed(self) -> dict[Hashable, R | None]:
+        """What `changes` would say now, without beginning anew."""
+        if not self._stirred:
+            return self._before
+        rows = self._rows
+        return {key: row for key, row in self._before.items() if rows.get(key) != row}
+
     def changes(self) -> dict[Hashable, R | None]:
         """The keys whose winning row has changed since this was last asked, each with the row that won then.
 
         None: nobody claimed it then.
         """
-        before, self._before = self._before, {}
-        if self._stirred:
-            self._stirred = False
-            rows = self._rows
-            before = {key: row for key, row in before.items() if rows.get(key) != row}
-        return before
+        changed = self.changed()
+        self._before, self._stirred = {}, False
+        return changed
 
     def claim(self, owner: Owner, rows: Iterable[R], *, rank: Rank = FIRST) -> None:
         """Replace everything that `owner` claims here; no rows releases it."""

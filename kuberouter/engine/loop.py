@@ -106,7 +106,7 @@ class Engine:
             timeout = 0.0
         events = self._inbox.take(timeout, WINDOW if timeout else 0.0)
         began = self._clock()
-        changes = self._planner.step(events)
+        changes = self._planner.step(events, now=began)
         planned = self._clock() - began
         drifted, self._planner.drifted = self._planner.drifted, set()
         self._dataplane.resync(drifted)

@@ -6,11 +6,12 @@ Synchronous, no I/O, no clock. One owner that fails keeps its last claim and hol
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from kuberouter.cluster.store import Cluster
+from kuberouter.cluster.view import ClusterView
 from kuberouter.engine.assembly import Assembler
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.ledger import Ledger
@@ -46,13 +47,38 @@ class Registered:
         return self.compiler(key, cluster, node=node, settings=self.settings)
 
 
+class History(Protocol):
+    """Somebody who makes objects of what was claimed until now."""
+
+    def follow(
+        self,
+        ledgers: Mapping[type[Row], Ledger[Any]],
+        view: ClusterView,
+        *,
+        synced: Collection[str],
+        settled: bool,
+        now: float,
+    ) -> Iterable[Event]:
+        """The events that follow from a step, at a moment of the engine's clock; the ledgers tell what it changed.
+
+        `settled` says that everything is compiled that can be with the sources that are in sync.
+        """
+
+
 class Planner:
     """Compiles dirty owners in the order in which compilers are registered: Services before policy storms."""
 
     def __init__(
-        self, cluster: Cluster, compilers: Sequence[Registered], tables: Iterable[type[Row]], journal: Journal
+        self,
+        cluster: Cluster,
+        compilers: Sequence[Registered],
+        tables: Iterable[type[Row]],
+        journal: Journal,
+        *,
+        history: History | None = None,
     ) -> None:
         self.cluster = cluster
+        self._history = history
         self.journal = journal
         self.compilers: Mapping[str, Registered] = {c.name: c for c in compilers}
         self.ledgers: Mapping[type[Row], Ledger[Any]] = {table: Ledger() for table in tables}
@@ -73,8 +99,11 @@ class Planner:
         """Owners that could be compiled now and are not yet."""
         return sum(len(keys) for name, keys in self._dirty.items() if self.compilers[name].needs <= self.synced)
 
-    def step(self, events: Sequence[Event], limit: int = 5000) -> Changes:
-        """Take in events, compile up to `limit` dirty owners, and return what changed. Call again while `backlog`."""
+    def step(self, events: Sequence[Event], limit: int = 5000, *, now: float = 0.0) -> Changes:
+        """Take in events, compile up to `limit` dirty owners, and return what changed. Call again while `backlog`.
+
+        `now` is for the history only.
+        """
         for event in events:
             self._take(event)
         busy: set[str] = set()
@@ -98,9 +127,26 @@ class Planner:
                 # An emptied book keeps the room that it once took.
                 dirty.clear()
         self.busy = frozenset(busy)
+        if self._history is not None:
+            self._relate(self._history, node, now)
         if self._assembler is not None:
             self._assembler.assemble(self.ledgers[Rule].changes())
         return {table: changed for table, ledger in self.ledgers.items() if (changed := ledger.changes())}
+
+    def _relate(self, history: History, node: NodeFacts, now: float) -> None:
+        """Take in what follows from this step and compile it at once: the row before and the row after are one
+        change.
+        """
+        settled = self.backlog == 0
+        events = history.follow(self.ledgers, self.cluster, synced=self.synced, settled=settled, now=now)
+        for event in list(events):
+            if not isinstance(event, Upserted | Deleted):
+                self._take(event)
+                continue
+            for owner in self.cluster.apply(event):
+                if (registered := self.compilers.get(owner.compiler)) is not None:
+                    self._dirty[owner.compiler].pop(owner, None)
+                    self._compile(registered, owner, node)
 
     def _take(self, event: Event) -> None:
         match event:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 
 from kuberouter.model.core import KeyValue, L4Protocol, ObjectRef, Prefix, Problem, Value
+from kuberouter.model.ipvs import DestinationKey, Forward
 
 Labels = tuple[tuple[str, str], ...]
 """Label pairs sorted by key."""
@@ -171,6 +172,8 @@ class Pod(Value, frozen=True, gc=False):
     finished: bool = False
     """Phase Succeeded or Failed: neither target nor peer of a policy, and its addresses may be somebody else's."""
     ports: tuple[ContainerPort, ...] = ()
+    grace: int = 30
+    """Seconds that it has from being told to end until it is killed."""
 
 
 class Namespace(Value, frozen=True, gc=False):
@@ -335,6 +338,20 @@ class KnownMark(Value, frozen=True, gc=False):
     place: MarkedPlace | None = None
 
 
+class Departed(Value, frozen=True, gc=False):
+    """A destination that is no longer wanted and keeps the connections that it has: what happened, held as state.
+
+    ref: kind `Departed`; its name is the destination with `since`, so that one which returns and departs again is
+    another object. It is gone once its connections are, at its deadline, or when the destination is wanted again.
+    """
+
+    ref: ObjectRef
+    key: DestinationKey
+    forward: Forward
+    since: float
+    """When it was released, in seconds of the engine's clock."""
+
+
 ClusterObject = (
     Service
     | EndpointSlice
@@ -347,4 +364,5 @@ ClusterObject = (
     | LearnedRoute
     | LocalPod
     | KnownMark
+    | Departed
 )

@@ -8,6 +8,8 @@ from kuberouter.model.core import Family, KeyValue, L4Protocol, Value
 
 PERSISTENT = 0x1
 """IP_VS_SVC_F_PERSISTENT: session affinity by client address."""
+FALLBACK = 0x8
+"""IP_VS_SVC_F_SCHED_SH_FALLBACK, and the same of mh: a client whose real server takes nobody is sent to another."""
 
 
 class Forward(enum.IntEnum):
@@ -62,6 +64,17 @@ class Destination(Value, frozen=True, gc=False):
     key: DestinationKey
     weight: int = 1
     forward: Forward = Forward.MASQUERADE
+
+
+def can_drain(service: VirtualService) -> bool:
+    """Whether a real server of weight 0 keeps its connections while all new ones go to others.
+
+    Schedulers that hash a client refuse it instead when its real server has weight 0: dh always, sh and mh without
+    fallback. A flow of UDP has no end to wait for, and stays with its real server as long as it sends.
+    """
+    if service.key.protocol is L4Protocol.UDP or service.scheduler == "dh":
+        return False
+    return service.scheduler not in ("sh", "mh") or bool(service.flags & FALLBACK)
 
 
 class Timer(enum.Enum):

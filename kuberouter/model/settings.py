@@ -59,6 +59,10 @@ class ProxySettings(Value, frozen=True, gc=False):
     """What IPVS does with a client's port that is used again (`conn_reuse_mode`): 1 balances anew, 0 does not."""
     runtime_endpoint: str = ""
     """`unix://` with the socket of the container runtime; without it no pod can answer clients directly."""
+    graceful: bool = False
+    """An endpoint that goes keeps its connections for a while."""
+    graceful_period: float = 30.0
+    """Seconds for which it does at most if no pod says how long it may take to end."""
 
 
 class RouterSettings(Value, frozen=True, gc=False):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from kuberouter.decode import DECODERS
+from kuberouter.decode import DECODERS, Decode
 from kuberouter.decode.common import decode_list, identify, resource_version
 from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.decode.schema import Status, WatchEvent
@@ -80,13 +80,14 @@ _STATUS = msgspec.json.Decoder(Status)
 class ApiSource:
     """Watches one resource. Keeps the references it has told of, so that a new list can tell what vanished."""
 
-    def __init__(self, api: KubeApi, resource: Resource) -> None:
+    def __init__(self, api: KubeApi, resource: Resource, decode: Decode | None = None) -> None:
+        """`decode` reads the objects, if not all that is known of their kind is wanted."""
         self.name = resource.name or resource.plural
         self.trouble = ""
         """What keeps it from its work now; empty when nothing does. Read by the health endpoint."""
         self._api = api
         self._resource = resource
-        self._decode = DECODERS[resource.kind]
+        self._decode = decode or DECODERS[resource.kind]
         self._known: set[ObjectRef] = set()
         self._rejected: set[ObjectRef] = set()
         self._synced = False

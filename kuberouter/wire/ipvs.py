@@ -21,6 +21,7 @@ ATTR_SERVICE, ATTR_DEST = 1, 2
 ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP = 4, 5, 6
 SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK, SVC_SCHED_NAME, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = range(1, 10)
 DEST_ADDR, DEST_PORT, DEST_FWD, DEST_WEIGHT, DEST_U_THRESH, DEST_L_THRESH = 1, 2, 3, 4, 5, 6
+DEST_ACTIVE_CONNS = 7
 DEST_ADDR_FAMILY = 11
 IP_VS_SVC_F_HASHED = 0x2
 
@@ -49,12 +50,13 @@ class ServiceFacts(NamedTuple):
 
 
 class DestinationFacts(NamedTuple):
-    """A destination as the kernel tells it."""
+    """A destination as the kernel tells it. `active` are its connections that are open both ways, or opening."""
 
     address: bytes
     port: int
     weight: int
     forward: int
+    active: int = 0
 
 
 def service_key(family: int, protocol: int, address: bytes, port: int) -> bytes:
@@ -164,6 +166,7 @@ def parse_destination(body: bytes, family: int) -> DestinationFacts:
         PORT.unpack(found[DEST_PORT])[0],
         U32.unpack(found[DEST_WEIGHT])[0],
         U32.unpack(found[DEST_FWD])[0] & 7,
+        U32.unpack(found[DEST_ACTIVE_CONNS])[0] if DEST_ACTIVE_CONNS in found else 0,
     )
 
 

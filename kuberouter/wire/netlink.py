@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -222,20 +222,24 @@ class NetlinkSocket:
                     raise OSError(code, os.strerror(code))
                 return data[at:end]
 
-    def dump(self, kind: int, body: bytes, flags: int = 0) -> list[bytes]:
-        """Every answer to a dump request, without netlink headers.
+    def dump(
+        self, kind: int, body: bytes, flags: int = 0, *, keep: Callable[[bytes], bool] | None = None
+    ) -> list[bytes]:
+        """Every answer to a dump request that `keep` wants, without netlink headers.
 
         A dump that the kernel marks as interrupted is repeated, so that nobody acts on half a picture. Raises OSError
         with the kernel's error.
         """
         for attempt in range(DUMP_TRIES):
-            found, interrupted = self._dump_once(kind, body, flags)
+            found, interrupted = self._dump_once(kind, body, flags, keep)
             if not interrupted:
                 return found
             time.sleep(min(0.1, 0.001 * 2**attempt))
         raise Unavailable(f"the kernel's tables change faster than they can be read ({DUMP_TRIES} tries)")
 
-    def _dump_once(self, kind: int, body: bytes, flags: int) -> tuple[list[bytes], bool]:
+    def _dump_once(
+        self, kind: int, body: bytes, flags: int, keep: Callable[[bytes], bool] | None
+    ) -> tuple[list[bytes], bool]:
         self._sequence += 1
         wanted = self._sequence
         header = HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP | flags, wanted, 0)
@@ -255,7 +259,9 @@ class NetlinkSocket:
                     if code:
                         raise OSError(code, os.strerror(code))
                     return found, interrupted
-                found.append(data[at:end])
+                answered = data[at:end]
+                if keep is None or keep(answered):
+                    found.append(answered)
 
     def notices(self, timeout: float, *, foreign: bool = False) -> list[Notice] | None:
         """Multicast messages that arrive within `timeout` seconds; empty when none did.

@@ -80,6 +80,16 @@ class Net:
         self.probers: dict[str, Prober] = {}
 
     def build(self) -> None:
+        self.wire_up()
+        for role, name in zip(ROLES[2:], self.names[2:], strict=True):
+            self.probers[role] = Prober(netns.path(name), role)
+        protocols = [p for p in PROTOCOLS if p != "sctp" or netns.have("sctp")]
+        for role in PODS:
+            self.probers[role].serve([(protocol, TARGET) for protocol in protocols])
+        self.probers["node"].serve([("tcp", HOST_PORT), ("udp", HOST_PORT)])
+
+    def wire_up(self) -> None:
+        """Namespaces and wires, with nobody in them."""
         for name in self.names:
             netns.add(name)
         netns.configure(self.wire, "link add br0 type bridge", "link set br0 up")
@@ -128,12 +138,6 @@ class Net:
             "route add 10.96.0.0/16 via 192.0.2.1",
             "route add fd96::/64 via 2001:db8::1",
         )
-        for role, name in zip(ROLES[2:], self.names[2:], strict=True):
-            self.probers[role] = Prober(netns.path(name), role)
-        protocols = [p for p in PROTOCOLS if p != "sctp" or netns.have("sctp")]
-        for role in PODS:
-            self.probers[role].serve([(protocol, TARGET) for protocol in protocols])
-        self.probers["node"].serve([("tcp", HOST_PORT), ("udp", HOST_PORT)])
 
     @staticmethod
     def _address(name: str, four: str, six: str) -> None:
@@ -195,7 +199,11 @@ class Proxy:
     def __init__(self, net: Net) -> None:
         self.net = net
         self.objects: dict[ObjectRef, bytes] = {}
-        self.world = ProxyWorld(SETTINGS, families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers())
+        self.world = self.make_world(SETTINGS, start=True)
+
+    def make_world(self, settings: ProxySettings, *, start: bool) -> ProxyWorld:
+        """A process that begins."""
+        return ProxyWorld(settings, families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers(), start=start)
 
     def apply(self, *objects: dict[str, Any]) -> int:
         """Tell it of objects; returns the number of rows written."""
@@ -216,7 +224,7 @@ class Proxy:
 
         Settings have no owner that could be recognised: every process asserts them.
         """
-        self.world = ProxyWorld(settings, families=FAMILIES, node=NODE_OBJECT, drivers=real_drivers(), start=False)
+        self.world = self.make_world(settings, start=False)
         for raw in self.objects.values():
             self.world.feed(raw)
         self.world.sync()

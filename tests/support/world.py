@@ -13,10 +13,11 @@ from kuberouter.compilers.services import COMPILERS
 from kuberouter.decode import DECODERS
 from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.dataplane import Dataplane, Report, Table
+from kuberouter.engine.departures import INHERITED, Departures
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.planner import Planner, Registered
 from kuberouter.model.core import Family, Row
-from kuberouter.model.events import Deleted, Event, Rejected, Upserted
+from kuberouter.model.events import Event, Rejected, Upserted
 from kuberouter.model.host import HealthPort, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Rule
@@ -69,14 +70,22 @@ class World:
         drivers: Mapping[type[Row], Any] | None = None,
         derive: Sequence[Derive] = (),
         node: str = NODE,
+        departures: Departures | None = None,
+        needs: Sequence[str] = (),
     ) -> None:
+        """`needs` are sources that must be in sync before anything is compiled."""
         self.journal = Journal()
-        registered = [Registered(name, "test", compile_, settings) for name, compile_ in compilers]
-        self.planner = Planner(
-            Cluster(NodeSettings(node, families), dependents, derive), registered, [*rows, Rule], self.journal
-        )
+        registered = [Registered(name, "test", compile_, settings, needs) for name, compile_ in compilers]
+        cluster = Cluster(NodeSettings(node, families), dependents, derive, graces=departures is not None)
+        self.planner = Planner(cluster, registered, [*rows, Rule], self.journal, history=departures)
         self.drivers: Mapping[type[Row], Any] = drivers or {row: MemoryDriver() for row in rows}
-        self.dataplane = Dataplane([Table(row, driver) for row, driver in self.drivers.items()], self.planner.ledgers)
+        tables = {row: Table(row, driver) for row, driver in self.drivers.items()}
+        if departures is not None:
+            driver = self.drivers[Destination]
+            tables[Destination] = Table(Destination, driver, removal_needs=(INHERITED,), inherit=departures.inherit)
+        self.dataplane = Dataplane(tables.values(), self.planner.ledgers)
+        self.now = 0.0
+        """Seconds on the engine's clock."""
         self.report = Report()
         """What the last `sync` wrote."""
         self._events: list[Event] = []
@@ -90,15 +99,15 @@ class World:
         if obj is not None:
             self._events.append(Upserted(obj))
 
-    def put(self, event: Upserted | Deleted) -> None:
+    def put(self, event: Event) -> None:
         """Keep an event for the next `sync`."""
         self._events.append(event)
 
     def sync(self) -> int:
         """Work off everything; returns the number of rows written."""
-        changes = self.planner.step(self._events, limit=10_000_000)
+        changes = self.planner.step(self._events, limit=10_000_000, now=self.now)
         self._events.clear()
-        self.report = self.dataplane.converge(changes, synced=self.planner.synced, now=0.0)
+        self.report = self.dataplane.converge(changes, synced=self.planner.synced, now=self.now)
         return self.report.writes
 
     def table(self, row: type[Row]) -> dict[Any, Any]:
@@ -118,8 +127,13 @@ class ProxyWorld(World):
         node: bytes = b"",
         drivers: Mapping[type[Row], Any] | None = None,
         start: bool = True,
+        needs: Sequence[str] = (),
     ) -> None:
-        super().__init__([services], COMPILERS, settings or ProxySettings(), families=families, drivers=drivers)
+        settings = settings or ProxySettings()
+        self.departures = Departures(settings.graceful_period, needs) if settings.graceful else None
+        super().__init__(
+            [services], COMPILERS, settings, families=families, drivers=drivers, departures=self.departures, needs=needs
+        )
         self.feed(node or node_bytes())
         if start:
             self.sync()

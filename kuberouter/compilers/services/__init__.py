@@ -1,7 +1,8 @@
-"""Services to IPVS. Eight compilers, each for the smallest thing that changes:
+"""Services to IPVS. A compiler each for the smallest thing that changes:
 
 - `services`: a Service's addresses and ports: virtual services, service addresses, guard set members;
 - `destinations`: the endpoints of one slice of a Service;
+- `drain`: a destination that has departed and keeps its connections;
 - `health`: the health check node port of a Service;
 - `receivers`: where a pod of this node answers clients directly;
 - `direct`: what kernel settings go back to without direct return;
@@ -12,6 +13,7 @@
 
 from __future__ import annotations
 
+from kuberouter.compilers.services.drain import compile_drain
 from kuberouter.compilers.services.dsr import compile_direct
 from kuberouter.compilers.services.frontends import compile_service
 from kuberouter.compilers.services.healthchecks import compile_health
@@ -25,6 +27,7 @@ __all__ = [
     "COMPILERS",
     "compile_bridge_port",
     "compile_destinations",
+    "compile_drain",
     "compile_health",
     "compile_pod_subnets",
     "compile_proxy",
@@ -36,6 +39,7 @@ COMPILERS = (
     ("podsubnets", compile_pod_subnets),
     ("services", compile_service),
     ("destinations", compile_destinations),
+    ("drain", compile_drain),
     ("health", compile_health),
     ("receivers", compile_receivers),
     ("direct", compile_direct),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Hashable
+from collections.abc import Callable, Collection, Container, Hashable, Iterable
 from typing import Any
 
 from kuberouter.cluster.dependents import Dependents
-from kuberouter.engine.planner import Registered
+from kuberouter.cluster.view import ClusterView
+from kuberouter.daemon.metrics import Series
+from kuberouter.decode import Decode
+from kuberouter.engine.planner import History, Registered
 from kuberouter.model.core import Row
 from kuberouter.model.netfilter import HookRank
 from kuberouter.model.ports import Source
@@ -42,8 +45,17 @@ class Part:
         """Whether the engine does its work, well or not; known once the parts are put together."""
         self.desired: Callable[[type[Row]], Container[Hashable]] = lambda row: ()
         """The keys of a table that are wanted now; known once the parts are put together."""
+        self.view: Callable[[], ClusterView] = ClusterView
+        """What is known of the cluster; known once the parts are put together. Asked from the engine's thread only."""
         self.lenient: frozenset[type[Row]] = frozenset()
         """Tables whose trouble is told, but leaves the controller ready."""
+        self.history: History | None = None
+        self.inherit: dict[type[Row], Callable[[Collection[Any]], None]] = {}
+        """Who is told what a table held before this process."""
+        self.brief: dict[str, Decode] = {}
+        """Of watched kinds it may be that only a little is needed: how to read that much."""
+        self.shows: list[Callable[[], Iterable[Series]]] = []
+        """Metrics of its own."""
         self.audits: list[tuple[float, tuple[type[Row], ...]]] = []
 
     @property

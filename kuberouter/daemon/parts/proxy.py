@@ -21,6 +21,7 @@ from kuberouter.compilers.names import (
     SOURCES_CHAIN,
 )
 from kuberouter.compilers.services import COMPILERS
+from kuberouter.daemon.parts.drain import drain, follow_flows
 from kuberouter.daemon.parts.part import DriverMaker, Once, Part, register, shared
 from kuberouter.daemon.xtables import XtablesChoice
 from kuberouter.decode.localpod import LOCAL_PODS
@@ -66,11 +67,12 @@ def proxy_part(settings: ProxySettings) -> Part:
         former_addresses=lambda: addresses.get().former(),
         excluded=excluded,
     )
+    moved = follow_flows(part)
     part.drivers = {
         **dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook, Link), shared),
         IpvsTimeout: TimeoutDriver,
         VirtualService: lambda: VirtualServiceDriver(ownership),
-        Destination: lambda: DestinationDriver(ownership, lambda key: key in part.desired(Destination)),
+        Destination: lambda: DestinationDriver(ownership, lambda key: key in part.desired(Destination), moved=moved),
         HealthPort: lambda: HealthPortDriver(lambda: part.alive()),
         BridgePort: BridgePortDriver,
         Address: addresses.get,
@@ -86,6 +88,8 @@ def proxy_part(settings: ProxySettings) -> Part:
     part.read_late = (VirtualService, Destination, Address, LocalRoute)
     part.links = (DUMMY_LINK,)
     part.audits = [(settings.sync_period, tuple(part.drivers))]
+    if settings.graceful:
+        drain(part, settings)
     return part
 
 

@@ -265,3 +265,15 @@ def test_excluded_networks_may_be_of_any_family(environment: dict[str, str]) -> 
         "--vip-mode: 'both' is not one of address, route",
         "--excluded-cidrs: 'nonsense' is not a CIDR block: the prefix length is missing",
     ]
+
+
+def test_endpoints_drain_when_asked_and_never_for_less_than_nothing(environment: dict[str, str]) -> None:
+    proxy = good("", environment).proxy
+    assert proxy is not None
+    assert (proxy.graceful, proxy.graceful_period) == (False, 30.0)
+    proxy = good("--ipvs-graceful-termination --ipvs-graceful-period=2m", environment).proxy
+    assert proxy is not None
+    assert (proxy.graceful, proxy.graceful_period) == (True, 120.0)
+    config, errors = load(parse(["--ipvs-graceful-period=-1s"]), environment)
+    assert config is None
+    assert errors == ["--ipvs-graceful-period: -1s is shorter than zero"]

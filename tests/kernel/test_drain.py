@@ -1,0 +1,370 @@
+"""Endpoints that go while clients are connected to them, in the kernel: TCP stays to its end, UDP moves.
+
+The two pods, the node and the client of `test_proxy`; both ends of every flow are in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from kuberouter.drivers.conntrack import StaleFlows
+from kuberouter.drivers.ipvs import DestinationDriver
+from kuberouter.drivers.served import Serving
+from kuberouter.engine.inbox import Inbox
+from kuberouter.model.core import Row
+from kuberouter.model.events import Deleted, Upserted
+from kuberouter.model.ipvs import Destination, VirtualServiceKey
+from kuberouter.model.settings import ProxySettings
+from kuberouter.sources.connections import ConnectionSource
+from tests.kernel.conftest import need
+from tests.kernel.drive import sh
+from tests.kernel.test_proxy import (
+    FAMILIES,
+    NODE_ADDRESS,
+    NODE_OBJECT,
+    PODS,
+    TARGET,
+    Net,
+    Proxy,
+    ask,
+    in_client,
+    real_drivers,
+    vips,
+)
+from tests.support.lab import netns
+from tests.support.probes import PATIENCE
+from tests.support.world import ProxyWorld
+
+pytestmark = [pytest.mark.root, pytest.mark.ipvs, pytest.mark.dummy]
+
+TALK = 9090
+"""Where the pods have somebody who listens to what is said."""
+WORD = 2.0
+INDEX = pytest.mark.parametrize("index", [0, 1], ids=["ipv4", "ipv6"])
+
+
+class Talk:
+    """A TCP connection through a service address, both ends in hand."""
+
+    def __init__(self, client: socket.socket, server: socket.socket, pod: str) -> None:
+        self.client, self.server, self.pod = client, server, pod
+
+    def goes_on(self) -> bool:
+        """Whether a word arrives each way."""
+        for speaker, listener in ((self.client, self.server), (self.server, self.client)):
+            speaker.send(b"word")
+            if not select.select([listener], [], [], WORD * PATIENCE)[0] or listener.recv(64) != b"word":
+                return False
+        return True
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+
+
+class Echo(threading.Thread):
+    """Answers every datagram to the pods with the pod's name and the sender."""
+
+    def __init__(self, sockets: Mapping[str, socket.socket]) -> None:
+        super().__init__(daemon=True)
+        self._names = {found: name for name, found in sockets.items()}
+        self._over = False
+
+    def run(self) -> None:
+        while not self._over:
+            for found in select.select(list(self._names), [], [], 0.2)[0]:
+                _, peer = found.recvfrom(256)
+                found.sendto(f"{self._names[found]} {peer[0]}".encode(), peer)
+
+    def close(self) -> None:
+        self._over = True
+        self.join(5.0)
+        for found in self._names:
+            found.close()
+
+
+class Draining(Proxy):
+    """The proxy with graceful termination, and what else the daemon runs for it."""
+
+    def __init__(self, net: Net) -> None:
+        self.stale = StaleFlows()
+        super().__init__(net)
+        self.inbox = Inbox()
+        self._listeners: dict[str, socket.socket] = {}
+        datagrams: dict[str, socket.socket] = {}
+        for pod, name in zip(("pod1", "pod2"), net.pods, strict=True):
+            with netns.inside(name):
+                self._listeners[pod] = socket.create_server(("::", TALK), family=socket.AF_INET6, dualstack_ipv6=True)
+                datagrams[pod] = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+                datagrams[pod].bind(("::", TARGET))
+        self._echo = Echo(datagrams)
+        self._echo.start()
+
+    def moved(self, service: VirtualServiceKey, serving: Serving) -> None:
+        if not service.mark:
+            self.stale.check(service, frozenset(serving.get(service, ())))
+
+    def make_world(self, settings: ProxySettings, *, start: bool) -> ProxyWorld:
+        """A process that begins."""
+        settings = structs.replace(settings, graceful=True, graceful_period=30.0)
+        drivers: dict[type[Row], Any] = {**real_drivers(), Destination: DestinationDriver(moved=self.moved)}
+        return ProxyWorld(settings, FAMILIES, node=NODE_OBJECT, drivers=drivers, start=start)
+
+    def close(self) -> None:
+        self._echo.close()
+        for listener in self._listeners.values():
+            listener.close()
+
+    def talks(self, name: str, number: int, *pods: str, scheduler: str = "rr") -> None:
+        """A Service of TCP port 80 with these pods behind it."""
+        metadata = {
+            "name": name,
+            "namespace": "shop",
+            "annotations": {"kube-router.io/service.scheduler": scheduler},
+        }
+        spec = {
+            "clusterIP": vips(number)[0],
+            "clusterIPs": list(vips(number)),
+            "ports": [{"name": "talk", "protocol": "TCP", "port": 80}],
+        }
+        self.apply({"kind": "Service", "metadata": metadata, "spec": spec})
+        self.serve(name, *pods)
+
+    def serve(self, name: str, *pods: str) -> int:
+        """From now on these pods are behind a Service; the number of rows written."""
+        slices = self.slices(name, *pods)
+        for each in slices:
+            each["ports"] = [{"name": "talk", "protocol": "TCP", "port": TALK}]
+        return self.apply(*slices)
+
+    def connect(self, vip: str) -> Talk:
+        """A connection of the client, and who took it."""
+        with netns.inside(self.net.client):
+            client = socket.create_connection((vip, 80), WORD * PATIENCE)
+        ready, _, _ = select.select(list(self._listeners.values()), [], [], WORD * PATIENCE)
+        assert len(ready) == 1
+        (pod,) = [name for name, listener in self._listeners.items() if listener is ready[0]]
+        server, _ = ready[0].accept()
+        server.settimeout(WORD * PATIENCE)
+        return Talk(client, server, pod)
+
+    def takers(self, vip: str, count: int = 4) -> set[str]:
+        """Who takes new connections."""
+        found: set[str] = set()
+        for _ in range(count):
+            talk = self.connect(vip)
+            found.add(talk.pod)
+            talk.close()
+        return found
+
+    def await_idle(self, count: int, bound: float = 8.0) -> int:
+        """Have connections looked at until so many departures are over; rows written for it."""
+        stop = threading.Event()
+        assert self.world.departures is not None
+        source = ConnectionSource(self.world.departures.draining, period=0.2)
+        thread = threading.Thread(target=source.run, args=(self.inbox, stop))
+        thread.start()
+        end, written = time.monotonic() + bound * PATIENCE, 0
+        try:
+            while count and time.monotonic() < end:
+                for event in self.inbox.take(0.1, 0.0):
+                    assert isinstance(event, Upserted | Deleted)
+                    self.world.put(event)
+                    count -= 1
+                written += self.world.sync()
+        finally:
+            stop.set()
+            thread.join(5.0)
+        assert not source.trouble
+        assert not count, "connections have ended and nobody says so"
+        return written
+
+
+def weights(vip: str) -> Mapping[str, int]:
+    """Pods behind port 80 of an address with their weights, as ipvsadm(8) reads it."""
+    names = {address: pod for pod, (four, six, _) in PODS.items() for address in (four, six)}
+    place = f"[{vip}]:80" if ":" in vip else f"{vip}:80"
+    found: dict[str, int] = {}
+    for line in sh("ipvsadm", "-Sn").splitlines():
+        words = line.split()
+        if words[:3] == ["-a", "-t", place]:
+            address = words[4].rpartition(":")[0].strip("[]")
+            found[names[address]] = int(words[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Draining]:
+    need("ip_vs")
+    need("dummy")
+    net = Net()
+    try:
+        net.wire_up()
+        with netns.inside(net.node):
+            proxy = Draining(net)
+            with contextlib.closing(proxy):
+                yield proxy
+    finally:
+        net.remove()
+
+
+@INDEX
+def test_a_live_connection_goes_on_while_new_ones_go_elsewhere_until_it_ends(proxy: Draining, index: int) -> None:
+    vip = vips(20 + index)[index]
+    name = f"leaving-{index}"
+    proxy.talks(name, 20 + index, "pod1", "pod2")
+    talk = proxy.connect(vip)
+    (other,) = {"pod1", "pod2"} - {talk.pod}
+    assert proxy.serve(name, other) == 2, "one destination in each family"
+    assert weights(vip) == {talk.pod: 0, other: 1}
+    assert proxy.takers(vip) == {other}
+    assert talk.goes_on()
+    # It returns: taken back in place, and the connection has noticed nothing.
+    assert proxy.serve(name, "pod1", "pod2") == 2
+    assert weights(vip) == {talk.pod: 1, other: 1}
+    assert proxy.takers(vip) == {"pod1", "pod2"}
+    assert talk.goes_on()
+    # It goes again; the other family has no connection, so there the destination goes first.
+    proxy.serve(name, other)
+    proxy.await_idle(1)
+    assert talk.goes_on()
+    assert weights(vip) == {talk.pod: 0, other: 1}
+    talk.close()
+    proxy.await_idle(1)
+    assert weights(vip) == {other: 1}
+
+
+def test_a_restart_in_the_middle_goes_on_and_the_deadline_ends_it(proxy: Draining) -> None:
+    vip = vips(22)[0]
+    proxy.talks("restarted", 22, "pod1", "pod2")
+    talk = proxy.connect(vip)
+    (other,) = {"pod1", "pod2"} - {talk.pod}
+    proxy.serve("restarted", other)
+    assert proxy.restart() == 0, proxy.world.report.batches
+    proxy.world.sync()
+    assert weights(vip) == {talk.pod: 0, other: 1}
+    assert talk.goes_on()
+    proxy.world.now = 29.0
+    assert proxy.world.sync() == 0
+    proxy.world.now = 31.0
+    assert proxy.world.sync() == 2
+    assert weights(vip) == {other: 1}
+    with pytest.raises(ConnectionResetError):
+        # With connection tracking the first word is lost, and its repetition is refused.
+        talk.goes_on() or talk.goes_on()
+    talk.close()
+
+
+def test_scaled_to_zero_a_connection_goes_on_and_new_ones_are_refused(proxy: Draining) -> None:
+    vip = vips(23)[0]
+    proxy.talks("zero", 23, "pod1", "pod2")
+    talk = proxy.connect(vip)
+    proxy.serve("zero")
+    assert weights(vip) == {"pod1": 0, "pod2": 0}
+    assert talk.goes_on()
+    with pytest.raises(ConnectionRefusedError):
+        proxy.connect(vip)
+    talk.close()
+    proxy.await_idle(4)
+    assert weights(vip) == {}
+
+
+def test_a_hashing_scheduler_refuses_nobody(proxy: Draining) -> None:
+    """Without weight the clients that are hashed there would be refused, so the destination goes at once."""
+    vip = vips(24)[0]
+    proxy.talks("hashed", 24, "pod1", "pod2", scheduler="sh")
+    talk = proxy.connect(vip)
+    (other,) = {"pod1", "pod2"} - {talk.pod}
+    talk.close()
+    proxy.serve("hashed", other)
+    assert weights(vip) == {other: 1}
+    assert proxy.takers(vip, 2) == {other}
+
+
+@INDEX
+@pytest.mark.parametrize("place", ["cluster address", "node port"])
+def test_a_udp_flow_from_before_the_service_is_not_lost_for_ever(proxy: Draining, place: str, index: int) -> None:
+    number, node_port = 30 + index, 30130 + index + 2 * (place == "node port")
+    number += 2 * (place == "node port")
+    target = (vips(number)[index], 80) if place == "cluster address" else (NODE_ADDRESS[index], node_port)
+    if place == "cluster address":
+        # The way that packets to an address take which nobody serves yet: to wherever the routes lead.
+        sh("ip", "route", "add", target[0], "via", ("192.0.2.2", "2001:db8::2")[index])
+    with client_socket(proxy, index) as flow, client_socket(proxy, index) as foreign:
+        flow.connect(target)
+        foreign.connect((NODE_ADDRESS[index], 9))
+        for each in (flow, foreign):
+            with contextlib.suppress(ConnectionRefusedError):
+                assert ask(each) == ""
+        before = remembered(9)
+        proxy.service(f"late-{number}", number, "pod1", "pod2", node_port=node_port)
+        proxy.stale.work(0.0)
+        answers = []
+        for _ in range(4):
+            with contextlib.suppress(ConnectionRefusedError):
+                answers.append(ask(flow))
+        assert set(answers[-2:]) <= {"pod1", "pod2"}, answers
+        assert "" not in answers[-2:]
+        assert remembered(9) == before, "flows to elsewhere stay"
+
+
+@contextlib.contextmanager
+def client_socket(proxy: Draining, index: int) -> Iterator[socket.socket]:
+    with netns.inside(proxy.net.client):
+        made = socket.socket((socket.AF_INET, socket.AF_INET6)[index], socket.SOCK_DGRAM)
+    with made:
+        yield made
+
+
+def remembered(port: int) -> int:
+    """UDP flows to a port that the node remembers."""
+    return sum(
+        f" dport={port} " in line.partition("src=")[2].partition("src=")[0]
+        for family in ("ipv4", "ipv6")
+        for line in sh("conntrack", "-L", "-f", family, "-p", "udp").splitlines()
+    )
+
+
+def test_scaled_to_zero_and_back_no_udp_flow_is_left_on_a_dead_pod(proxy: Draining) -> None:
+    proxy.service("dns", 36, "pod1", node_port=30136)
+    with in_client(proxy, socket.SOCK_DGRAM) as flow, in_client(proxy, socket.SOCK_DGRAM) as other:
+        flow.connect((vips(36)[0], 80))
+        other.connect((NODE_ADDRESS[0], 30136))
+        assert (ask(flow), ask(other)) == ("pod1", "pod1")
+        proxy.apply(*proxy.slices("dns"))
+        proxy.stale.work(0.0)
+        dead = ip_address(PODS["pod1"][0])
+        assert f"src={dead} dst=" not in sh("conntrack", "-L", "-p", "udp", "--reply-src", str(dead))
+        with contextlib.suppress(ConnectionRefusedError):
+            assert ask(flow) == ""
+        with pytest.raises(ConnectionRefusedError):
+            ask(flow)
+        proxy.apply(*proxy.slices("dns", "pod2"))
+        proxy.stale.work(0.0)
+        assert (ask(flow), ask(other)) == ("pod2", "pod2"), "not one packet is lost"
+
+
+def test_a_udp_flow_moves_when_its_endpoint_goes(proxy: Draining) -> None:
+    proxy.service("moving", 37, "pod1", "pod2")
+    with in_client(proxy, socket.SOCK_DGRAM) as flow:
+        flow.connect((vips(37)[0], 80))
+        first = ask(flow)
+        (left,) = {"pod1", "pod2"} - {first}
+        proxy.apply(*proxy.slices("moving", left))
+        proxy.stale.work(0.0)
+        assert ask(flow) == left, "not one packet is lost"
+
+
+def test_settings_of_ipvs(proxy: Draining) -> None:
+    for key, value in (("expire_nodest_conn", "1"), ("expire_quiescent_template", "1"), ("conn_reuse_mode", "1")):
+        assert sh("sysctl", "-n", f"net.ipv4.vs.{key}").strip() == value

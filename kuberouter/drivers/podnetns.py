@@ -54,6 +54,8 @@ class PodReceiverDriver:
         self._runtime = runtime
         self._in_use = in_use
         self._written = False
+        self._loaded: set[Family] = set()
+        """Families of which the kernel module is known to be there."""
 
     def owns(self, row: PodReceiver) -> bool:
         """`read` yields nothing but what lies on links with our names in pods of this node."""
@@ -69,11 +71,10 @@ class PodReceiverDriver:
         for container, path, inode in self._namespaces():
             try:
                 found = inside(path, _look, expect=inode)
-            except FileNotFoundError:
-                # The pod has gone meanwhile, and all that was in it.
+            except OSError:
+                # The pod has gone meanwhile, and all that was in it. If it is only closed to us, what should be in
+                # there is found missing, and the attempt to put it there says why it cannot.
                 continue
-            except OSError as error:
-                raise Unavailable(f"the network namespace of container {container} is closed to us: {error}") from error
             for tunnel, sound in found:
                 for vip in tunnel.vips or (NO_VIP,):
                     if tunnel.link.local:
@@ -94,8 +95,9 @@ class PodReceiverDriver:
         failed: dict[Hashable, str] = {}
         wanted = [*batch.add, *(new for _, new in batch.change)]
         self._written = self._written or bool(wanted)
-        for family in {family_of(row.key.pod) for row in wanted}:
-            load_module(MODULES[family])
+        for family in {family_of(row.key.pod) for row in wanted} - self._loaded:
+            if load_module(MODULES[family]):
+                self._loaded.add(family)
         for container, rows in _by_container(wanted).items():
             error = self._visit(container, rows, _receive)
             failed.update((row.key, text) for row in rows if (text := error.get(row.key, "")))

@@ -26,9 +26,10 @@ _PYTEST = (sys.executable, "-m", "pytest", "-q")
 def side_by_side(processes: int, how: str = "loadfile") -> tuple[str, ...]:
     """Options of pytest for some processes that share the tests, file by file or by another rule of pytest-xdist.
 
-    Files are begun in the order in which they are named, so those that take longest come first.
+    Files are begun in the order in which they are named, so those that take longest come first. A process that crashes
+    ends the run: its successor would meet the same test.
     """
-    return ("-n", str(processes), "--dist", how, "--no-loadscope-reorder")
+    return ("-n", str(processes), "--dist", how, "--no-loadscope-reorder", "--max-worker-restart=0")
 
 
 class Counts(NamedTuple):

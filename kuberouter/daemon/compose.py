@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,12 +179,10 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
     for row in dict.fromkeys(row for part in parts for row in part.drivers):
         users = [part for part in parts if row in part.drivers]
         make = shared.get(row) or users[0].drivers[row]
-        awaited = [part.removals_await[row] for part in users if row in part.removals_await]
-        needs = frozenset((NODE_KNOWN, *awaited, *(need for part in users for need in part.needs)))
-        late = needs if any(row in part.read_late for part in users) else ()
+        reading, removing = awaited(row, users)
         told = [part.inherit[row] for part in users if row in part.inherit]
         inherit = told[0] if told else lambda _: None
-        found.append(Table(row, _Lazy(make), removal_needs=needs, read_needs=late, inherit=inherit))
+        found.append(Table(row, _Lazy(make), removal_needs=removing, read_needs=reading, inherit=inherit))
     needs = frozenset((NODE_KNOWN, *(need for part in parts for need in part.needs)))
     former: dict[type[Row], DriverMaker] = {
         FormerChain: lambda: FormerChainDriver(xtables.aside(), prefixes),
@@ -195,6 +194,16 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         # What the other backend of the firewall has left behind.
         former |= former_backend(config.firewall, xtables)
     return found + [Table(row, _Lazy(make), removal_needs=needs) for row, make in former.items()]
+
+
+def awaited(row: type[Row], users: Sequence[Part]) -> tuple[frozenset[str], frozenset[str]]:
+    """The sources that must be in sync before a table is read for the first time, and before rows of it are removed.
+
+    What removals await besides may come of the first read, so that never waits for it.
+    """
+    needs = frozenset((NODE_KNOWN, *(need for part in users for need in part.needs)))
+    besides = (part.removals_await[row] for part in users if row in part.removals_await)
+    return needs if any(row in part.read_late for part in users) else frozenset(), needs.union(besides)
 
 
 class _Lazy:

@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def test_a_rolling_update_fails_no_request(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rolling_update_fails_no_request(lab: Lab, tell: Callable[[str], None]) -> None:
     deployment = Deployment(lab)
     node = lab.node("node1")
     lab.apply(SERVICE)
@@ -209,14 +209,12 @@ def test_a_rolling_update_fails_no_request(lab: Lab, capsys: pytest.CaptureFixtu
         if client is not None:
             client.close()
     new, long = report["new"], report["long"]
-    with capsys.disabled():
-        print(
-            f"\nrolling update of {PODS} pods in {took:.1f} s: "
-            f"{sum(new['answered'].values()) / report['seconds']:.0f} new connections a second "
-            f"({sum(new['answered'].values())}, slowest {new['slowest']:.2f} s, {sum(new['failed'].values())} failed), "
-            f"{LONG} long ones with {sum(long['answered'].values())} requests "
-            f"(slowest {long['slowest']:.2f} s, {sum(long['failed'].values())} failed)"
-        )
+    tell(
+        f"rolling update of {PODS} pods in {took:.1f} s: {sum(new['answered'].values()) / report['seconds']:.0f} new "
+        f"connections a second ({sum(new['answered'].values())}, slowest {new['slowest']:.2f} s, "
+        f"{sum(new['failed'].values())} failed), {LONG} long ones with {sum(long['answered'].values())} requests "
+        f"(slowest {long['slowest']:.2f} s, {sum(long['failed'].values())} failed)"
+    )
     assert new["failed"] == {}
     assert long["failed"] == {}
     assert set(new["answered"]) == set(names), "every pod has had its share"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ ROWS: tuple[type[Row], ...] = (
     PodReceiver,
 )
 NODE = "node-1"
+_KIND = re.compile(rf'"kind": "({"|".join(DECODERS)})"'.encode())
 
 
 def node_bytes(name: str = NODE, address: str = "192.0.2.1", cidr: str = "10.244.1.0/24") -> bytes:
@@ -54,6 +56,13 @@ def node_bytes(name: str = NODE, address: str = "192.0.2.1", cidr: str = "10.244
             "status": {"addresses": [{"type": "InternalIP", "address": address}]},
         }
     ).encode()
+
+
+def kind_of(raw: bytes) -> str:
+    """The kind that an object says it is, which a watch knows before it has the bytes."""
+    found = _KIND.search(raw)
+    assert found is not None, raw[:200]
+    return found[1].decode()
 
 
 class World:
@@ -92,8 +101,7 @@ class World:
 
     def feed(self, raw: bytes) -> None:
         """Decode one object and keep the event for the next `sync`."""
-        kind = next(k for k in DECODERS if f'"kind": "{k}"'.encode() in raw)
-        obj, problems = DECODERS[kind](raw)
+        obj, problems = DECODERS[kind_of(raw)](raw)
         if problems:
             self._events.append(Rejected(problems[0].owner, problems))
         if obj is not None:

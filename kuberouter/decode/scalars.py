@@ -16,18 +16,14 @@ _HEXADECIMAL = re.compile("[0-9a-fA-F:]+").fullmatch
 _MAPPED = bytes(10) + b"\xff\xff"
 _SMALL = tuple(str(n) for n in range(256))
 _OCTETS = {text: number for number, text in enumerate(_SMALL)}
+_LENGTHS = {str(n): n for n in range(129)}
 PROTOCOLS = {protocol.name: protocol for protocol in L4Protocol}
 
 
 def address(text: str) -> bytes:
     """An IPv4 or IPv6 address as 4 or 16 packed bytes; IPv4-mapped IPv6 addresses become IPv4."""
-    parts = text.split(".")
-    if len(parts) == 4:
-        try:
-            return bytes([_OCTETS[part] for part in parts])
-        except KeyError:
-            pass
-    elif (packed := _usual_ipv6(text)) is not None:
+    packed = _usual_address(text)
+    if packed is not None:
         return packed
     try:
         parsed = ipaddress.ip_address(text)
@@ -40,8 +36,19 @@ def address(text: str) -> bytes:
     return parsed.packed
 
 
+def _usual_address(text: str) -> bytes | None:
+    """An address in its usual spelling; None for what is rarer, or wrong, which `ipaddress` tells slowly."""
+    parts = text.split(".")
+    if len(parts) != 4:
+        return _usual_ipv6(text)
+    try:
+        return bytes([_OCTETS[part] for part in parts])
+    except KeyError:
+        return None
+
+
 def _usual_ipv6(text: str) -> bytes | None:
-    """An IPv6 address of hexadecimal groups only; None for what is rarer, or wrong, which `ipaddress` tells slowly."""
+    """An IPv6 address of hexadecimal groups only."""
     if _HEXADECIMAL(text) is None:
         return None
     head, gap, tail = text.partition("::")
@@ -49,17 +56,23 @@ def _usual_ipv6(text: str) -> bytes | None:
     missing = 8 - len(left) - len(right)
     if missing < 1 if gap else missing:
         return None
-    groups = [*left, *("0" for _ in range(missing)), *right]
-    if not all(1 <= len(group) <= 4 for group in groups):
+    # Every group has at least four digits then, so one that had more shows.
+    digits = "".join([g.zfill(4) for g in left]) + "0000" * missing + "".join([g.zfill(4) for g in right])
+    if len(digits) != 32 or not all(left) or not all(right):
         return None
-    packed = bytes.fromhex("".join([group.zfill(4) for group in groups]))
+    packed = bytes.fromhex(digits)
     return None if packed.startswith(_MAPPED) else packed
 
 
 def prefix(text: str) -> Prefix:
     """A CIDR block; host bits are cleared, as the API's validation warns but allows."""
-    if "/" not in text:
+    head, slash, tail = text.partition("/")
+    if not slash:
         raise ValueError(f"{text!r} is not a CIDR block: the prefix length is missing")
+    packed, length = _usual_address(head), _LENGTHS.get(tail)
+    if packed is not None and length is not None and length <= len(packed) * 8:
+        host = (1 << (len(packed) * 8 - length)) - 1
+        return Prefix((int.from_bytes(packed, "big") & ~host).to_bytes(len(packed), "big"), length)
     try:
         network = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:

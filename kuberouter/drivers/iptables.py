@@ -22,7 +22,8 @@ from kuberouter.model.netfilter import (
     HookKey,
     Position,
     Table,
-    chain_digest,
+    make_chain,
+    packed_tags,
     rule_tag,
 )
 from kuberouter.wire.command import Completed, run
@@ -200,7 +201,7 @@ class ChainDriver:
             for table in self._tables:
                 for name, tags in saved.get(table.value, {}).items():
                     if name.startswith(self._prefixes):
-                        yield Chain(ChainKey(family, table, name), chain_digest(tuple(tags)))
+                        yield Chain(ChainKey(family, table, name), packed_tags(tags))
 
     def owns(self, row: Chain) -> bool:
         """Chains are recognised as ours by the prefix of their name."""
@@ -221,8 +222,7 @@ class ChainDriver:
         return Outcome(failed)
 
     def _load(self, family: Family, table: Table, chains: Iterable[Chain]) -> Failures:
-        pending = {chain.key: chain.rules for chain in chains}
-        fallbacks = {chain.key: chain.fallback for chain in chains if chain.fallback is not None}
+        pending = {chain.key: chain for chain in chains}
         failed: Failures = {}
         for _ in range(ATTEMPTS):
             if not pending:
@@ -233,7 +233,7 @@ class ChainDriver:
             for key in ordered:
                 script.declare(key.name, key)
             for key in _as_walked(pending) if self._xtables.variant is Variant.NFT else ordered:
-                script.fill(key.name, pending[key], key)
+                script.fill(key.name, pending[key].rules, key, tags=pending[key].tags)
             result = self._xtables.restore(family, script)
             if result.ok:
                 return failed
@@ -241,30 +241,21 @@ class ChainDriver:
             culprits = [key for key in script.culprits(result.errors) if isinstance(key, ChainKey)]
             if not culprits:
                 if len(pending) > 1:
-                    return failed | self._halves(family, table, pending, fallbacks)
+                    return failed | self._halves(family, table, pending)
                 culprits = list(pending)
             for key in culprits:
                 failed.setdefault(key, text)
-                stand_in = fallbacks.pop(key, None)
-                if stand_in is None:
-                    del pending[key]
-                else:
-                    pending[key] = stand_in
+                stand_in = pending.pop(key).fallback
+                if stand_in is not None:
+                    pending[key] = make_chain(key, stand_in)
         return failed | dict.fromkeys(pending, "not tried: too many other chains were refused")
 
-    def _halves(
-        self,
-        family: Family,
-        table: Table,
-        pending: dict[ChainKey, tuple[str, ...]],
-        fallbacks: dict[ChainKey, tuple[str, ...]],
-    ) -> Failures:
+    def _halves(self, family: Family, table: Table, pending: dict[ChainKey, Chain]) -> Failures:
         """Load in two transactions what fails in one without saying where; what is referred to comes first."""
         ordered = _as_walked(pending)
         failed: Failures = {}
         for half in (ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]):
-            rows = [Chain(key, b"", pending[key], fallbacks.get(key)) for key in half]
-            failed |= self._load(family, table, rows)
+            failed |= self._load(family, table, [pending[key] for key in half])
         return failed
 
     def _unload(self, family: Family, table: Table, keys: Iterable[ChainKey]) -> Failures:
@@ -293,9 +284,9 @@ class ChainDriver:
         return failed | dict.fromkeys(pending, "not tried: too many other chains were refused")
 
 
-def _as_walked(chains: dict[ChainKey, tuple[str, ...]]) -> list[ChainKey]:
+def _as_walked(chains: dict[ChainKey, Chain]) -> list[ChainKey]:
     by_name = {key.name: key for key in chains}
-    return [by_name[name] for name in as_walked({key.name: jumps(rules) for key, rules in chains.items()})]
+    return [by_name[name] for name in as_walked({key.name: jumps(row.rules) for key, row in chains.items()})]
 
 
 class HookDriver:

@@ -188,13 +188,16 @@ class Ledger(Generic[R]):
         return len(self._rows)
 
 
-def diff(desired: Mapping[Hashable, R], actual: Mapping[Hashable, R], keys: Iterable[Hashable]) -> Batch[R]:
-    """The writes that turn `actual` into `desired` for these keys. Pure; the only difference taken in the project."""
+def diff(desired: Mapping[Hashable, R], actual: Mapping[Hashable, R | None]) -> Batch[R]:
+    """The writes that turn `actual`, where None is no row, into `desired` for the keys of `actual`.
+
+    Pure; the only difference taken in the project.
+    """
     add: list[R] = []
     change: list[tuple[R, R]] = []
     remove: list[R] = []
-    for key in keys:
-        want, have = desired.get(key), actual.get(key)
+    for key, have in actual.items():
+        want = desired.get(key)
         if want is None:
             if have is not None:
                 remove.append(have)

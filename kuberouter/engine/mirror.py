@@ -6,7 +6,7 @@ the exceptions are kept: the keys that still have to be written, each with the r
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Generic, TypeVar
 
 from kuberouter.engine.ledger import diff
@@ -41,7 +41,7 @@ class Mirror(Generic[R]):
     def note(self, previous: Mapping[Hashable, R | None]) -> None:
         """The desired rows of these keys changed; these were desired, and so in the kernel, until now."""
         pending, due = self._pending, self._due
-        if not due and pending.keys().isdisjoint(previous):
+        if not due and (not pending or pending.keys().isdisjoint(previous)):
             pending.update(previous)
             return
         for key, row in previous.items():
@@ -73,35 +73,36 @@ class Mirror(Generic[R]):
 
     def batch(self, desired: Mapping[Hashable, R], now: float) -> Batch[R]:
         """Everything that should be written now; rows that failed wait for their turn."""
-        due = self._due
-        keys = [key for key in self._pending if due.get(key, now) <= now]
-        actual = {key: row for key in keys if (row := self._pending[key]) is not None}
-        batch = diff(desired, actual, keys)
-        if len(batch) < len(keys):
-            named = {row.key for row in (*batch.add, *(new for _, new in batch.change), *batch.remove)}
-            self._settled(key for key in keys if key not in named)
+        due, actual = self._due, self._pending
+        if due:
+            actual = {key: row for key, row in actual.items() if due.get(key, now) <= now}
+        batch = diff(desired, actual)
+        if len(batch) < len(actual):
+            named = set(_keys(batch))
+            self._settled([key for key in actual if key not in named])
         return batch
 
     def wrote(
         self, batch: Batch[R], failed: Mapping[Hashable, str], now: float, instead: Mapping[Hashable, str] | None = None
     ) -> None:
         """A batch was written; `failed` names the keys that were not applied, `instead` those that were in part."""
-        keys = [row.key for row in (*batch.add, *(new for _, new in batch.change), *batch.remove)]
         if self.instead or instead:
-            for key in keys:
+            for key in _keys(batch):
                 self.instead.pop(key, None)
             self.instead.update(instead or {})
-        if not failed:
-            self._settled(keys)
+        if not failed and len(batch) == len(self._pending):
+            # Everything: so it is at a start, and nearly always.
+            self._settle_all()
             return
-        self._settled(key for key in keys if key not in failed)
-        for key in keys:
+        keys = _keys(batch)
+        self._settled([key for key in keys if key not in failed])
+        for key in keys if failed else ():
             if (error := failed.get(key)) is not None:
                 attempts = self._attempts[key] = self._attempts.get(key, 0) + 1
                 self._due[key] = now + min(LAST_RETRY, FIRST_RETRY * 2.0 ** (attempts - 1))
                 self.failures[key] = error
 
-    def _settled(self, keys: Iterable[Hashable]) -> None:
+    def _settled(self, keys: Collection[Hashable]) -> None:
         pending, failures = self._pending, self.failures
         for key in keys:
             pending.pop(key, None)
@@ -110,9 +111,18 @@ class Mirror(Generic[R]):
                 self._attempts.pop(key, None)
                 failures.pop(key, None)
         if not pending:
-            # An emptied book keeps the room that it once took, and at a start that is room for everything.
-            self._pending = {}
+            self._settle_all()
+
+    def _settle_all(self) -> None:
+        # Not emptied but made anew: a book keeps the room that it took, and at a start that is room for everything.
+        self._pending = {}
+        for book in (self._due, self._attempts, self.failures):
+            book.clear()
 
     def next_due(self) -> float | None:
         """When the next failed row wants to be tried again."""
         return min(self._due.values(), default=None)
+
+
+def _keys(batch: Batch[R]) -> list[Hashable]:
+    return [row.key for row in (*batch.add, *(new for _, new in batch.change), *batch.remove)]

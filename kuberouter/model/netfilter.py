@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Iterable
 
 from kuberouter.model.core import Family, KeyValue, Value
 
@@ -83,42 +84,57 @@ class ChainKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     name: str
 
 
+TAG_BYTES = 5
+
+
 def rule_tag(text: str) -> str:
     """Ten hexadecimal digits that name a rule's text; written into its comment, read back instead of the text."""
-    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=TAG_BYTES).hexdigest()
 
 
-def chain_digest(tags: tuple[str, ...]) -> bytes:
-    """Digest of a chain's rule tags in order."""
-    return hashlib.blake2b(",".join(tags).encode(), digest_size=12).digest()
+def rule_tags(rules: Iterable[str]) -> bytes:
+    """The tags of a chain's rules in order, five bytes each."""
+    return b"".join([hashlib.blake2b(rule.encode(), digest_size=TAG_BYTES).digest() for rule in rules])
+
+
+def packed_tags(tags: Iterable[str]) -> bytes:
+    """The same of tags as they were read back; an empty one, of a rule that is not ours, is no tag of any text."""
+    return bytes.fromhex("".join([tag or "0" * 2 * TAG_BYTES for tag in tags]))
+
+
+def split_tags(tags: bytes) -> list[str]:
+    """Packed tags one by one, as they are written."""
+    digits, size = tags.hex(), 2 * TAG_BYTES
+    return [digits[at : at + size] for at in range(0, len(digits), size)]
 
 
 class Chain(Value, frozen=True, gc=False, eq=False):
-    """A chain of ours with all its rules in order. Equal by key and digest: the kernel reports tags, not texts.
+    """A chain of ours with all its rules in order. Equal by key and tags: the kernel reports those, not texts.
 
     `fallback` are the rules that stand in when the kernel refuses those meant (a module is missing); None leaves the
     chain as it is, and what newly refers to it out.
     """
 
     key: ChainKey
-    digest: bytes
+    tags: bytes
+    """As `rule_tags` makes them."""
     rules: tuple[str, ...] = ()
     fallback: tuple[str, ...] | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Chain) and self.key == other.key and self.digest == other.digest
+        return isinstance(other, Chain) and self.key == other.key and self.tags == other.tags
 
     def __ne__(self, other: object) -> bool:
         # The base class brings an inequality of its own, so the default negation of __eq__ does not apply.
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((self.key, self.digest))
+        return hash((self.key, self.tags))
 
 
 def make_chain(key: ChainKey, rules: tuple[str, ...], *, fallback: tuple[str, ...] | None = None) -> Chain:
     """A chain row from its rule texts."""
-    return Chain(key, chain_digest(tuple(rule_tag(rule) for rule in rules)), rules, fallback)
+    return Chain(key, rule_tags(rules), rules, fallback)
 
 
 class FormerChain(Value, frozen=True, gc=False):

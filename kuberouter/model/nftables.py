@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 
 from kuberouter.model.core import KeyValue, Value
-from kuberouter.model.netfilter import chain_digest, rule_tag
+from kuberouter.model.netfilter import rule_tags
 
 
 class NftFamily(enum.IntEnum):
@@ -127,14 +127,15 @@ class BaseHook(Value, frozen=True, gc=False):
 
 
 class NftChain(Value, frozen=True, gc=False, eq=False):
-    """A chain with all its rules in order. Equal by key, hook and digest: the kernel keeps tags, not texts.
+    """A chain with all its rules in order. Equal by key, hook and tags: the kernel keeps those, not texts.
 
     `fallback` are the rules that stand in when the kernel refuses those meant; None leaves the chain as it is, and what
     newly refers to it out.
     """
 
     key: NftChainKey
-    digest: bytes
+    tags: bytes
+    """As `rule_tags` makes them."""
     rules: tuple[str, ...] = ()
     hook: BaseHook | None = None
     fallback: tuple[str, ...] | None = None
@@ -143,7 +144,7 @@ class NftChain(Value, frozen=True, gc=False, eq=False):
         return (
             isinstance(other, NftChain)
             and self.key == other.key
-            and self.digest == other.digest
+            and self.tags == other.tags
             and self.hook == other.hook
         )
 
@@ -152,14 +153,14 @@ class NftChain(Value, frozen=True, gc=False, eq=False):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((self.key, self.digest, self.hook))
+        return hash((self.key, self.tags, self.hook))
 
 
 def make_nft_chain(
     key: NftChainKey, rules: tuple[str, ...], *, hook: BaseHook | None = None, fallback: tuple[str, ...] | None = None
 ) -> NftChain:
     """A chain row from its rule texts."""
-    return NftChain(key, chain_digest(tuple(rule_tag(rule) for rule in rules)), rules, hook, fallback)
+    return NftChain(key, rule_tags(rules), rules, hook, fallback)
 
 
 class NftVerdictKey(KeyValue, frozen=True, gc=False, cache_hash=True):

@@ -162,7 +162,7 @@ def _full_load(node: NftNode) -> Figure:
     driver = ChainDriver(node.nftables)
     script = Script(NftFamily.IPV4)
     for row in chains:
-        script.chain(row, row.rules)
+        script.chain(row)
     text = str(script)
 
     def ours() -> float:
@@ -193,7 +193,7 @@ def _one_chain(node: NftNode) -> list[Figure]:
     def by(apply: Callable[[str], float]) -> float:
         states.reverse()
         script = Script(NftFamily.IPV4)
-        script.chain(states[0], states[0].rules)
+        script.chain(states[0])
         return apply(str(script))
 
     found = [

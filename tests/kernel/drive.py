@@ -22,7 +22,7 @@ def converge(driver: Driver[R], rows: Iterable[R]) -> dict[Hashable, str]:
     """Read, diff, write. Returns the failed rows."""
     want = {row.key: row for row in rows}
     have = owned(driver)
-    return dict(driver.write(diff(want, have, {*want, *have})).failed)
+    return dict(driver.write(diff(want, {key: have.get(key) for key in {*want, *have}})).failed)
 
 
 def sh(*words: str, stdin: str | None = None) -> str:

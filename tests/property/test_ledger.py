@@ -46,7 +46,7 @@ def test_incremental_claims_equal_claims_from_scratch(steps: list[tuple[Owner, l
         for key, before in changed.items():
             assert kernel.get(key) == before
             assert ledger.winner(key) != before
-        batch = diff(ledger.desired, kernel, changed)
+        batch = diff(ledger.desired, {key: kernel.get(key) for key in changed})
         kernel.update({row.key: row for row in batch.add})
         kernel.update({new.key: new for _, new in batch.change})
         for row in batch.remove:

@@ -198,7 +198,7 @@ def render(made: World) -> str:
     chains = list(made.table(NftChain).values())
     text = nft.Script(chains[0].key.family)
     for chain in chains:
-        text.chain(chain, chain.rules)
+        text.chain(chain)
     return str(text)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from kuberouter.drivers.nftables.shared import ATTEMPTS, Failures, Nftables, reason
 from kuberouter.drivers.walk import as_walked
 from kuberouter.model.core import Batch, Outcome
-from kuberouter.model.netfilter import chain_digest, rule_tag
-from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily
+from kuberouter.model.netfilter import packed_tags, split_tags
+from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily, make_nft_chain
 from kuberouter.wire import nftables as wire
 from kuberouter.wire.netlink import Message
 from kuberouter.wire.nftmessages import delete_chain, flush_chain, new_chain, new_rules
@@ -21,8 +21,8 @@ HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output"}
 NUMBERS = {name: number for number, name in HOOKS.items()}
 CIRCLES = (errno.EMLINK, errno.ELOOP)
 
-Pending = dict[NftChainKey, tuple[NftChain, tuple[str, ...]]]
-"""Rows that are still to be loaded, each with the rules that it gets."""
+Pending = dict[NftChainKey, NftChain]
+"""Rows that are still to be loaded."""
 Refused = dict[NftChainKey | None, str]
 """Why a transaction failed, by the chains that are to blame; by None if nobody can tell which."""
 
@@ -34,7 +34,7 @@ class ChainDriver:
         self._nftables = nftables
 
     def read(self) -> Iterable[NftChain]:
-        """All chains of our tables; rules of others in them change the digest, so they are put right."""
+        """All chains of our tables; rules of others in them change the tags, so they are put right."""
         link = self._nftables.link
         for family in NftFamily:
             tags: dict[str, list[str]] = {}
@@ -44,8 +44,7 @@ class ChainDriver:
                 hook = None
                 if facts.hook is not None and facts.priority is not None:
                     hook = BaseHook(HOOKS.get(facts.hook, str(facts.hook)), facts.priority, facts.accepts)
-                digest = chain_digest(tuple(tags.get(facts.name, ())))
-                yield NftChain(NftChainKey(family, facts.name), digest, (), hook)
+                yield NftChain(NftChainKey(family, facts.name), packed_tags(tags.get(facts.name, ())), (), hook)
 
     def owns(self, row: NftChain) -> bool:
         """Everything in our tables is ours."""
@@ -58,7 +57,7 @@ class ChainDriver:
         return Outcome(failed | self._unload([row.key for row in batch.remove]))
 
     def _load(self, rows: Sequence[NftChain], moved: Collection[NftChainKey]) -> Failures:
-        pending = {row.key: (row, row.rules) for row in rows}
+        pending = {row.key: row for row in rows}
         failed: Failures = {}
         for _ in range(ATTEMPTS):
             if not pending or not (refused := self._apply(pending, moved)):
@@ -66,12 +65,10 @@ class ChainDriver:
             if None in refused and len(pending) > 1:
                 return failed | self._halves(pending, moved)
             for key in list(pending) if None in refused else [key for key in refused if key is not None]:
-                row, rules = pending[key]
+                row = pending.pop(key)
                 failed.setdefault(key, refused.get(key) or refused[None])
-                if row.fallback is None or rules == row.fallback:
-                    del pending[key]
-                else:
-                    pending[key] = row, row.fallback
+                if row.fallback is not None:
+                    pending[key] = make_nft_chain(key, row.fallback, hook=row.hook)
         return failed | dict.fromkeys(pending, "not tried: too many others were refused")
 
     def _apply(self, pending: Pending, moved: Collection[NftChainKey]) -> Refused:
@@ -85,10 +82,10 @@ class ChainDriver:
             else:
                 return self._send(steps)
         script = Script(next(iter(pending)).family)
-        for row, rules in pending.values():
+        for row in pending.values():
             if row.key in moved:
                 script.drop_chain(row.key)
-            script.chain(row, rules)
+            script.chain(row)
         errors = self._nftables.nft.run(str(script))
         if not errors:
             return {}
@@ -114,8 +111,7 @@ class ChainDriver:
         middle = len(ordered) // 2
         failed: Failures = {}
         for half in (ordered[:middle], ordered[middle:]):
-            rows = [NftChain(row.key, row.digest, rules, row.hook, row.fallback) for row, rules in half]
-            failed |= self._load(rows, moved)
+            failed |= self._load(half, moved)
         return failed
 
     def _unload(self, keys: Sequence[NftChainKey]) -> Failures:
@@ -139,13 +135,13 @@ class ChainDriver:
 
 
 def _as_walked(pending: Pending) -> list[NftChainKey]:
-    return as_walked({key: [NftChainKey(key.family, to) for to in jumps(rules)] for key, (_, rules) in pending.items()})
+    return as_walked({key: [NftChainKey(key.family, to) for to in jumps(row.rules)] for key, row in pending.items()})
 
 
 def _steps(pending: Pending, moved: Collection[NftChainKey]) -> list[tuple[NftChainKey, Message]]:
     """The messages that make chains hold exactly their rules, whether they exist or not. Raises Unspoken."""
     found: list[tuple[NftChainKey, Message]] = []
-    for key, (row, _) in pending.items():
+    for key, row in pending.items():
         place = key.family, TABLE_NAME[key.family], key.name
         # A hook cannot be changed in place.
         away = (new_chain(*place), flush_chain(*place), delete_chain(*place)) if key in moved else ()
@@ -153,6 +149,8 @@ def _steps(pending: Pending, moved: Collection[NftChainKey]) -> list[tuple[NftCh
         found += ((key, message) for message in (*away, new_chain(*place, hook), flush_chain(*place)))
     # Rules may refer to any of these chains, so all chains are made first.
     for key in _as_walked(pending):
-        rules = [(expressions(key.family, text), f"{MARKER}{rule_tag(text)}") for text in pending[key][1]]
+        row = pending[key]
+        texts = zip(split_tags(row.tags), row.rules, strict=True)
+        rules = [(expressions(key.family, text), f"{MARKER}{tag}") for tag, text in texts]
         found += ((key, message) for message in new_rules(key.family, TABLE_NAME[key.family], key.name, rules))
     return found

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from kuberouter.model.core import Value
-from kuberouter.model.netfilter import CountedRule, rule_tag
+from kuberouter.model.netfilter import CountedRule, rule_tag, rule_tags, split_tags
 
 MARKER = "kube-router:"
 """Begins the comment of every rule of ours."""
@@ -121,11 +121,6 @@ def commented(rules: Iterable[tuple[str, str]], builtin: Collection[str], chains
     return table
 
 
-def tagged(text: str) -> str:
-    """The words of a rule in a chain of ours."""
-    return f"-m comment --comment {MARKER}{rule_tag(text)} {text}"
-
-
 def placed(text: str, place: str, rank: int) -> str:
     """The words of a rule in a builtin chain; its comment also says where it belongs."""
     return f"-m comment --comment {MARKER}{rule_tag(text)}:{place}:{rank} {text}"
@@ -143,22 +138,23 @@ class Script:
         """Append a line on behalf of a subject."""
         self._added.append((line, subject))
 
-    def chain(self, name: str, rules: Iterable[str], subject: object) -> None:
-        """Make a chain hold exactly these rules, whether it exists or not."""
+    def chain(self, name: str, rules: Sequence[str], subject: object, *, tags: bytes | None = None) -> None:
+        """Make a chain hold exactly these rules, whether it exists or not. Their tags are made where not given."""
         self.declare(name, subject)
-        self.fill(name, rules, subject)
+        self.fill(name, rules, subject, tags=tags)
 
     def declare(self, name: str, subject: object) -> None:
         """Make a chain, empty whether it exists or not."""
         self._declared.append((f":{name} - [0:0]", subject))
 
-    def fill(self, name: str, rules: Iterable[str], subject: object) -> None:
+    def fill(self, name: str, rules: Sequence[str], subject: object, *, tags: bytes | None = None) -> None:
         """Append rules to a chain that is declared."""
-        for text in rules:
-            self.add(f"-A {name} {tagged(text)}", subject)
+        head = f"-A {name} -m comment --comment {MARKER}"
+        texts = zip(split_tags(rule_tags(rules) if tags is None else tags), rules, strict=True)
+        self._added += [(f"{head}{tag} {text}", subject) for tag, text in texts]
 
     def __str__(self) -> str:
-        return "\n".join((*(line for line, _ in self._all()), "COMMIT", ""))
+        return "\n".join([*(line for line, _ in self._all()), "COMMIT", ""])
 
     def _all(self) -> list[tuple[str, object]]:
         return [*self._declared, *self._added]

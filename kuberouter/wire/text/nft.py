@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kuberouter.model.netfilter import CountedRule, rule_tag
+from kuberouter.model.netfilter import CountedRule, split_tags
 from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily
 
 MARKER = "kube-router:"
@@ -19,6 +19,7 @@ _FAMILY = {NftFamily.IPV4: "ip", NftFamily.BRIDGE: "bridge", NftFamily.IPV6: "ip
 _TARGET = re.compile(r"(?:^| )(?:jump|goto) (\S+)", re.MULTILINE)
 _CHAIN = re.compile(r"\s+chain (\S+) \{")
 _COUNTER = re.compile(r"counter packets (\d+) bytes (\d+) ?")
+_TAG = re.compile(f"{MARKER}([0-9a-f]{{10}})")
 _OURS = re.compile(rf' ?comment "{MARKER}[0-9a-f]{{10}}"$')
 LOOP = "Too many links"
 """What the kernel says of chains that lead to each other in a circle, or too deep."""
@@ -32,7 +33,8 @@ def where(family: NftFamily, name: str) -> str:
 
 def comment_tag(comment: str) -> str:
     """The tag in a rule's comment; empty if it is not ours."""
-    return comment.removeprefix(MARKER) if comment.startswith(MARKER) else ""
+    found = _TAG.fullmatch(comment)
+    return found[1] if found is not None else ""
 
 
 def parse_listing(output: str) -> dict[str, list[CountedRule]]:
@@ -66,13 +68,13 @@ class Script:
         for verb in ("add", "flush", "delete"):
             self._first.append((f"{verb} chain {where(key.family, key.name)}", key))
 
-    def chain(self, row: NftChain, rules: Sequence[str]) -> None:
-        """Make a chain hold exactly these rules, whether it exists or not."""
+    def chain(self, row: NftChain) -> None:
+        """Make a chain hold exactly its rules, whether it exists or not."""
         chain = where(row.key.family, row.key.name)
         self._chains.append((f"add chain {chain}{_hook(row.hook)}", row.key))
         self._chains.append((f"flush chain {chain}", row.key))
-        for text in rules:
-            self._rules.append((f'add rule {chain} {text} comment "{MARKER}{rule_tag(text)}"', row.key))
+        for tag, text in zip(split_tags(row.tags), row.rules, strict=True):
+            self._rules.append((f'add rule {chain} {text} comment "{MARKER}{tag}"', row.key))
 
     def _all(self) -> list[tuple[str, object]]:
         # Rules may refer to any chain of the script, so all chains are made first.

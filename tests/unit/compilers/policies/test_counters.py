@@ -12,13 +12,18 @@ from kuberouter.compilers.policies.iptables.policies import profile_rules
 from kuberouter.compilers.policies.nftables.counters import profile_counts as nftables_counts
 from kuberouter.compilers.policies.nftables.policies import profile_rules as nftables_profile
 from kuberouter.model.core import Family
-from kuberouter.model.netfilter import CountedRule
+from kuberouter.model.netfilter import CountedRule, rule_tag
 from kuberouter.model.policy import Count, Direction, ProfileCount
-from kuberouter.wire.text.iptables import parse_counters, tagged
+from kuberouter.wire.text.iptables import MARKER, parse_counters
 from kuberouter.wire.text.nft import parse_listing
 
 BODIES = ("KUBE-NWPLCY-AAAAAAAAAAAAAAAA", "KUBE-NWPLCY-BBBBBBBBBBBBBBBB")
 DISPATCH = {Direction.INGRESS: "KUBE-ROUTER-POD-INGRESS", Direction.EGRESS: "KUBE-ROUTER-POD-EGRESS"}
+
+
+def tagged(text: str) -> str:
+    """The words of a rule in a chain of ours."""
+    return f"-m comment --comment {MARKER}{rule_tag(text)} {text}"
 
 
 @pytest.mark.parametrize("cut", [False, True])

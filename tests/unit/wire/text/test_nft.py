@@ -20,7 +20,7 @@ TOP = make_nft_chain(NftChainKey(V4, "KUBE-ROUTER-X"), ("jump KUBE-NWPLCY-A",), 
 def script() -> Script:
     made = Script(V4)
     for row in (TOP, POLICY):
-        made.chain(row, row.rules)
+        made.chain(row)
     return made
 
 
@@ -52,4 +52,5 @@ def test_rules_behind_a_loop_are_not_to_blame() -> None:
 def test_tags_and_targets_are_found() -> None:
     assert comment_tag("kube-router:0123456789") == "0123456789"
     assert comment_tag("somebody else's") == ""
+    assert comment_tag("kube-router:was here") == ""
     assert jumps(["ct state new jump A", "goto B", "ip saddr 10.0.0.1 accept"]) == ["A", "B"]

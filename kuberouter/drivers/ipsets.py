@@ -222,7 +222,9 @@ def _request(name: str, keys: list[MemberKey], marks: dict[MemberKey, int]) -> b
     addresses = [key.address for key in keys if key.length == bits and not key.protocol]
     if len(addresses) == len(keys):
         return ipset.addresses_request(name, addresses)
-    return ipset.entries_request(name, (entry for key in keys for entry in _plain(key)))
+    if all(key.length for key in keys):
+        return ipset.entries_request(name, [(key.address, key.length, key.protocol, key.port) for key in keys])
+    return ipset.entries_request(name, [entry for key in keys for entry in _plain(key)])
 
 
 def _sourced(key: SourcedKey) -> ipset.SourcedEntry:

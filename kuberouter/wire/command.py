@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from kuberouter.model.core import Unavailable, Value
 from kuberouter.wire.netlink import adopt_child
@@ -24,6 +26,17 @@ class Completed(Value, frozen=True, gc=False):
         return self.status == 0
 
 
+def _in_memory(script: str) -> BinaryIO:
+    """A file without a name, at its beginning.
+
+    A tool reads it as fast as it can; through a pipe it would get a few kilobytes at a time, and wait for us between.
+    """
+    file = os.fdopen(os.memfd_create("script"), "w+b", buffering=0)
+    file.write(script.encode())
+    file.seek(0)
+    return file
+
+
 def run(words: Sequence[str], script: str = "", *, timeout: float = TIMEOUT) -> Completed:
     """Run a tool to its end with `script` on its standard input; the environment is inherited.
 
@@ -31,12 +44,15 @@ def run(words: Sequence[str], script: str = "", *, timeout: float = TIMEOUT) -> 
     """
     try:
         # No preexec_fn and no shell, so that the child is made by vfork: cheap in a process with much memory.
-        with subprocess.Popen(
-            list(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=True
-        ) as child:
+        with (
+            _in_memory(script) as stdin,
+            subprocess.Popen(
+                list(words), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=True
+            ) as child,
+        ):
             adopt_child(child.pid)
             try:
-                output, errors = child.communicate(script.encode(), timeout)
+                output, errors = child.communicate(timeout=timeout)
             finally:
                 # Does nothing to one that has ended.
                 child.kill()

@@ -1,7 +1,8 @@
 """Which change dirties which compile key: the only such table, one function per controller.
 
-A function gets the change and the view in which it is already applied, and yields the owners to compile again. It must
-yield every owner whose fragment could differ, and should yield few others: the cost of an event is what it yields.
+A function gets the change and the view in which it is already applied, and yields what to compile again: compilers,
+each with its subjects, or with owners where a subject has several. It must yield everything whose fragment could
+differ, and should yield little else: the cost of an event is what it yields.
 """
 
 from __future__ import annotations
@@ -27,81 +28,96 @@ class Change(Value, frozen=True, gc=False):
     new: ClusterObject | NodeFacts | None
 
 
-Dependents = Callable[[Change, ClusterView], Iterable[Owner]]
+Key = ObjectRef | Owner
+"""What stands for an owner under the name of its compiler. A start marks the same pods over and over: a subject is
+there already, an owner would have to be made each time."""
+Dirty = tuple[str, Iterable[Key]]
+Dependents = Callable[[Change, ClusterView], Iterable[Dirty]]
 
 
-def policies(change: Change, view: ClusterView) -> Iterable[Owner]:
+def policies(change: Change, view: ClusterView) -> Iterable[Dirty]:
     """Firewall: what the match index says of the event, in the order in which sets come before rules."""
     if change.ref.kind == "NodeFacts":
-        yield Owner("firewall", ObjectRef("Node", "", change.ref.name))
+        yield "firewall", (ObjectRef("Node", "", change.ref.name),)
         return
     if change.ref.kind == "Namespace":
         if any(isinstance(each, Namespace) and each.default_deny for each in (change.old, change.new)):
-            yield Owner("annotation", change.ref)
+            yield "annotation", (change.ref,)
     elif change.ref.kind == "Node":
-        yield Owner("cluster-addresses", change.ref)
+        yield "cluster-addresses", (change.ref,)
     elif change.ref.kind == "Service":
-        yield Owner("served", change.ref)
+        yield "served", (change.ref,)
     touched, bound = view.matches.touched, set(view.bindings.touched)
     for address in _direct(change, view):
         bound.update(view.bindings.pods_at(address))
-    for compiler, refs in (
-        ("policy", touched.policies),
-        ("membership", touched.members),
-        ("isolation", touched.isolated),
-        ("binding", touched.isolated | bound if bound else touched.isolated),
-    ):
-        for ref in refs:
-            yield Owner(compiler, ref)
+    if touched.policies:
+        yield "policy", touched.policies
+    if touched.members:
+        yield "membership", touched.members
+    if touched.isolated:
+        yield "isolation", touched.isolated
+    if touched.isolated or bound:
+        yield "binding", touched.isolated | bound
 
 
-def services(change: Change, view: ClusterView) -> Iterable[Owner]:
+def services(change: Change, view: ClusterView) -> Iterable[Dirty]:
     """Service proxy: a Service touches its slices; a slice only itself, unless it was the first or last ready one.
 
     A departed destination touches nobody else: the claims of those who want it come first by rank.
     """
     ref = change.ref
     if ref.kind == "NodeFacts":
-        yield Owner("proxy", ObjectRef("Node", "", ref.name))
-        yield Owner("direct", ObjectRef("Node", "", ref.name))
+        node = ObjectRef("Node", "", ref.name)
+        yield "proxy", (node,)
+        yield "direct", (node,)
     elif ref.kind == "Service":
         yield from _service(ref, view)
         if any(isinstance(each, Service) and each.health_check_node_port for each in (change.old, change.new)):
-            yield Owner("health", ref)
+            yield "health", (ref,)
         if view.hairpins.flipped:
-            yield from (Owner("bridge-port", link.ref) for link in view.pod_links())
+            yield "bridge-port", [link.ref for link in view.pod_links()]
         for other in view.frontends.contenders | view.marks.moved:
             yield from _service(other, view)
     elif ref.kind == "PodLink":
-        yield Owner("bridge-port", ref)
+        yield "bridge-port", (ref,)
     elif ref.kind == "KnownMark":
         for other in view.marks.moved:
             yield from _service(other, view)
     elif ref.kind == "LocalPod":
-        yield Owner("receivers", ref)
+        yield "receivers", (ref,)
     elif ref.kind == "Node":
-        yield Owner("podsubnets", ref)
+        yield "podsubnets", (ref,)
         before, after = (set(node_addresses(n)) if isinstance(n, Node) else set() for n in (change.old, change.new))
         # Neither the address of a node nor who has one can answer directly.
         for service in view.marks.users() if before != after else ():
             yield from _service(service, view)
     elif ref.kind == "EndpointSlice":
-        for each in (change.old, change.new):
-            if isinstance(each, EndpointSlice):
-                yield Owner("destinations", each.service, each.ref.name)
-        yield from (Owner("health", service) for service in view.local_endpoints.touched if _checked(service, view))
-        for service in view.frontends.flipped:
-            yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
+        yield from _slice(change, view)
     elif ref.kind == "Departed":
-        yield Owner("drain", ref)
-    yield from (Owner("receivers", pod) for address in _direct(change, view) for pod in view.receivers.pods(address))
+        yield "drain", (ref,)
+    for address in _direct(change, view):
+        yield "receivers", view.receivers.pods(address)
     if view.marks.began and view.node is not None:
-        yield Owner("direct", ObjectRef("Node", "", view.node.name))
+        yield "direct", (ObjectRef("Node", "", view.node.name),)
 
 
-def _service(service: ObjectRef, view: ClusterView) -> Iterable[Owner]:
-    yield Owner("services", service)
-    yield from (Owner("destinations", service, other.name) for other in view.slices_of(service))
+def _service(service: ObjectRef, view: ClusterView) -> Iterable[Dirty]:
+    yield "services", (service,)
+    yield "destinations", _destinations(service, view)
+
+
+def _slice(change: Change, view: ClusterView) -> Iterable[Dirty]:
+    for each in (change.old, change.new):
+        if isinstance(each, EndpointSlice):
+            yield "destinations", (Owner("destinations", each.service, each.ref.name),)
+    if view.local_endpoints.touched:
+        yield "health", [service for service in view.local_endpoints.touched if _checked(service, view)]
+    for service in view.frontends.flipped:
+        yield "destinations", _destinations(service, view)
+
+
+def _destinations(service: ObjectRef, view: ClusterView) -> list[Owner]:
+    return [Owner("destinations", service, other.name) for other in view.slices_of(service)]
 
 
 def _direct(change: Change, view: ClusterView) -> set[bytes]:
@@ -120,19 +136,20 @@ def _checked(service: ObjectRef, view: ClusterView) -> bool:
     return found is not None and bool(found.health_check_node_port)
 
 
-def routing(change: Change, view: ClusterView) -> Iterable[Owner]:
+def routing(change: Change, view: ClusterView) -> Iterable[Dirty]:
     """Route controller: a node touches its peer, its set members and the routes through addresses it won or lost."""
     ref = change.ref
     if ref.kind == "NodeFacts":
         subject = ObjectRef("Node", "", ref.name)
-        yield from (Owner(name, subject) for name in ("plumbing", "cni", "speaker", "exports", "advertise"))
+        for name in ("plumbing", "cni", "speaker", "exports", "advertise"):
+            yield name, (subject,)
     elif ref.kind == "Node":
-        yield Owner("nodesets", ref)
-        yield Owner("peer", ref)
+        yield "nodesets", (ref,)
+        yield "peer", (ref,)
         before, after = (set(node_addresses(n)) if isinstance(n, Node) else set() for n in (change.old, change.new))
         for address in before ^ after:
             # A tunnel's name depends on which other addresses look like it.
             for each in {address, *view.routes.alike(address)}:
-                yield from (Owner("route", route) for route in view.routes.routes_via(each))
+                yield "route", view.routes.routes_via(each)
     elif ref.kind == "LearnedRoute":
-        yield Owner("route", ref)
+        yield "route", (ref,)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from kuberouter.cluster.dependents import Change, Dependents
+from kuberouter.cluster.dependents import Change, Dependents, Dirty
 from kuberouter.cluster.derived import Derive
 from kuberouter.cluster.facts import node_facts
 from kuberouter.cluster.view import ClusterView
 from kuberouter.model.cluster import ClusterObject, EndpointSlice
-from kuberouter.model.core import ObjectRef, Owner
+from kuberouter.model.core import ObjectRef
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.settings import NodeSettings
 
@@ -66,16 +66,17 @@ class Cluster(ClusterView):
         self.facts_changed = False
         """Set when the last `apply` changed the facts of this node: every owner has to be compiled again."""
 
-    def apply(self, event: Upserted | Deleted) -> Sequence[Owner]:
-        """Take in one event; returns the compile keys that it dirties, some perhaps twice, in an order that is good to
-        compile in. Work is proportional to those keys.
+    def apply(self, event: Upserted | Deleted) -> Sequence[Dirty]:
+        """Take in one event; returns what it dirties, in an order that is good to compile in, some perhaps twice.
+
+        Work is proportional to that.
         """
         self.facts_changed = False
-        dirty: list[Owner] = []
+        dirty: list[Dirty] = []
         self._take(event, dirty)
         return dirty
 
-    def _take(self, event: Upserted | Deleted, dirty: list[Owner]) -> None:
+    def _take(self, event: Upserted | Deleted, dirty: list[Dirty]) -> None:
         if isinstance(event, Upserted):
             ref: ObjectRef = event.obj.ref
             new: ClusterObject | None = event.obj
@@ -117,7 +118,7 @@ class Cluster(ClusterView):
         for index in concerned:
             index.update(old, new)
 
-    def _update_facts(self, ref: ObjectRef, dirty: list[Owner]) -> None:
+    def _update_facts(self, ref: ObjectRef, dirty: list[Dirty]) -> None:
         if ref.kind == "Node" and ref.name != self._settings.name:
             return
         old, new = self._node, node_facts(self._settings, self.node_object(self._settings.name), self.interfaces())

@@ -10,6 +10,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+from kuberouter.cluster.dependents import Dirty, Key
 from kuberouter.cluster.store import Cluster
 from kuberouter.cluster.view import ClusterView
 from kuberouter.engine.assembly import Assembler
@@ -87,8 +88,8 @@ class Planner:
         """Tables that somebody else changed; the engine takes them out and has them read again."""
         self.busy: frozenset[str] = frozenset()
         """Controllers for which the last step compiled something."""
-        self._dirty: dict[str, dict[Owner, None]] = {c.name: {} for c in compilers}
-        self._compiled: dict[str, set[Owner]] = {c.name: set() for c in compilers}
+        self._dirty: dict[str, dict[Key, None]] = {c.name: {} for c in compilers}
+        self._compiled: dict[str, set[Key]] = {c.name: set() for c in compilers}
         self._tables_of: dict[str, set[type[Row]]] = {c.name: set() for c in compilers}
         self._assembler: Assembler | None = None
         if Rule in self.ledgers and Chain in self.ledgers:
@@ -120,9 +121,9 @@ class Planner:
             # Picked first and taken out one by one: looking for the first of a book over and over walks over the gaps.
             picked = list(islice(dirty, limit))
             limit -= len(picked)
-            for owner in picked:
-                del dirty[owner]
-                self._compile(registered, owner, node)
+            for key in picked:
+                del dirty[key]
+                self._compile(registered, key, node)
             if not dirty:
                 # An emptied book keeps the room that it once took.
                 dirty.clear()
@@ -143,10 +144,11 @@ class Planner:
             if not isinstance(event, Upserted | Deleted):
                 self._take(event)
                 continue
-            for owner in self.cluster.apply(event):
-                if (registered := self.compilers.get(owner.compiler)) is not None:
-                    self._dirty[owner.compiler].pop(owner, None)
-                    self._compile(registered, owner, node)
+            for compiler, keys in self.cluster.apply(event):
+                if (registered := self.compilers.get(compiler)) is not None:
+                    for key in keys:
+                        self._dirty[compiler].pop(key, None)
+                        self._compile(registered, key, node)
 
     def _take(self, event: Event) -> None:
         match event:
@@ -166,22 +168,23 @@ class Planner:
             case Drifted(table=table):
                 self.drifted.add(table)
 
-    def _mark(self, owners: Iterable[Owner]) -> None:
-        for owner in owners:
-            if (dirty := self._dirty.get(owner.compiler)) is not None:
-                dirty[owner] = None
+    def _mark(self, found: Iterable[Dirty]) -> None:
+        for compiler, keys in found:
+            if (dirty := self._dirty.get(compiler)) is not None:
+                dirty.update(dict.fromkeys(keys))
 
     def recompute(self) -> None:
         """Mark every owner that holds a claim or once compiled as dirty: compile everything again, in slices."""
-        for name, owners in self._compiled.items():
-            self._dirty[name].update(dict.fromkeys(owners))
+        for name, keys in self._compiled.items():
+            self._dirty[name].update(dict.fromkeys(keys))
 
-    def _compile(self, registered: Registered, owner: Owner, node: NodeFacts) -> None:
+    def _compile(self, registered: Registered, key: Key, node: NodeFacts) -> None:
+        owner = key if isinstance(key, Owner) else Owner(registered.name, key)
         try:
             fragment = registered.compile(owner, self.cluster, node)
         except Exception as error:
             self.journal.bug(owner, error)
-            self._compiled[registered.name].add(owner)
+            self._compiled[registered.name].add(key)
             return
         self.journal.report(owner, fragment.problems)
         by_table = _by_table(fragment.rows)
@@ -190,9 +193,9 @@ class Planner:
         for table in tables:
             self.ledgers[table].claim(owner, by_table.get(table, ()), rank=fragment.rank)
         if fragment.rows or fragment.problems or self.cluster.exists(owner.subject):
-            self._compiled[registered.name].add(owner)
+            self._compiled[registered.name].add(key)
         else:
-            self._compiled[registered.name].discard(owner)
+            self._compiled[registered.name].discard(key)
 
     def subjects_of(self, table: type[Row], key: Hashable) -> Iterable[ObjectRef]:
         """The objects for which a row is claimed, without those of no namespace: what is the node's is the table's."""

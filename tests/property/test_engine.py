@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kuberouter.cluster.dependents import Change
+from kuberouter.cluster.dependents import Change, Dirty
 from kuberouter.cluster.store import Cluster
 from kuberouter.cluster.view import ClusterView
 from kuberouter.engine.dataplane import Dataplane, Table
@@ -105,9 +105,9 @@ def compile_set(key: Owner, view: ClusterView, *, node: NodeFacts, settings: Non
     )
 
 
-def dependents(change: Change, view: ClusterView) -> Iterable[Owner]:
+def dependents(change: Change, view: ClusterView) -> Iterable[Dirty]:
     if change.ref.kind == "Service":
-        yield Owner("sets", change.ref)
+        yield "sets", (change.ref,)
 
 
 class World:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kuberouter.cluster.dependents import Change
+from kuberouter.cluster.dependents import Change, Dirty
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.services.drain import compile_drain
 from kuberouter.drivers.memory import MemoryDriver
@@ -355,9 +355,9 @@ def compile_marked(key: Owner, view: ClusterView, *, node: NodeFacts, settings: 
     return Fragment((VirtualService(place), *rows))
 
 
-def dependents(change: Change, view: ClusterView) -> Iterable[Owner]:
+def dependents(change: Change, view: ClusterView) -> Iterable[Dirty]:
     del view
-    yield Owner("drain" if change.ref.kind == "Departed" else "marked", change.ref)
+    yield "drain" if change.ref.kind == "Departed" else "marked", (change.ref,)
 
 
 def test_b14_one_endpoint_of_two_fwmark_services_drains_in_each_on_its_own() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kuberouter.cluster.dependents import Change, policies
+from kuberouter.cluster.dependents import Change, Dirty, policies
 from kuberouter.cluster.store import Cluster
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies import IPTABLES, NFTABLES
@@ -103,9 +103,8 @@ def test_only_what_is_not_optional_makes_a_controller_unready(optional: bool) ->
     diary = Diary()
     row = Sysctl(SysctlKey("net/ipv4/conf/eth0.7/rp_filter"), "1", optional=optional)
     node = Node(ObjectRef("Node", "", "n1"), (bytes((192, 0, 2, 1)),))
-    owner = Owner("proxy", node.ref)
     compiler = Registered("proxy", "service-proxy", lambda *_, **__: Fragment((row,)), None)
-    cluster = Cluster(NodeSettings("n1"), [lambda change, view: [owner]])
+    cluster = Cluster(NodeSettings("n1"), [lambda change, view: [("proxy", (node.ref,))]])
     planner = Planner(cluster, [compiler], (Sysctl,), Journal((diary,)))
     dataplane = Dataplane([Table(Sysctl, Refusing())], planner.ledgers)
     controllers = [Controller("service-proxy", frozenset((NODE_KNOWN,)), (Sysctl,))]
@@ -150,10 +149,10 @@ class Policies:
         self.inbox.put(Upserted(Node(ObjectRef("Node", "", "n1"), (b"\xc0\x00\x02\x01",))))
         self.turn()
 
-    def _dependents(self, change: Change, view: ClusterView) -> Iterator[Owner]:
+    def _dependents(self, change: Change, view: ClusterView) -> Iterator[Dirty]:
         del view
         if change.ref.kind == "NetworkPolicy":
-            yield Owner("policy", change.ref)
+            yield "policy", (change.ref,)
 
     def _compile(self, key: Owner, view: ClusterView, *, node: NodeFacts, settings: None) -> Fragment:
         del node, settings

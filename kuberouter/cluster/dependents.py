@@ -57,7 +57,7 @@ def policies(change: Change, view: ClusterView) -> Iterable[Dirty]:
     if touched.isolated:
         yield "isolation", touched.isolated
     if touched.isolated or bound:
-        yield "binding", touched.isolated | bound
+        yield "binding", (*touched.isolated, *bound)
 
 
 def services(change: Change, view: ClusterView) -> Iterable[Dirty]:

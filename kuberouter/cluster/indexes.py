@@ -39,8 +39,8 @@ class Touched:
     __slots__ = ("isolated", "members", "policies")
 
     def __init__(self) -> None:
-        self.policies: set[ObjectRef] = set()
-        self.isolated: set[ObjectRef] = set()
+        self.policies: dict[ObjectRef, None] = {}
+        self.isolated: dict[ObjectRef, None] = {}
         self.members: dict[ObjectRef, None] = {}
         """Group by group, so that pods that are in the same sets are compiled one after the other."""
 
@@ -48,8 +48,8 @@ class Touched:
 class _Group:
     """Pods that no selector can tell apart.
 
-    What there are many small ones of is kept in dictionaries without values: from five members on a set takes twice
-    the memory.
+    What there are many small ones of is kept in dictionaries without values: an empty set takes three times the memory,
+    and from five members on twice.
     """
 
     __slots__ = ("labels", "local", "namespace", "pods", "raw", "scopes", "sets")
@@ -59,7 +59,7 @@ class _Group:
         self.raw = raw
         self.labels = dict(raw)
         self.pods: dict[ObjectRef, None] = {}
-        self.local: set[ObjectRef] = set()
+        self.local: dict[ObjectRef, None] = {}
         self.scopes: dict[_Scope, None] = {}
         self.sets: Sets | None = None
         """The sets in use that its pods are in, as last asked for; None once that may have changed."""
@@ -85,7 +85,7 @@ class _Scope:
     def __init__(self, scope: PodScope) -> None:
         self.scope = scope
         self.groups: dict[_Group, None] = {}
-        self.policies: set[ObjectRef] = set()
+        self.policies: dict[ObjectRef, None] = {}
         """Policies whose target it is."""
         self.sets: dict[PodSet, int] = {}
         """Sets with these pods, each with the number of active policies that refer to it."""
@@ -173,19 +173,20 @@ class MatchIndex:
             self._group_of[ref] = after
             after.pods[ref] = None
             if is_local:
-                after.local.add(ref)
+                after.local[ref] = None
         if before is not None and (before is not after or not is_local):
-            before.local.discard(ref)
+            before.local.pop(ref, None)
         if before is not None and before is not after:
             before.pods.pop(ref, None)
         for group in (before, after):
             if group is not None and group.scopes and any(scope.sets for scope in group.scopes):
                 self.touched.members[ref] = None
         if was_local or is_local:
-            self.touched.isolated.add(ref)
-        if before is not after or was_local != is_local:
-            changed = {scope for group in (before, after) if group is not None for scope in group.scopes}
-            self._recount(policy for scope in changed for policy in scope.policies)
+            self.touched.isolated[ref] = None
+            # Pods of other nodes make no policy active, and none idle.
+            if before is not after or was_local != is_local:
+                changed = {scope for group in (before, after) if group is not None for scope in group.scopes}
+                self._recount(policy for scope in changed for policy in scope.policies)
         if before is not None and not before.pods:
             self._drop_group(before)
 
@@ -219,18 +220,18 @@ class MatchIndex:
 
     def _policy(self, ref: ObjectRef, new: NetworkPolicy | None) -> None:
         old = self._policies.pop(ref, None)
-        self.touched.policies.add(ref)
+        self.touched.policies[ref] = None
         released: list[_Scope] = []
         if old is not None:
             scope = self._scopes[target(old)]
-            self.touched.isolated.update(scope.local_pods())
-            scope.policies.discard(ref)
+            self.touched.isolated.update(dict.fromkeys(scope.local_pods()))
+            scope.policies.pop(ref, None)
             released.append(scope)
         if new is not None:
             self._policies[ref] = new
             scope = self._scope(target(new))
-            scope.policies.add(ref)
-            self.touched.isolated.update(scope.local_pods())
+            scope.policies[ref] = None
+            self.touched.isolated.update(dict.fromkeys(scope.local_pods()))
         self._recount((ref,))
         for scope in released:
             self._drop_if_idle(scope)
@@ -248,7 +249,7 @@ class MatchIndex:
             had = self._active.get(ref)
             if wanted == had:
                 continue
-            self.touched.policies.add(ref)
+            self.touched.policies[ref] = None
             if wanted is None:
                 del self._active[ref]
             else:
@@ -276,7 +277,7 @@ class MatchIndex:
     def _members_of(self, scope: _Scope, pods: PodSet) -> None:
         for group in scope.groups:
             group.sets = None
-            self.touched.members.update(dict.fromkeys(group.local) if pods.local else group.pods)
+            self.touched.members.update(group.local if pods.local else group.pods)
 
     # --- groups and scopes ------------------------------------------------------------------------------------------
 

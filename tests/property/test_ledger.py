@@ -58,6 +58,22 @@ def test_incremental_claims_equal_claims_from_scratch(steps: list[tuple[Owner, l
         assert ledger.owners(key) == fresh.owners(key)
 
 
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.sets(st.integers(0, 24)))
+def test_changes_are_the_difference_since_they_were_asked_for(
+    steps: list[tuple[Owner, list[Destination], Rank]], asked: set[int]
+) -> None:
+    ledger: Ledger[Destination] = Ledger()
+    known: Rows = {}
+    for turn, (owner, rows, rank) in enumerate(steps):
+        ledger.claim(owner, rows, rank=rank)
+        if turn in asked:
+            now = dict(ledger.desired)
+            differing = {key for key in known.keys() | now.keys() if known.get(key) != now.get(key)}
+            assert ledger.changes() == {key: known.get(key) for key in differing}
+            known = now
+
+
 @settings(max_examples=200, deadline=None)
 @given(STEPS, st.sets(st.integers(0, 24)))
 def test_failed_rows_stay_pending_until_written(

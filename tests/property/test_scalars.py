@@ -1,4 +1,4 @@
-"""Addresses are read as `ipaddress` reads them, also the many that are read without it."""
+"""Addresses and prefixes are read as `ipaddress` reads them, also the many that are read without it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import ipaddress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kuberouter.decode.scalars import address
+from kuberouter.decode.scalars import address, prefix
+from kuberouter.model.core import Prefix
 
 GROUP = st.text("0123456789abcdefF", max_size=5)
 PIECES = st.lists(st.one_of(GROUP, st.sampled_from(("", ":", "ffff", "0", "192.0.2.1", "fe80", "%eth0"))), max_size=10)
@@ -40,3 +41,24 @@ def test_an_address_is_what_the_library_says(text: str) -> None:
     except ValueError:
         found = None
     assert found == by_the_book(text)
+
+
+BLOCKS = st.one_of(
+    st.builds("{}/{}".format, TEXTS, st.one_of(st.integers(-1, 130), st.sampled_from(("", "08", " 8", "255.0.0.0")))),
+    TEXTS,
+)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(BLOCKS)
+def test_a_prefix_is_what_the_library_says(text: str) -> None:
+    try:
+        network = ipaddress.ip_network(text.strip(), strict=False)
+        expected = Prefix(network.network_address.packed, network.prefixlen) if "/" in text else None
+    except ValueError:
+        expected = None
+    try:
+        found = prefix(text)
+    except ValueError:
+        found = None
+    assert found == expected

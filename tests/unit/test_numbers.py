@@ -11,9 +11,12 @@ from tests.conformance.scenarios import SERVES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "network-policy.md"
+PROXY_PAGE = ROOT / "docs" / "service-proxy.md"
 SCENARIOS = "test_compiled_rows_mean_what_the_manifests_say"
 """The test whose cases are named in a table."""
 WEAKNESSES = [f"W{number}" for number in range(1, 31)]
+DEFECTS = [f"B{number}" for number in range(1, 32)]
+"""What the service proxy of the original gets wrong; the names of its tests begin with the number."""
 PAINS = [f"pain {number}" for number in range(26, 35)]
 WANTED = (
     "pod_first_packet",
@@ -59,6 +62,18 @@ def test_every_weakness_is_on_the_page_with_tests_that_exist_and_name_it() -> No
         for path, name in listed:
             said = documented(path)[name]
             assert names(number, said) or (name == SCENARIOS and number in SERVES), (number, path, name)
+
+
+def test_every_defect_of_the_proxy_is_on_its_page_with_all_tests_that_name_it() -> None:
+    rows = re.findall(r"^\| (B\d+) \| (.+) \| (.+) \|$", PROXY_PAGE.read_text(), re.MULTILINE)
+    assert [number for number, _, _ in rows] == DEFECTS
+    files = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    found = [(f"{path}::{name}", name) for path in files for name in documented(path)]
+    for number, _, shown in rows:
+        start = f"test_b{int(number[1:]):02}_"
+        named = {place for place, name in found if name.startswith(start)}
+        assert named, number
+        assert set(re.findall(r"`([^`]+)`", shown)) == named, number
 
 
 def test_every_pain_and_every_wanted_test_is_found_by_its_name() -> None:

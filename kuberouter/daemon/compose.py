@@ -14,7 +14,7 @@ from kuberouter.daemon.config import Config
 from kuberouter.daemon.events import EventSink
 from kuberouter.daemon.logs import log_setting
 from kuberouter.daemon.parts.firewall import firewall_part, former_backend
-from kuberouter.daemon.parts.part import DriverMaker, Part
+from kuberouter.daemon.parts.part import DriverMaker, Once, Part
 from kuberouter.daemon.parts.proxy import former_proxy, proxy_part
 from kuberouter.daemon.parts.router import router_part
 from kuberouter.daemon.sinks import LogSink
@@ -25,6 +25,7 @@ from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver
 from kuberouter.drivers.host import SysctlDriver
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver
+from kuberouter.drivers.ipvs import ServiceStatistics
 from kuberouter.drivers.network import LinkDriver
 from kuberouter.engine.dataplane import Dataplane, Table
 from kuberouter.engine.inbox import Inbox
@@ -115,6 +116,11 @@ def compose(config: Config) -> Composition:
     if telemetry is not None:
         telemetry.watch(engine, planner, dataplane, inbox)
         telemetry.more += (show for part in parts for show in part.shows)
+        if config.proxy is not None:
+            from kuberouter.daemon.servicecounts import ServiceCounts
+
+            statistics = Once(ServiceStatistics)
+            telemetry.more.append(ServiceCounts(planner, lambda: statistics.get().read(), meter=telemetry).show)
         if config.metrics and config.metrics.per_policy and config.firewall:
             from kuberouter.daemon.policycounts import IptablesCounters, NftCounters, PolicyCounts
 

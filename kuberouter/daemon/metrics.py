@@ -21,6 +21,7 @@ FIREWALL, ROUTER, PROXY = "firewall", "router", "service-proxy"
 """Controllers whose metrics are only there when they run."""
 PER_POLICY = "--netpol-metrics-per-policy"
 GRACEFUL = "--ipvs-graceful-termination"
+SERVICE = ("svc_namespace", "service_name", "service_vip", "protocol", "port")
 
 
 class Metric(NamedTuple):
@@ -93,7 +94,23 @@ METRICS: tuple[Metric, ...] = (
         "Seconds of a pass that concerned the service proxy: what has to change, and the writing of it.",
         condition=PROXY,
     ),
-    Metric("controller_ipvs_services", "gauge", "IPVS services that the service proxy keeps.", condition=PROXY),
+    Metric(
+        "controller_ipvs_metrics_export_time",
+        "histogram",
+        "Seconds of asking IPVS for what it counts, and of putting it together, for one scrape.",
+        condition=PROXY,
+    ),
+    Metric("controller_ipvs_services", "gauge", "IPVS services in the kernel, whoever made them.", condition=PROXY),
+    Metric("service_total_connections", "counter", "Connections to a Service at an address.", SERVICE, PROXY),
+    Metric("service_packets_in", "counter", "Packets from clients.", SERVICE, PROXY),
+    Metric("service_packets_out", "counter", "Packets to clients; not those sent past this node.", SERVICE, PROXY),
+    Metric("service_bytes_in", "counter", "Bytes from clients.", SERVICE, PROXY),
+    Metric("service_bytes_out", "counter", "Bytes to clients; not those sent past this node.", SERVICE, PROXY),
+    Metric("service_cps", "gauge", "Connections per second, as the kernel averages.", SERVICE, PROXY),
+    Metric("service_pps_in", "gauge", "Packets per second from clients.", SERVICE, PROXY),
+    Metric("service_pps_out", "gauge", "Packets per second to clients.", SERVICE, PROXY),
+    Metric("service_bps_in", "gauge", "Bytes per second from clients.", SERVICE, PROXY),
+    Metric("service_bps_out", "gauge", "Bytes per second to clients.", SERVICE, PROXY),
     Metric(
         "udp_stale_flows_removed_total",
         "counter",

@@ -24,7 +24,6 @@ from kuberouter.engine.loop import Engine
 from kuberouter.engine.planner import Planner
 from kuberouter.model.bgp import Peer
 from kuberouter.model.core import Reason, Row
-from kuberouter.model.ipvs import VirtualService
 from kuberouter.model.netfilter import Chain, IpSet
 from kuberouter.model.network import Route
 from kuberouter.model.nftables import NftChain, NftSet
@@ -39,6 +38,7 @@ REPORTED = {
     "iptables IPV6 restore": "controller_iptables_v6_restore_time",
     "ipset IPV4 restore": "controller_policy_ipset_v4_restore_time",
     "ipset IPV6 restore": "controller_policy_ipset_v6_restore_time",
+    "IPVS statistics": "controller_ipvs_metrics_export_time",
 }
 """What drivers report, and the histogram that it belongs to."""
 PASS_TIME = {
@@ -196,8 +196,6 @@ class Telemetry:
             yield series("host_routes_synced", len(planner.ledgers[Route]))
             yield series("host_routes_added", self._routes[0])
             yield series("host_routes_removed", self._routes[1])
-        if PROXY in self._controllers:
-            yield series("controller_ipvs_services", len(planner.ledgers[VirtualService]))
 
     def _problems(self, watched: Watched) -> Iterator[Series]:
         standing = steady(lambda: set(watched.planner.journal.standing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 from kuberouter.model.core import Family, KeyValue, L4Protocol, Value
 
@@ -64,6 +65,31 @@ class Destination(Value, frozen=True, gc=False):
     key: DestinationKey
     weight: int = 1
     forward: Forward = Forward.MASQUERADE
+
+
+class Statistics(NamedTuple):
+    """What IPVS has counted of a virtual service since it is there, and what it does now, per second.
+
+    Rates are the kernel's own averages, over some seconds. What goes out past this node it does not see.
+    """
+
+    connections: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    connection_rate: int = 0
+    packet_rate_in: int = 0
+    packet_rate_out: int = 0
+    byte_rate_in: int = 0
+    byte_rate_out: int = 0
+
+
+class ServiceCount(NamedTuple):
+    """A virtual service in the kernel, whoever made it, with what it has counted; no key is one that we never make."""
+
+    key: VirtualServiceKey | None
+    counted: Statistics
 
 
 def can_drain(service: VirtualService) -> bool:

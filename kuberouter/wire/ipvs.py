@@ -6,6 +6,7 @@ Our own codec: it is the hottest one, and the general library sends DEL for upda
 from __future__ import annotations
 
 import socket
+import sys
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
@@ -20,6 +21,7 @@ CMD_SET_CONFIG, CMD_GET_CONFIG = 12, 13
 ATTR_SERVICE, ATTR_DEST = 1, 2
 ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP = 4, 5, 6
 SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK, SVC_SCHED_NAME, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = range(1, 10)
+SVC_STATS, SVC_STATS64 = 10, 12
 DEST_ADDR, DEST_PORT, DEST_FWD, DEST_WEIGHT, DEST_U_THRESH, DEST_L_THRESH = 1, 2, 3, 4, 5, 6
 DEST_ACTIVE_CONNS = 7
 DEST_ADDR_FAMILY = 11
@@ -154,6 +156,28 @@ def parse_service(body: bytes) -> ServiceFacts:
         U32.unpack(found[SVC_TIMEOUT])[0] if SVC_TIMEOUT in found else 0,
         U32.unpack(found[SVC_NETMASK])[0] if SVC_NETMASK in found else 0,
     )
+
+
+COUNTS = 10
+"""Attributes in statistics, numbered from 1: connections, packets and bytes in and out, then the same per second."""
+_KINDS = tuple(range(1, COUNTS + 1))
+_IN_ORDER = Struct("=" + "HHQ" * COUNTS)
+
+
+def parse_statistics(body: bytes) -> tuple[int, ...]:
+    """What a service has counted, from an answer of a GET_SERVICE dump, in the order of `COUNTS`.
+
+    Kernels before 4.1 tell 32 bits only of all but bytes; the number of bytes says which it is.
+    """
+    service = attributes(attributes(body, GENL_HEADER.size)[ATTR_SERVICE])
+    statistics = service.get(SVC_STATS64) or service.get(SVC_STATS, b"")
+    if len(statistics) == _IN_ORDER.size:
+        # What most kernels tell: all of them, in order, without padding.
+        fields = _IN_ORDER.unpack(statistics)
+        if fields[1::3] == _KINDS:
+            return fields[2::3]
+    found = attributes(statistics)
+    return tuple(int.from_bytes(found.get(kind, b""), sys.byteorder) for kind in _KINDS)
 
 
 def parse_destination(body: bytes, family: int) -> DestinationFacts:

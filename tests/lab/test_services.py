@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.lab import Lab
 from tests.support.probes import Job, Prober
@@ -27,6 +28,7 @@ spec:
   - {name: dns, port: 53, targetPort: 80, nodePort: 30053, protocol: UDP}
 """
 VIP = "10.96.0.10"
+METRICS_PORT = 9464
 SLOW = 2.0
 """Seconds for a probe: the guest emulates its processor."""
 
@@ -34,7 +36,7 @@ SLOW = 2.0
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Two nodes with the service proxy only, over static routes; a backend on each and a client on the first."""
-    arguments = ["--run-router=false", "--run-firewall=false"]
+    arguments = ["--run-router=false", "--run-firewall=false", f"--metrics-port={METRICS_PORT}"]
     # From manifests: a daemon without the apiserver client starts much faster where the processor is emulated.
     with Lab(nodes=2, subnets=1, manifests=True, daemon_arguments=arguments) as lab:
         lab.wire_statically()
@@ -87,6 +89,42 @@ def test_traffic_from_outside_comes_back_through_the_node_that_took_it(lab: Lab)
     assert peers["web2"] == node1.ip, "a remote endpoint sees the node, so that its answer comes back this way"
     inside = lab.pods["default/client"].prober.probe([Job("tcp", VIP, 80)] * 12, SLOW)
     assert {r.peer for r in inside if r.allowed} == {lab.pods["default/client"].ip}
+
+
+def test_metrics_tell_what_a_service_has_carried(lab: Lab) -> None:
+    node = lab.node("node1")
+
+    def carried() -> dict[tuple[str, ...], float]:
+        """Samples of the metrics of Services on the first node, by name and labels."""
+        page = node.sh(f"curl -sS --fail -m 20 http://127.0.0.1:{METRICS_PORT}/metrics")
+        families = {family.name: family for family in text_string_to_metric_families(page)}
+        assert families["kube_router_service_total_connections"].type == "counter"
+        assert families["kube_router_service_cps"].type == "gauge"
+        assert families["kube_router_controller_ipvs_services"].samples[0].value == 4
+        samples = (sample for family in families.values() for sample in family.samples)
+        prefix = "kube_router_service_"
+        found = (s for s in samples if s.name.startswith(prefix))
+        return {(s.name.removeprefix(prefix), *s.labels.values()): s.value for s in found}
+
+    cluster = ("default", "web", VIP, "tcp", "80")
+    outer = ("default", "web", node.ip, "tcp", "30080")
+    before = carried()
+    assert servers(lab.pods["default/client"].prober, Job("tcp", VIP, 80), 10).total() == 10
+    assert servers(lab.outside, Job("tcp", node.ip, 30080), 5).total() == 5
+    after = carried()
+    for labels, connections in ((cluster, 10), (outer, 5)):
+        assert after["total_connections", *labels] - before["total_connections", *labels] == connections
+        for name in ("packets_in", "packets_out"):
+            # At least the handshake, something said, and the end.
+            assert after[name, *labels] - before[name, *labels] >= 3 * connections
+        for name in ("bytes_in", "bytes_out"):
+            assert after[name, *labels] - before[name, *labels] >= 3 * 40 * connections
+    assert {labels[3:] for labels in after} == {
+        (VIP, "tcp", "80"),
+        (VIP, "udp", "53"),
+        (node.ip, "tcp", "30080"),
+        (node.ip, "udp", "30053"),
+    }
 
 
 def test_an_unknown_port_of_a_service_address_is_refused_at_once(lab: Lab) -> None:

@@ -11,7 +11,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from kuberouter.daemon.metrics import METRICS, PREFIX, Sample, Series, expose, reference, series
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
-GO_COUNTERS = {"host_routes_added", "host_routes_removed"}
+GO_COUNTERS = {
+    "host_routes_added",
+    "host_routes_removed",
+    "service_total_connections",
+    "service_packets_in",
+    "service_packets_out",
+    "service_bytes_in",
+    "service_bytes_out",
+}
 """Names kept from the Go kube-router, which had no suffix."""
 
 

@@ -1,7 +1,8 @@
 """Run a command in a guest with Debian's kernel over this host's file system, live output, hard bound, honest result.
 
-The guest's console is the only way out while it runs, and its exit status is lost on it: so the command writes its
-output and its status to files under the checkout. No status file is a failure.
+The guest's console is the only way out while it runs, and its exit status is lost on it: so output and status of the
+command go to files in the checkout's `build`, the one place of the host to which a guest can write. No status file is a
+failure.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,30 +22,10 @@ from typing import NamedTuple
 
 from tests.vm import processes
 from tests.vm.kernel import cache, kernel
+from tests.vm.script import DEVICE, FAST, script
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRATCH = ROOT / "build" / "vm"
-MODULES = (
-    "ip_vs",
-    "ip_vs_rr",
-    "ip_vs_sh",
-    "dummy",
-    "ipip",
-    "ip6_tunnel",
-    "br_netfilter",
-    "ip_set_hash_ip",
-    "ip_set_hash_net",
-    "ip_set_hash_ipport",
-    "ip_set_hash_ipportnet",
-    "ip_set_hash_netport",
-    "xt_set",
-    "xt_ipvs",
-    "xt_comment",
-    "nf_conntrack_netlink",
-    "sctp",
-    "veth",
-    "bridge",
-)
 GRACE = 10.0
 """Seconds in which a guest whose command has ended shuts down."""
 PROBE_BOUND = 15.0
@@ -59,20 +39,6 @@ class Hold(NamedTuple):
 
     ready: Path
     seconds: float
-
-
-_SCRIPT = """#!/bin/sh
-export PATH={path} HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 KUBE_ROUTER_GUEST=1 {environment}
-mount -t tmpfs tmpfs /run 2>/dev/null; mkdir -p /run/netns /run/lock
-mkdir -p /tmp/etc && cp -a /etc/. /tmp/etc/ 2>/dev/null && mount --bind /tmp/etc /etc
-for module in {modules}; do modprobe -q $module; done
-ip link set lo up
-cd {root}
-{command} >{output} 2>&1
-echo $? >{status}.draft
-mv {status}.draft {status}
-sync
-"""
 
 
 def acceleration() -> str:
@@ -119,25 +85,17 @@ def _boot(
     SCRATCH.mkdir(parents=True, exist_ok=True)
     image = kernel()
     with tempfile.TemporaryDirectory(prefix="run-", dir=SCRATCH) as folder:
-        script, output, status = (Path(folder) / name for name in ("script.sh", "output", "status"))
+        first, output, status = (Path(folder) / name for name in ("script.sh", "output", "status"))
         output.touch()
-        script.write_text(
-            _SCRIPT.format(
-                path=os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-                environment=" ".join(f"{k}={shlex.quote(v)}" for k, v in (environment or {}).items()),
-                modules=" ".join(MODULES),
-                root=ROOT,
-                command=shlex.join(argv),
-                output=output,
-                status=status,
-            )
-        )
-        script.chmod(0o755)
+        path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        text = script(argv, ROOT, path=path, environment=environment or {}, image=image, folder=Path(folder))
+        first.write_text(text)
+        first.chmod(0o755)
         console = Path(folder) / "console"
         words = [
             str(Path(sys.executable).parent / "vng"),
             "--verbose",
-            *(() if accel == "kvm" else ("--disable-kvm",)),
+            *(() if accel == "kvm" else ("--disable-kvm", *(f"--append={word}" for word in FAST))),
             "-r",
             str(image),
             "--user",
@@ -146,13 +104,13 @@ def _boot(
             "3G",
             "--cpus",
             "2",
-            "--rw",
             "--force-9p",
-            *_private(ROOT),
+            f"--qemu-opts={DEVICE}",
+            f"--rwdir={SCRATCH.parent}",
             "--",
-            str(script),
+            str(first),
         ]
-        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+        path = f"{Path(sys.executable).parent}:{path}"
         with console.open("wb") as sink:
             guest = subprocess.Popen(
                 words,
@@ -177,12 +135,6 @@ def _boot(
             how = "was stopped" if ended is None else f"ended by itself or was killed (exit status {ended})"
             print(f"the guest {how} after {took:.0f} s and left no status; the end of its console:\n{tail}", flush=True)
         return NO_STATUS
-
-
-def _private(checkout: Path) -> tuple[str, ...]:
-    """A guest has a /tmp and /var/tmp of its own; a checkout below them has to be handed in writable by name."""
-    own = any(checkout.is_relative_to(place) for place in ("/tmp", "/var/tmp"))
-    return (f"--rwdir={checkout}",) if own else ()
 
 
 @contextlib.contextmanager

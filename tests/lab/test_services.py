@@ -104,7 +104,8 @@ def test_metrics_tell_what_a_service_has_carried(lab: Lab) -> None:
         samples = (sample for family in families.values() for sample in family.samples)
         prefix = "kube_router_service_"
         found = (s for s in samples if s.name.startswith(prefix))
-        return {(s.name.removeprefix(prefix), *s.labels.values()): s.value for s in found}
+        # The parser adds the suffix to counters that lack it.
+        return {(s.name.removeprefix(prefix).removesuffix("_total"), *s.labels.values()): s.value for s in found}
 
     cluster = ("default", "web", VIP, "tcp", "80")
     outer = ("default", "web", node.ip, "tcp", "30080")

@@ -202,8 +202,9 @@ class DestinationDriver(_Ipvs):
 
         The kernel answers one request per service, several at a time are refused, and so its table as a text, which is
         one read, takes a fraction of the time. A destination that the text leaves out because the table changes
-        meanwhile is added once more, which changes nothing. The text does not tell the families of FWMARK services
-        apart; those are asked for.
+        meanwhile is added once more, which changes nothing. Where another network namespace has services too, the
+        kernel leaves out some of ours (`ip_vs_info_seq_next` counts theirs, `ip_vs_info_array` does not); a service
+        that is there is whole. Those are asked for, and FWMARK services, whose families the text does not tell apart.
         """
         keys = self._ownership.just_seen()
         if keys is None:
@@ -212,12 +213,11 @@ class DestinationDriver(_Ipvs):
             self._ownership.changed()
             keys = tuple(key for key, _ in found)
         ours = [key for key in keys if self._ownership.ours(key)]
-        text = _table() if ours else b""
-        told = ipvs.parse_table(text)
+        told = ipvs.parse_table(_table() if ours else b"")
         rows: list[Destination] = []
         for key in ours:
             place = (int(key.family), int(key.protocol), key.address, key.port)
-            facts_of = self._asked(key) if key.mark or not text else told.get(place, ())
+            facts_of = self._asked(key) if key.mark or place not in told else told[place]
             for each in facts_of:
                 forward = Forward.MASQUERADE if each.forward == 0 else Forward.TUNNEL
                 rows.append(Destination(DestinationKey(key, each.address, each.port), each.weight, forward))

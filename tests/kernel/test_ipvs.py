@@ -255,6 +255,23 @@ def test_a_thousand_services_in_batches(namespace: str) -> None:
     assert len(owned(destinations)) == 2000
 
 
+def test_services_of_another_namespace_hide_no_destination(namespace: str) -> None:
+    need("ip_vs")
+    keys = [key(f"10.97.{n >> 8}.{n & 255}") for n in range(400)]
+    rows = [destination(k, f"10.244.1.{e}") for k in keys for e in (1, 2, 3)]
+    other = f"{namespace}-other"
+    netns.add(other)
+    try:
+        with netns.inside(other):
+            assert VirtualServiceDriver().write(Batch(tuple(map(VirtualService, keys)))).failed == {}
+        services, destinations = VirtualServiceDriver(), DestinationDriver()
+        assert converge(services, map(VirtualService, keys)) == {}
+        assert converge(destinations, rows) == {}
+        assert owned(DestinationDriver()) == {row.key: row for row in rows}
+    finally:
+        netns.remove(other)
+
+
 def test_timers_are_set_one_by_one_and_audited(namespace: str) -> None:
     need("ip_vs")
     before = sh("ipvsadm", "-L", "--timeout").split()[-3:]

@@ -114,9 +114,9 @@ def run_in(namespace: str, script: str, *words: str) -> list[str]:
 
 COUNTED = """
 add table inet seen
-add chain inet seen all {{ type filter hook {hook} priority -400; }}
-add rule inet seen all ip saddr {four} counter comment "from"
-add rule inet seen all ip6 saddr {six} counter comment "from"
+add chain inet seen leaving {{ type filter hook {hook} priority -400; }}
+add rule inet seen leaving ip saddr {four} counter comment "from"
+add rule inet seen leaving ip6 saddr {six} counter comment "from"
 """
 
 

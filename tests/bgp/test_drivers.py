@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -191,6 +192,8 @@ def test_a_hung_gobgpd_costs_one_deadline_and_not_one_per_table(station: Station
     assert station.gobgpd is not None
     drivers = bgp_drivers(gobgp)
     station.gobgpd.send(signal.SIGSTOP)
+    # Its threads stop one by one, and the last of them could still answer.
+    os.waitid(os.P_PID, station.gobgpd.pid, os.WSTOPPED | os.WNOWAIT)
     began = time.monotonic()
     for driver in drivers.values():
         with pytest.raises(Unavailable, match="gobgpd does not answer on unix:"):

@@ -244,6 +244,8 @@ def joined(shop: Shop) -> Seen:
     since = time.monotonic()
     source = shop.pod("frontend-1").prober
     took = soon(source, Job("tcp", BACKEND, 80), lambda result: result.server == fresh.name, since)
+    # Another node than the one that balances has to hear of the pod before it is closed.
+    soon(shop.pod("stranger").prober, fresh.job(8080), lambda result: not result.allowed, since)
     return Seen(f"backend-4 answers at {BACKEND}:80; {expect(shop.pod('stranger'), fresh, 8080, False)}", took)
 
 

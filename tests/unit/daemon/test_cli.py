@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +37,41 @@ def test_both_ways_to_start_it_are_the_same_program(program: tuple[str, ...]) ->
     done = run("--version", program=program)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"kube-router version {__version__}, Python 3.")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_checkout_runs_as_it_lies(elsewhere: bool, tmp_path: Path) -> None:
+    """By its own name, with nothing in the environment, from any directory and through a link."""
+    file = ROOT / "cmd" / "kube-router"
+    if elsewhere:
+        file = tmp_path / "kube-router"
+        file.symlink_to(ROOT / "cmd" / "kube-router")
+    done = subprocess.run(
+        [str(file), "--version"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    # The Python of the checkout, not that of the machine.
+    assert done.stdout == f"kube-router version {__version__}, Python {sys.version.split()[0]}\n"
+
+
+def test_a_checkout_that_is_not_set_up_says_how_to(tmp_path: Path) -> None:
+    (tmp_path / "cmd").mkdir()
+    file = shutil.copy(ROOT / "cmd" / "kube-router", tmp_path / "cmd")
+    (tmp_path / "kuberouter").symlink_to(ROOT / "kuberouter")
+    # -S and -I: a Python without any package.
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", file, "--version"], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        rf"kube-router: this Python has no \w+; `make setup` in {re.escape(str(tmp_path))} .*\n", done.stderr
+    )
 
 
 def test_help_is_printed_whole_and_needs_neither_root_nor_a_cluster() -> None:

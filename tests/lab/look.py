@@ -103,8 +103,6 @@ def answer(home: Path, words: Sequence[str]) -> list[str] | str:
     argv = list(words[1:]) or ["sh"]
     if argv == ["log"]:
         argv = ["tail", "-n", "30", str(home / words[0] / "daemon.log")]
-    if argv[0] == "gobgp":
-        argv[1:1] = ["--target", "unix:///run/kube-router/gobgp.sock"]
     return command(home, words[0], argv)
 
 

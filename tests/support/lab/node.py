@@ -93,7 +93,7 @@ class Node:
 
     def gobgp(self, words: str) -> str:
         """Run the gobgp command line against this node's gobgpd."""
-        return self.sh(f"gobgp --target unix:///run/kube-router/gobgp.sock {words}")
+        return self.sh(f"gobgp {words}")
 
     def environment(self) -> dict[str, str]:
         """The environment of the node's processes: nothing of ours but what Python needs, and where the CNI file is."""

@@ -8,9 +8,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+PROGRAMS = Path(__file__).resolve().parents[3] / "cmd"
 _ENTER = (
     'mkdir -p "$1/netns"; [ ! -d /run/netns ] || mount --rbind /run/netns "$1/netns"; '
-    'mount --rbind "$1" /run; mount -t sysfs sysfs /sys; shift; exec setpriv --pdeathsig KILL -- "$@"'
+    'mount --rbind "$1" /run; mount -t sysfs sysfs /sys; PATH=$2:$PATH; shift 2; '
+    'exec setpriv --pdeathsig KILL -- "$@"'
 )
 """A node's own /run keeps the xtables lock and the sockets of one node apart from those of the others."""
 
@@ -18,10 +20,23 @@ _ENTER = (
 def enter(namespace: Path, run: Path, argv: Sequence[str]) -> list[str]:
     """The command line that runs `argv` in a network namespace with a private /run (the directory `run`) and /sys.
 
+    Our own programs come first in its PATH, as in an image.
+
     Nothing forks on the way, so the child's process id is that of `argv`. It is killed when the thread that starts it
     ends.
     """
-    words = ["nsenter", f"--net={namespace}", "unshare", "--mount", "sh", "-ec", _ENTER, "enter", str(run)]
+    words = [
+        "nsenter",
+        f"--net={namespace}",
+        "unshare",
+        "--mount",
+        "sh",
+        "-ec",
+        _ENTER,
+        "enter",
+        str(run),
+        str(PROGRAMS),
+    ]
     return [*words, *argv]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import kept
-from tests.lab.checks import CHECKS, SHOP, Check, Seen, Shop, Wrong, admitted, denied, routes_learnt
+from tests.lab.checks import CHECKS, SHOP, Check, Seen, Shop, Wrong, admitted, denied, restarted, routes_learnt
 from tests.lab.demo import judge, summary
 from tests.lab.look import answer, command, homes, listing
 from tests.lab.screen import Screen, State
@@ -34,6 +34,11 @@ def test_without_a_daemon_pods_meet_and_policies_fail(monkeypatch: pytest.Monkey
         assert "stranger -> 10.244.1." in lines[0].seen
         assert summary(lines, 1.0) == "demo: 0 passed, 2 failed in 1 s"
         assert "FAILED" in out.getvalue()
+        # A dead ClusterIP is no reason to leave it out where the kernel has IPVS.
+        monkeypatch.setattr(netns, "have", lambda feature: feature != "ipip")
+        (line,) = judge(shop, [check for check in CHECKS if check.run is restarted], Screen(out, False))
+        assert line.state is State.FAILED
+        assert re.fullmatch(r"ClusterIP: \w+ before the daemon was touched", line.seen)
         objects = json.loads((lab.home / "objects.json").read_text())
         shown = listing(objects)
         assert "shop/frontend-1" in shown

@@ -291,20 +291,26 @@ class PeerDriver(_Table[Peer]):
         return self._api.peers()
 
     def write(self, batch: Batch[Peer]) -> Outcome:
-        """Add, change and remove peers. None is added while the daemon would still export whatever it has."""
+        """Add, change and remove peers. None is added while policy lets out whatever we have, or in whatever comes."""
         self._fresh()
         failed: dict[Hashable, str] = {}
         _each(batch.remove, self._api.remove_peer, failed)
-        if batch.add and self._open():
-            failed.update((row.key, "the export policy is not in place") for row in batch.add)
+        if batch.add and (unguarded := self._unguarded()):
+            error = f"the {' and '.join(unguarded)} policy is not in place"
+            failed.update((row.key, error) for row in batch.add)
         else:
             _each(batch.add, self._api.add_peer, failed)
         _each((new for _, new in batch.change), self._api.update_peer, failed)
         return Outcome(failed)
 
-    def _open(self) -> bool:
-        exports = [row for row in self._api.assignments() if row.key.direction is RouteDirection.EXPORT]
-        return not exports or exports[0].accept
+    def _unguarded(self) -> list[str]:
+        """Directions without our policy: what goes out has to be named by one, what comes in only be judged by one."""
+        guarded = {
+            row.key.direction
+            for row in self._api.assignments()
+            if not row.accept or (row.policies and row.key.direction is RouteDirection.IMPORT)
+        }
+        return [direction.name.lower() for direction in RouteDirection if direction not in guarded]
 
 
 class PathDriver(_Table[Path]):

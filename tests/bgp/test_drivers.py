@@ -49,6 +49,7 @@ def path(text: str, next_hop: str) -> bgp.Path:
 STATEMENT = bgp.Statement(bgp.StatementKey(PODS + NODES), PODS, NODES, True)
 POLICY = bgp.Policy(bgp.PolicyKey("kube_router_export1"), (STATEMENT.key.name,))
 CLOSED = bgp.PolicyAssignment(bgp.PolicyAssignmentKey(bgp.RouteDirection.EXPORT), (POLICY.key.name,), False)
+JUDGED = bgp.PolicyAssignment(bgp.PolicyAssignmentKey(bgp.RouteDirection.IMPORT), (POLICY.key.name,), True)
 WORLD: tuple[tuple[type[Row], tuple[Any, ...]], ...] = (
     (bgp.Speaker, (SPEAKER,)),
     (
@@ -62,7 +63,7 @@ WORLD: tuple[tuple[type[Row], tuple[Any, ...]], ...] = (
     (bgp.NeighborSetEntry, (neighbor(NODES, "192.0.2.2/32"), neighbor(NODES6, "2001:db8::2/128"))),
     (bgp.Statement, (STATEMENT,)),
     (bgp.Policy, (POLICY,)),
-    (bgp.PolicyAssignment, (CLOSED,)),
+    (bgp.PolicyAssignment, (CLOSED, JUDGED)),
     (bgp.Peer, (peer("192.0.2.2", Family.IPV4), peer("192.0.2.3", Family.IPV4, Family.IPV6))),
     (bgp.Path, (path("10.244.1.0/24", A), path("fd44::/64", "2001:db8::1"))),
 )
@@ -143,13 +144,18 @@ def test_one_bad_row_is_named_and_the_others_are_written(gobgp: Gobgp) -> None:
     assert keys == {orphan.key}
 
 
-def test_no_peer_is_added_while_everything_would_be_exported(gobgp: Gobgp) -> None:
+def test_no_peer_is_added_while_everything_would_be_exported_or_imported(gobgp: Gobgp) -> None:
     drivers = bgp_drivers(gobgp)
     converge(drivers[bgp.Speaker], (SPEAKER,))
     row = peer("192.0.2.2", Family.IPV4)
-    assert converge(drivers[bgp.Peer], (row,)) == {row.key: "the export policy is not in place"}
-    for table, rows in WORLD[1:7]:
+    assert converge(drivers[bgp.Peer], (row,)) == {row.key: "the import and export policy is not in place"}
+    for table, rows in WORLD[1:6]:
         converge(drivers[table], rows)
+    for assigned, lacking in ((CLOSED, "import"), (JUDGED, "export")):
+        assert converge(drivers[bgp.PolicyAssignment], (assigned,)) == {}
+        assert converge(drivers[bgp.Peer], (row,)) == {row.key: f"the {lacking} policy is not in place"}
+        assert owned(drivers[bgp.Peer]) == {}
+    converge(drivers[bgp.PolicyAssignment], (CLOSED, JUDGED))
     assert converge(drivers[bgp.Peer], (row,)) == {}
 
 

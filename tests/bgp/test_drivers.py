@@ -17,7 +17,8 @@ from kuberouter.compilers.names import BGP_SETS
 from kuberouter.model import bgp
 from kuberouter.model.core import Batch, Family, Prefix, Row, Unavailable
 from kuberouter.wire.gobgp.client import DEADLINE, Connection, Gobgp, Refused
-from kuberouter.wire.gobgp.v3 import V3, probe
+from kuberouter.wire.gobgp.stubs import v3_pb2
+from kuberouter.wire.gobgp.v3 import V3
 from tests.kernel.drive import converge, owned
 from tests.support.bgp import Station, Wire, bgp_drivers, prefix, wait
 
@@ -84,9 +85,10 @@ def gobgp(station: Station) -> Gobgp:
 
 def answers(connection: Connection) -> bool:
     try:
-        return probe(connection)
+        V3(connection).speaker()
     except Unavailable:
         return False
+    return True
 
 
 def test_every_table_reads_as_written_and_empties_in_reverse(gobgp: Gobgp) -> None:
@@ -205,6 +207,19 @@ def test_a_hung_gobgpd_costs_one_deadline_and_not_one_per_table(station: Station
         with pytest.raises(Unavailable, match="gobgpd does not answer on unix:"):
             owned(driver)
     assert DEADLINE - 0.5 < time.monotonic() - began < DEADLINE + 1
+
+
+def test_another_version_of_gobgpd_is_named_as_such(station: Station, gobgp: Gobgp) -> None:
+    """A service that this daemon has not is to it what ours is to GoBGP 4, and there is no 4 here to ask."""
+    assert gobgp.api.speaker() is None
+    connection = Connection(f"unix://{station.socket}")
+    request, reply = v3_pb2.GetBgpRequest(), v3_pb2.GetBgpResponse
+    with pytest.raises(Unavailable) as caught:
+        connection.call("/api.GoBgpService/GetBgp", request, reply)
+    socket = f"unix://{station.socket}"
+    assert str(caught.value) == f"gobgpd on {socket} speaks another version of its API; GoBGP 3.x is needed"
+    with pytest.raises(Refused, match="unknown method"):
+        connection.call("/apipb.GobgpApi/GetNothing", request, reply)
 
 
 def test_the_sidecar_listens_on_its_socket_only_and_survives_a_stale_one(station: Station, gobgp: Gobgp) -> None:

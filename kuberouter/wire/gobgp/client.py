@@ -1,6 +1,7 @@
 """A gobgpd over gRPC on its unix socket: the calls that we need, whatever version of its API it speaks.
 
-Every call has a deadline. A daemon that does not answer raises Unavailable; one that answers no raises Refused.
+Every call has a deadline. A daemon that does not answer, or not in a version that we speak, raises Unavailable; one
+that answers no raises Refused.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ DEADLINE = 5.0
 """Seconds that a call may take."""
 HUNG = 30.0
 """Seconds after a call that got no answer in which no other is tried: whoever calls has more to do than wait."""
+SPOKEN = "GoBGP 3.x"
+"""What there is an encoder for. The service's name is another in each major version."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # an initial dump of the whole table is one message
     ("grpc.enable_http_proxy", 0),
@@ -165,6 +168,8 @@ class Connection:
             self._hung_until = time.monotonic() + HUNG
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
             return Unavailable(f"gobgpd does not answer on {self.target}")
+        if code is grpc.StatusCode.UNIMPLEMENTED and (details or "").startswith("unknown service"):
+            return Unavailable(f"gobgpd on {self.target} speaks another version of its API; {SPOKEN} is needed")
         return Refused(details or code.name)
 
     def _expect_answer(self) -> None:

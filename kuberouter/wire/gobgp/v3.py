@@ -32,7 +32,7 @@ from kuberouter.model.bgp import (
     StatementKey,
 )
 from kuberouter.model.core import Family, Prefix
-from kuberouter.wire.gobgp.client import BestPath, Connection, Follow, Refused, Sessions, SetEntry
+from kuberouter.wire.gobgp.client import BestPath, Connection, Follow, Sessions, SetEntry
 from kuberouter.wire.gobgp.stubs import v3_pb2 as pb
 
 SERVICE = "/apipb.GobgpApi/"
@@ -256,16 +256,6 @@ class BestPaths:
     def cancel(self) -> None:
         """End the stream; safe from any thread."""
         self._stream.cancel()
-
-
-def probe(connection: Connection) -> bool:
-    """Whether the daemon speaks version 3. Raises Unavailable when it does not answer at all."""
-    try:
-        V3(connection).speaker()
-    except Refused as error:
-        # Before the daemon has an identity it may refuse, but in words of its own.
-        return "unknown service" not in str(error)
-    return True
 
 
 def _best(path: Any) -> BestPath | None:

@@ -233,6 +233,17 @@ def test_the_sidecar_listens_on_its_socket_only_and_survives_a_stale_one(station
     assert listeners(station) == {"127.0.0.1:50051"}
 
 
+def test_a_second_sidecar_leaves_the_first_its_socket(station: Station, gobgp: Gobgp) -> None:
+    gobgp.api.start(SPEAKER)
+    first = station.gobgpd
+    station.start()
+    second, station.gobgpd = station.gobgpd, first
+    assert second is not None
+    wait(lambda: second.returncode() == 1, 5, "refusal")
+    assert f"another gobgpd serves {station.socket}" in second.tail()
+    assert V3(Connection(f"unix://{station.socket}")).speaker() == SPEAKER
+
+
 def test_the_sidecar_removes_nothing_but_sockets(station: Station, gobgp: Gobgp) -> None:
     with pytest.raises(Refused):
         list(gobgp.api.paths())

@@ -68,7 +68,8 @@ def _load(text: str) -> Json:
 def merge(text: str, ranges: tuple[Prefix, ...], mtu: int) -> str:
     """The configuration with these ranges in place of all others, one set each, and with this MTU unless it is 0.
 
-    host-local gives a pod one address of every range set, so an old range must not stay. Raises ValueError.
+    host-local gives a pod one address of every range set, so an old range must not stay. A set that is there for a
+    range keeps what else it says (gateway, first and last address). Raises ValueError.
     """
     document = _load(text)
     plugin = _bridge(document)
@@ -77,11 +78,42 @@ def merge(text: str, ranges: tuple[Prefix, ...], mtu: int) -> str:
         ipam = plugin["ipam"] = {"type": "host-local"}
     if not isinstance(ipam, dict):
         raise ValueError("ipam is no JSON object")
-    ipam.pop("subnet", None)
-    ipam["ranges"] = [[{"subnet": _show(block)}] for block in ranges]
+    there = _present(ipam)
+    for key in _LEGACY if "subnet" in ipam else ():
+        ipam.pop(key, None)
+    ipam["ranges"] = [[{**entry, "subnet": _show(block)} for entry in there.get(block, [{}])] for block in ranges]
     if mtu:
         plugin["mtu"] = mtu
     return json.dumps(document, indent=2) + "\n"
+
+
+_LEGACY = ("subnet", "rangeStart", "rangeEnd", "gateway")
+"""A range that host-local takes without a set around it."""
+
+
+def _present(ipam: Json) -> dict[Prefix, list[Json]]:
+    """The range sets that are there, by their subnet; those that are not understood are left out."""
+    sets = ipam.get("ranges")
+    found = list(sets) if isinstance(sets, list) else []
+    found.append([{key: ipam[key] for key in _LEGACY if key in ipam}])
+    present: dict[Prefix, list[Json]] = {}
+    for entries in found:
+        try:
+            present.setdefault(_subnet(entries), entries)
+        except ValueError:
+            continue
+    return present
+
+
+def _subnet(entries: object) -> Prefix:
+    """The subnet of a range set, which is one or more ranges of it. Raises ValueError."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("ipam.ranges is not understood")
+    networks = {ipaddress.ip_network(str(entry.get("subnet")), strict=False) for entry in entries}
+    if len(networks) != 1:
+        raise ValueError("ipam.ranges is not understood")
+    (network,) = networks
+    return Prefix(network.network_address.packed, network.prefixlen)
 
 
 def _show(block: Prefix) -> str:
@@ -96,10 +128,9 @@ def read(text: str) -> tuple[tuple[Prefix, ...], int]:
     if isinstance(ipam, dict):
         if "subnet" in ipam:
             ranges.append(Prefix(b"", 0))
-        for entry in ipam.get("ranges") or []:
-            if not (isinstance(entry, list) and len(entry) == 1 and isinstance(entry[0], dict)):
-                raise ValueError("ipam.ranges is not understood")
-            network = ipaddress.ip_network(str(entry[0].get("subnet")), strict=False)
-            ranges.append(Prefix(network.network_address.packed, network.prefixlen))
+        sets = ipam.get("ranges") or []
+        if not isinstance(sets, list):
+            raise ValueError("ipam.ranges is no list")
+        ranges += map(_subnet, sets)
     mtu = plugin.get("mtu")
     return tuple(ranges), mtu if isinstance(mtu, int) else 0

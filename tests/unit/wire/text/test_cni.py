@@ -40,6 +40,36 @@ def test_ranges_are_replaced_and_a_legacy_subnet_goes() -> None:
     assert after == {"type": "bridge", "ipam": {"ranges": SHOWN[:1]}}
 
 
+FIRST = {"subnet": "10.244.1.0/24", "rangeStart": "10.244.1.10", "rangeEnd": "10.244.1.99", "gateway": "10.244.1.1"}
+SECOND = {"subnet": "10.244.1.0/24", "rangeStart": "10.244.1.200"}
+
+
+def plugin(**ipam: object) -> str:
+    return json.dumps({"type": "bridge", "mtu": 1500, "ipam": {"type": "host-local", **ipam}})
+
+
+@pytest.mark.parametrize(
+    ("ipam", "kept"),
+    [
+        ({"ranges": [[FIRST]]}, [FIRST]),
+        ({"ranges": [[FIRST, SECOND], [{"subnet": "10.8.0.0/24"}]]}, [FIRST, SECOND]),
+        ({"ranges": [[{"subnet": "fd09::/64"}], "nonsense", [], [1], [FIRST], [SECOND]]}, [FIRST]),
+        # host-local refuses a subnet with host bits, and a set whose ranges are of two subnets is nobody's.
+        ({"ranges": [[{**FIRST, "subnet": "10.244.1.7/24"}]]}, [FIRST]),
+        ({"ranges": [[FIRST, {"subnet": "10.8.0.0/24"}]]}, SHOWN[0]),
+        ({**FIRST}, [FIRST]),
+        ({**FIRST, "subnet": "10.9.0.0/24"}, SHOWN[0]),
+        ({"ranges": 5}, SHOWN[0]),
+    ],
+)
+def test_a_range_that_stays_keeps_what_its_owner_wrote_with_it(ipam: dict[str, object], kept: object) -> None:
+    text = cni.merge(plugin(**ipam), RANGES, 1400)
+    after = json.loads(text)
+    assert after == {"type": "bridge", "mtu": 1400, "ipam": {"type": "host-local", "ranges": [kept, SHOWN[1]]}}
+    assert cni.read(text) == (RANGES, 1400)
+    assert cni.merge(text, RANGES, 1400) == text
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_what_was_merged_reads_back_and_merges_to_itself(as_list: bool) -> None:
     text = cni.merge(cni.template(as_list), RANGES, 1400)
@@ -76,3 +106,9 @@ def test_what_is_not_understood_is_refused(text: str) -> None:
 def test_a_legacy_subnet_never_counts_as_ours() -> None:
     text = json.dumps({"type": "bridge", "ipam": {"subnet": "10.244.1.0/24"}})
     assert cni.read(text) != (RANGES[:1], 0)
+
+
+@pytest.mark.parametrize("ranges", [5, {"a": 1}, [5], [[]], [[{}]], [[{"subnet": "10.8.0.0/24"}, {"subnet": "x"}]]])
+def test_ranges_that_are_not_understood_are_not_read(ranges: object) -> None:
+    with pytest.raises(ValueError):
+        cni.read(plugin(ranges=ranges))

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from kuberouter.compilers.host import family_settings
 from kuberouter.drivers.host import CniDriver, SysctlDriver
 from kuberouter.model.core import Batch, Prefix
 from kuberouter.model.host import CniSettings, CniSettingsKey, Sysctl, SysctlKey
+from kuberouter.model.node import NodeFacts
 from tests.kernel.drive import converge, owned
+from tests.support.lab import netns
 
 pytestmark = pytest.mark.root
 
@@ -44,6 +47,21 @@ def test_a_removed_setting_stays_as_it_is(namespace: str) -> None:
     assert converge(driver, ()) == {}
     assert owned(driver) == {}
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
+
+
+def test_ipv6_is_turned_on_for_links_of_now_and_later(namespace: str) -> None:
+    driver, (row,) = SysctlDriver(), family_settings(NodeFacts("n", (bytes(16),)))
+    home = Path("/proc/sys/net/ipv6/conf")
+    netns.configure(namespace, "link add now type veth peer name end")
+    (home / "all" / "disable_ipv6").write_text("1")
+    assert (home / "now" / "disable_ipv6").read_text() == "1\n"
+    assert converge(driver, [row]) == {}
+    netns.configure(namespace, "link add later type veth peer name end2")
+    assert {(home / name / "disable_ipv6").read_text() for name in ("all", "now", "later")} == {"0\n"}
+    # One that is off alone stays so.
+    (home / "now" / "disable_ipv6").write_text("1")
+    assert converge(driver, [row]) == {}
+    assert (home / "now" / "disable_ipv6").read_text() == "1\n"
 
 
 def test_a_missing_setting_fails_alone_and_names_its_module(tmp_path: Path) -> None:

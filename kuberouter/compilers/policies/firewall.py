@@ -11,6 +11,7 @@ from typing import NamedTuple
 from kuberouter.cluster.facts import network_of
 from kuberouter.cluster.frontends import FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.host import family_settings
 from kuberouter.compilers.policies.spelling import Spelling
 from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.cluster import Service
@@ -57,7 +58,7 @@ def compile_firewall(
 ) -> Fragment:
     """The fixed part of the firewall on this node, for each family in use."""
     del view
-    rows: list[Row] = []
+    rows: list[Row] = [*family_settings(node)]
     for family in node.families:
         rows.append(Sysctl(SysctlKey(BRIDGE_FILTERING[family]), "1"))
         rows += spell.fixed(family, settings)

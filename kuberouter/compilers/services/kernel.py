@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kuberouter.compilers.host import family_settings
 from kuberouter.compilers.names import BRIDGE_LINK, DUMMY_LINK
 from kuberouter.model.core import Family, Row
 from kuberouter.model.host import Sysctl, SysctlKey
@@ -37,6 +38,7 @@ def kernel_rows(node: NodeFacts, settings: ProxySettings) -> Iterator[Row]:
         for link in dict.fromkeys(("all", BRIDGE_LINK, DUMMY_LINK, node.uplink)):
             if link:
                 yield Sysctl(SysctlKey(f"net/ipv4/conf/{link}/rp_filter"), LOOSE, STRICT, optional=True)
+    yield from family_settings(node)
     if Family.IPV6 in node.families:
         for path, value in SYSCTLS_V6:
             yield Sysctl(SysctlKey(path), value)

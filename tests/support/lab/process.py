@@ -25,19 +25,8 @@ def enter(namespace: Path, run: Path, argv: Sequence[str]) -> list[str]:
     Nothing forks on the way, so the child's process id is that of `argv`. It is killed when the thread that starts it
     ends.
     """
-    words = [
-        "nsenter",
-        f"--net={namespace}",
-        "unshare",
-        "--mount",
-        "sh",
-        "-ec",
-        _ENTER,
-        "enter",
-        str(run),
-        str(PROGRAMS),
-    ]
-    return [*words, *argv]
+    words = ["nsenter", f"--net={namespace}", "unshare", "--mount", "sh", "-ec", _ENTER, "enter"]
+    return [*words, str(run), str(PROGRAMS), *argv]
 
 
 class Child:

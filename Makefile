@@ -1,19 +1,25 @@
 # Every target installs what it needs first (.ci/setup); lanes that need root use sudo where you are not root.
-#   make demo [KEEP=1]       a cluster in a box, a shop in it, and a live table of checks
-#   make look [ON=place] [RUN='command']   look around in a demo that was kept
-#   make clean               takes kept demos down, and what killed labs left
-#   make test                every lane below; each closes with 'N passed, N failed'
+#   make help                 this list, which make without a word shows too
+#   make demo [KEEP=1]        a cluster in a box, a shop in it, and a live table of checks
+#   make look [ON=] [RUN=]    look around in a demo that was kept: ON=place RUN='command'
+#   make clean                takes kept demos down, and what killed labs left
+#   make test                 every lane below; each closes with 'N passed, N failed'
 #   make lint unit kernel conformance vm
-#   make conformance FULL=1  every scenario on every backend in every family mode (CONFORMANCE_SEED=number or new)
-#   make bench [BENCH=name]  figures against their targets
-#   make survive [KILLS=200] the long form of the kill test
+#   make conformance FULL=1   every scenario on every backend in every family mode (CONFORMANCE_SEED=number or new)
+#   make bench [BENCH=name]   figures against their targets
+#   make survive [KILLS=200]  the long form of the kill test
+#   make setup                only what the others begin with
+#   make lock                 pins every dependency with its hashes, after a change of pyproject.toml
 
 PYTHON := $(CURDIR)/.venv/bin/python
 # What root writes must not get in the user's way later.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL,FULL,CONFORMANCE_SEED env PYTHONDONTWRITEBYTECODE=1)
 LANES := lint unit kernel conformance vm
 
-.PHONY: setup test $(LANES) demo look bench survive lock clean
+.PHONY: help setup test $(LANES) demo look bench survive lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
 
 test: setup
 	@rm -rf build/lanes; status=0; \
@@ -45,13 +51,11 @@ bench: setup
 survive: setup
 	@$(AS_ROOT) env SURVIVE_KILLS=$(or $(KILLS),200) $(PYTHON) -m pytest -q tests/survive
 
-# Pins every dependency with its hashes, after a change of pyproject.toml.
 lock: setup
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet pip-tools
 	@.venv/lock/bin/pip-compile --quiet --extra test --generate-hashes --allow-unsafe --strip-extras --no-annotate \
 		--no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock \
 		pyproject.toml
 
-# Takes kept demos down, and removes what labs and guests of killed processes left behind.
 clean: setup
 	@$(AS_ROOT) $(PYTHON) -m tests.lab.clean --all

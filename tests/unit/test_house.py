@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,23 @@ def test_nothing_is_left_to_do_without_an_issue() -> None:
 
 def test_no_package_shadows_the_standard_library() -> None:
     assert not (ROOT / "cmd" / "__init__.py").exists()
+
+
+def test_make_without_a_word_lists_every_target_and_does_nothing() -> None:
+    done = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True, timeout=20, check=True)
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.M)
+    (lanes,) = re.findall(r"^LANES := (.*)$", makefile, re.M)
+    targets = {*phony.replace("$(LANES)", lanes).split()}
+    listed = [re.split(r" {2,}", line)[0] for line in done.stdout.splitlines() if line.startswith("make ")]
+    words = {word for line in listed for word in re.sub(r"\[.*?\]|\w+=\w+|^make ", "", line).split()}
+    assert words == targets
+
+
+def test_every_page_is_a_link_of_the_readme_and_every_link_leads_somewhere() -> None:
+    linked = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")} <= set(linked)
+    assert [link for link in linked if not (ROOT / link).exists()] == []
 
 
 def test_the_user_guide_shows_the_help_as_it_is() -> None:

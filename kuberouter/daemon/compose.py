@@ -13,7 +13,7 @@ from kuberouter.cluster.store import Cluster
 from kuberouter.daemon.config import Config
 from kuberouter.daemon.events import EventSink
 from kuberouter.daemon.logs import log_setting
-from kuberouter.daemon.parts.firewall import firewall_part, former_backend
+from kuberouter.daemon.parts.firewall import firewall_part, former_firewall
 from kuberouter.daemon.parts.part import DriverMaker, Once, Part
 from kuberouter.daemon.parts.proxy import former_proxy, proxy_part
 from kuberouter.daemon.parts.router import router_part
@@ -197,8 +197,7 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
     if config.proxy is not None:
         former |= former_proxy(families, xtables)
     if config.firewall is not None:
-        # What the other backend of the firewall has left behind.
-        former |= former_backend(config.firewall, xtables)
+        former |= former_firewall(config.firewall, xtables)
     return found + [Table(row, _Lazy(make), removal_needs=needs) for row, make in former.items()]
 
 

@@ -7,6 +7,7 @@ Nothing is ever written there but deletions, and no table is looked at that does
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,12 +18,21 @@ from kuberouter.drivers.iptables import TABLES, ChainDriver, HookDriver, Variant
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, FormerIptablesKey, Hook, Table
 from kuberouter.wire.command import run
-from kuberouter.wire.text.iptables import MARKER, complaint
+from kuberouter.wire.text.iptables import MARKER, complaint, parse_save
 
 PROC = Path("/proc/thread-self/net")
 """Names of the legacy tables that exist in this thread's network namespace: `ip_tables_names`, `ip6_tables_names`."""
 SKEW = ("is incompatible, use 'nft' tool", "[unsupported revision]")
 """What the tools say of rules that nft or another version of them wrote and that they cannot read."""
+
+FORMER_POLICY = re.compile(
+    r"(?P<chain>INPUT|FORWARD|OUTPUT) (?:"
+    r"(?:-m comment --comment (?:\"[^\"]*\"|\S+) )?-j KUBE-ROUTER-(?P=chain)|.*-[jg] KUBE-POD-FW-[A-Z2-7]{16})"
+)
+"""Chain and words of what leads into the firewall of the Go kube-router, as `iptables-save` prints them.
+
+Since its release 1.3 a jump to the chain of ours that has the same name; before that one per pod.
+"""
 
 
 class Stock(Value, frozen=True, gc=False):
@@ -66,7 +76,8 @@ def _rules(output: str) -> Iterator[tuple[str, str]]:
 
 
 def _ours(line: str, prefixes: tuple[str, ...]) -> bool:
-    return line.removeprefix("-A ").startswith(prefixes) or MARKER in line
+    rule = line.removeprefix("-A ")
+    return rule.startswith(prefixes) or MARKER in line or FORMER_POLICY.fullmatch(rule) is not None
 
 
 def existing(xtables: Xtables, family: Family) -> tuple[Table, ...]:
@@ -78,6 +89,30 @@ def existing(xtables: Xtables, family: Family) -> tuple[Table, ...]:
     except OSError:
         return ()
     return tuple(table for table in TABLES if table.value in names)
+
+
+Variants = Iterable[Callable[[], Xtables]]
+"""What finds the tools of a variant, or raises Unavailable."""
+
+
+def untagged(
+    variants: Variants, family: Family, tables: Collection[Table]
+) -> Iterator[tuple[Xtables, Table, list[tuple[str, str]]]]:
+    """In each variant and table that exists the rules in builtin chains that are not ours, as chain and words.
+
+    What cannot be looked at has none.
+    """
+    for find in variants:
+        try:
+            xtables = find()
+            there = [table for table in tables if table in existing(xtables, family)]
+            saved = {table: run((xtables.tool(family, "save"), "-t", table.value)) for table in there}
+        except Unavailable:
+            continue
+        for table, text in saved.items():
+            chains = parse_save(text.output).items()
+            builtin = ((chain, rules) for chain, (is_builtin, rules) in chains if is_builtin)
+            yield xtables, table, [(chain, rule.words) for chain, rules in builtin for rule in rules if not rule.tag]
 
 
 Places = Sequence[tuple[Xtables, Collection[Family]]]
@@ -156,7 +191,7 @@ class FormerIptablesDriver:
 
     def __init__(
         self,
-        variants: Iterable[Callable[[], Xtables]],
+        variants: Variants,
         families: Collection[Family],
         chains: tuple[str, ...],
         ranks: tuple[int, ...],

@@ -7,14 +7,13 @@ touches only one of several pod CIDRs for foreign, and goes by flags that were g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 
-from kuberouter.drivers.former import existing
+from kuberouter.drivers.former import Variants, untagged
 from kuberouter.drivers.iptables import Xtables
-from kuberouter.model.core import Batch, Family, Outcome, Unavailable
+from kuberouter.model.core import Batch, Family, Outcome
 from kuberouter.model.netfilter import FormerProxy, FormerProxyKey, Table
-from kuberouter.wire.command import run
-from kuberouter.wire.text.iptables import Script, complaint, parse_save
+from kuberouter.wire.text.iptables import Script, complaint
 
 HAIRPIN_CHAIN = "KUBE-ROUTER-HAIRPIN"
 JUMPS = {Table.FILTER: ("INPUT", "KUBE-ROUTER-SERVICES"), Table.NAT: ("POSTROUTING", HAIRPIN_CHAIN)}
@@ -29,7 +28,7 @@ SNAT = re.compile(
 class FormerProxyDriver:
     """Driver of `FormerProxy` rows, one per family in which anything is left."""
 
-    def __init__(self, variants: Iterable[Callable[[], Xtables]], families: Collection[Family]) -> None:
+    def __init__(self, variants: Variants, families: Collection[Family]) -> None:
         self._variants = tuple(variants)
         self._families = tuple(families)
 
@@ -62,18 +61,10 @@ class FormerProxyDriver:
 
     def _rules(self, family: Family) -> Iterator[tuple[Xtables, Table, list[tuple[str, str]]]]:
         """Their rules in each variant and table, as chain and words; what cannot be looked at has none."""
-        for find in self._variants:
-            try:
-                xtables = find()
-                tables = [table for table in JUMPS if table in existing(xtables, family)]
-                saved = {table: run((xtables.tool(family, "save"), "-t", table.value)) for table in tables}
-            except Unavailable:
-                continue
-            for table, text in saved.items():
-                builtin, target = JUMPS[table]
-                _, rules = parse_save(text.output).get(builtin, (True, []))
-                words = [rule.words for rule in rules if not rule.tag]
-                jumps = [each for each in words if each.endswith(f"-j {target}")]
-                nats = [each for each in words if table is Table.NAT and SNAT.fullmatch(each)]
-                if jumps or nats:
-                    yield xtables, table, [(builtin, each) for each in (*jumps, *nats)]
+        for xtables, table, rules in untagged(self._variants, family, JUMPS):
+            builtin, target = JUMPS[table]
+            here = [(chain, words) for chain, words in rules if chain == builtin]
+            jumps = [each for each in here if each[1].endswith(f"-j {target}")]
+            nats = [each for each in here if table is Table.NAT and SNAT.fullmatch(each[1])]
+            if jumps or nats:
+                yield xtables, table, [*jumps, *nats]

@@ -259,15 +259,15 @@ class ChainDriver:
         return failed
 
     def _unload(self, family: Family, table: Table, keys: Iterable[ChainKey]) -> Failures:
+        """Delete chains. One that somebody still jumps to stays and is told of, but empty: it judges nobody."""
         pending = dict.fromkeys(keys)
+        emptied: dict[ChainKey, None] = {}
         failed: Failures = {}
         for _ in range(ATTEMPTS):
-            if not pending:
-                return failed
             script = Script(table.value)
-            for key in pending:
+            for key in (*pending, *emptied):
                 # Declaring empties a chain, and makes the deletion hold even if somebody else was faster.
-                script.chain(key.name, (), key)
+                script.declare(key.name, key)
             for key in pending:
                 script.add(f"-X {key.name}", key)
             result = self._xtables.restore(family, script)
@@ -275,12 +275,18 @@ class ChainDriver:
                 return failed
             culprits = [key for key in script.culprits(result.errors) if isinstance(key, ChainKey)]
             if not culprits and len(pending) > 1:
-                for key in pending:
+                for key in (*pending, *emptied):
                     failed |= self._unload(family, table, (key,))
                 return failed
-            for key in culprits or list(pending):
-                failed[key] = complaint(result.errors)
-                del pending[key]
+            for key in culprits or [*pending, *emptied]:
+                failed.setdefault(key, complaint(result.errors))
+                if key in pending:
+                    del pending[key]
+                    emptied[key] = None
+                else:
+                    emptied.pop(key, None)
+            if not pending and not emptied:
+                return failed
         return failed | dict.fromkeys(pending, "not tried: too many other chains were refused")
 
 

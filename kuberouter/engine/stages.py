@@ -27,6 +27,7 @@ from kuberouter.model.netfilter import (
     FormerDirect,
     FormerHook,
     FormerIptables,
+    FormerPolicy,
     FormerProxy,
     Hook,
     IpSet,
@@ -66,6 +67,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     NftChain,
     NftVerdict,  # what a pod is led to stands whole
     FormerProxy,  # before the chain that it jumps to
+    FormerPolicy,  # likewise, wherever these chains are
     Hook,  # policy, guard and SNAT stand before anything can be reached
     Link,  # links before what lies on them
     PodReceiver,  # a pod takes packets out of the tunnel before it is sent any
@@ -132,6 +134,7 @@ SUCCESSORS: dict[type[Row], tuple[type[Row], ...]] = {
     FormerHook: (Chain, Hook),
     FormerDirect: (Chain, Hook, VirtualService, Destination, Address),
     FormerProxy: (Chain, Hook),
+    FormerPolicy: (Chain, Hook, NftTable, NftSet, NftElement, NftChain, NftVerdict),
     FormerTable: (IpSet, Member, Chain, Hook),
     FormerIptables: (NftTable, NftSet, NftElement, NftChain, NftVerdict),
 }

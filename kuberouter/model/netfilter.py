@@ -179,6 +179,18 @@ class FormerProxy(Value, frozen=True, gc=False):
     key: FormerProxyKey
 
 
+class FormerPolicyKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A family."""
+
+    family: Family
+
+
+class FormerPolicy(Value, frozen=True, gc=False):
+    """What leads from builtin chains into the firewall of the Go kube-router. Never desired, so removed."""
+
+    key: FormerPolicyKey
+
+
 class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """One rule of a shared chain: `rank` orders rules in the chain (ties by text)."""
 

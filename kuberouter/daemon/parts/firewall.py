@@ -8,9 +8,10 @@ from kuberouter.daemon.parts.part import DriverMaker, Once, Part, register, shar
 from kuberouter.daemon.xtables import XtablesChoice
 from kuberouter.drivers import nftables as nft
 from kuberouter.drivers.former import FormerIptablesDriver
+from kuberouter.drivers.formerpolicy import FormerPolicyDriver
 from kuberouter.model.core import Family, Row
 from kuberouter.model.host import Sysctl
-from kuberouter.model.netfilter import Chain, FormerIptables, Hook, HookRank, IpSet, Member
+from kuberouter.model.netfilter import Chain, FormerIptables, FormerPolicy, Hook, HookRank, IpSet, Member
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 from kuberouter.model.settings import FirewallSettings
 from kuberouter.sources.podlinks import PodLinkSource
@@ -24,8 +25,8 @@ CHAINS = (
     "KUBE-NWPLCY-",
 )
 """Prefixes of the firewall's chains in iptables."""
-SETS = ("KUBE-SRC-", "KUBE-DST-")
-"""Prefixes of its ipsets, without `inet6:`."""
+SETS = ("KUBE-SRC-", "KUBE-DST-", "kube-router-local-pods")
+"""Prefixes of its ipsets, without `inet6:`; the last one is made by the Go kube-router only."""
 
 
 def firewall_part(settings: FirewallSettings) -> Part:
@@ -58,12 +59,12 @@ def firewall_part(settings: FirewallSettings) -> Part:
     return part
 
 
-def former_backend(settings: FirewallSettings, xtables: XtablesChoice) -> dict[type[Row], DriverMaker]:
-    """What removes the rules that the firewall's other backend has left behind."""
-    if not settings.nftables:
-        return {FormerTable: lambda: nft.FormerTableDriver(nft.Nftables())}
-    return {
-        FormerIptables: lambda: FormerIptablesDriver(
-            (xtables.get, xtables.other), tuple(Family), CHAINS, (HookRank.POLICY,), SETS
-        )
-    }
+def former_firewall(settings: FirewallSettings, xtables: XtablesChoice) -> dict[type[Row], DriverMaker]:
+    """What removes the rules that the firewall's other backend, or the Go kube-router, has left behind."""
+    tools = (xtables.get, xtables.other)
+    former: dict[type[Row], DriverMaker] = {FormerPolicy: lambda: FormerPolicyDriver(tools, tuple(Family))}
+    if settings.nftables:
+        return former | {
+            FormerIptables: lambda: FormerIptablesDriver(tools, tuple(Family), CHAINS, (HookRank.POLICY,), SETS)
+        }
+    return former | {FormerTable: lambda: nft.FormerTableDriver(nft.Nftables())}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from kuberouter.drivers.ipsets import SetDriver
@@ -19,9 +18,8 @@ from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, FormerIptablesKey, Hook, Table
 from kuberouter.wire.command import run
 from kuberouter.wire.text.iptables import MARKER, complaint, parse_save
+from kuberouter.wire.xtlegacy import table_names
 
-PROC = Path("/proc/thread-self/net")
-"""Names of the legacy tables that exist in this thread's network namespace: `ip_tables_names`, `ip6_tables_names`."""
 SKEW = ("is incompatible, use 'nft' tool", "[unsupported revision]")
 """What the tools say of rules that nft or another version of them wrote and that they cannot read."""
 
@@ -84,10 +82,7 @@ def existing(xtables: Xtables, family: Family) -> tuple[Table, ...]:
     """Those of the tables that we use which exist in this variant; looking at them makes none."""
     if xtables.variant is Variant.NFT:
         return TABLES
-    try:
-        names = (PROC / ("ip_tables_names" if family is Family.IPV4 else "ip6_tables_names")).read_text().split()
-    except OSError:
-        return ()
+    names = table_names(family)
     return tuple(table for table in TABLES if table.value in names)
 
 

@@ -26,6 +26,7 @@ from kuberouter.model.netfilter import (
     packed_tags,
     rule_tag,
 )
+from kuberouter.wire import xtlegacy
 from kuberouter.wire.command import Completed, run
 from kuberouter.wire.kept import MOST_BYTES, KeptRestore
 from kuberouter.wire.nftables import NftSocket
@@ -138,8 +139,6 @@ class Xtables:
         began = time.perf_counter()
         saved = run((tool, *words))
         self.meter.observe(f"iptables {family.name} save", time.perf_counter() - began)
-        if not saved.ok and self.variant is Variant.LEGACY:
-            raise Unavailable(f"{' '.join((tool, *words))} fails: {complaint(saved.errors)}")
         return saved
 
     def _readable(self, saved: Completed) -> bool:
@@ -147,6 +146,8 @@ class Xtables:
 
     def _marks(self, family: Family) -> dict[str, SavedTable]:
         """What the kernel itself tells, where the tool cannot read somebody's rules and so shows nobody's."""
+        if self.variant is Variant.LEGACY:
+            return xtlegacy.marks(family, TABLES)
         self._link = self._link or NftSocket()
         return marks(self._link, family, TABLES)
 

@@ -1,7 +1,8 @@
-"""Somebody takes our rules away: noticed and repaired within about a second, long before any audit."""
+"""Somebody takes our rules away: repaired within about a second where the kernel tells, else by the next audit."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 
@@ -30,6 +31,18 @@ DAMAGE = {
 }
 BOUND = 1.0
 """Seconds that are promised on a machine with time to spare; the test allows ten times as many."""
+UNTOLD = {
+    "nft": ("ipset flush",),
+    "legacy": (
+        "ipset flush",
+        "iptables-legacy -F",
+        "iptables-legacy -F KUBE-ROUTER-FORWARD",
+        "iptables-legacy -I FORWARD -j ACCEPT",
+    ),
+}
+"""What the kernel tells nobody of, by variant of iptables."""
+PERIOD = 2.0
+"""Seconds between audits."""
 
 
 @pytest.fixture(scope="module", params=list(DAMAGE))
@@ -60,3 +73,26 @@ def test_what_others_destroy_stands_again_soon(lab: tuple[Lab, str]) -> None:
         made.wait(made.nodes[0].ready, 40, "the daemon ready")
     print(backend, {words: f"{seconds:.2f}" for words, seconds in took.items()})
     assert set(took) == set(DAMAGE[backend])
+
+
+@pytest.mark.parametrize("variant", list(UNTOLD))
+def test_what_the_kernel_does_not_tell_of_stands_again_after_an_audit(variant: str) -> None:
+    """flush_by_admin: ipsets and iptables-legacy."""
+    arguments = ["--run-router=false", "--run-service-proxy=false", f"--iptables-sync-period={PERIOD}s"]
+    with Lab(nodes=1, subnets=1, daemon_arguments=[*arguments, f"--iptables-mode={variant}"]) as lab:
+        lab.wire_statically()
+        lab.start()
+        lab.wait(lambda: lab.check_alive() and lab.nodes[0].ready(), 40, "a ready daemon")
+        source, target = lab.pod("source", "node1"), lab.pod("target", "node1", labels={"app": "closed"})
+        lab.apply(DENY)
+        for words in UNTOLD[variant]:
+            assert until(source.prober, target.job(), lambda result: not result.allowed) is not None
+            daemon = lab.nodes[0].daemon
+            assert daemon is not None
+            # While it stands still no audit comes between the damage and the look at it.
+            daemon.send(signal.SIGSTOP)
+            lab.nodes[0].sh(words)
+            assert source.reaches(target), words
+            daemon.send(signal.SIGCONT)
+            lab.wait(lambda: not source.reaches(target), PERIOD + 10 * BOUND, f"a repair of {words!r}")
+            lab.wait(lab.nodes[0].ready, 40, "the daemon ready")

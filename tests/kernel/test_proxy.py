@@ -343,6 +343,39 @@ def test_the_guard_refuses_ports_that_nobody_serves_at_once(proxy: Proxy, source
     assert ping.allowed
 
 
+def test_without_its_sets_the_guard_refuses_nothing_of_the_node_itself(proxy: Proxy) -> None:
+    sets = [f"{family}kube-router-{name}" for family in ("", "inet6:") for name in ("local-ips", "svip", "svip-prt")]
+    try:
+        for name in sets:
+            sh("ipset", "flush", name)
+            for index, address in enumerate(NODE_ADDRESS):
+                assert seen(proxy.tries("client", "tcp", address, HOST_PORT, count=1)) == {"node": CLIENT[index]}, name
+                assert set(seen(proxy.tries("client", "tcp", address, 30080, count=2))) == {"pod2", "far"}, name
+    finally:
+        proxy.audit()
+    (result,) = proxy.tries("client", "tcp", vips(10)[0], HOST_PORT, count=1)
+    assert result.outcome is Outcome.REFUSED
+
+
+def test_a_load_balancer_asks_for_health_at_its_own_address(proxy: Proxy) -> None:
+    proxy.service("balanced", 18, "pod2")
+    outer = [vip.replace("0.18", "0.118").replace("::12", "::76") for vip in vips(18)]
+    ports = [{"name": "tcp", "protocol": "TCP", "port": 80}]
+    spec = {"type": "LoadBalancer", "clusterIP": vips(18)[0], "clusterIPs": list(vips(18)), "ports": ports}
+    spec |= {"externalTrafficPolicy": "Local", "healthCheckNodePort": 32018}
+    status = {"loadBalancer": {"ingress": [{"ip": address} for address in outer]}}
+    metadata = {"name": "balanced", "namespace": "shop"}
+    proxy.apply({"kind": "Service", "metadata": metadata, "spec": spec, "status": status})
+    assert not failures(proxy)
+    for address in (*outer, *NODE_ADDRESS):
+        with netns.inside(proxy.net.client), socket.create_connection((address, 32018), BOUND) as connection:
+            connection.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert b" 200 " in connection.recv(256).partition(b"\r\n")[0]
+    for address in outer:
+        (result,) = proxy.tries("client", "tcp", address, HOST_PORT, count=1)
+        assert result.outcome is Outcome.REFUSED
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_service_without_endpoints_refuses_until_it_has_one(proxy: Proxy, protocol: str) -> None:
     proxy.service("empty", 11)

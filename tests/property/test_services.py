@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kuberouter.cluster.frontends import FrontendKind
-from kuberouter.compilers.names import RESTRICTED_SET, SERVICE_PORT_SET
+from kuberouter.compilers.names import RESTRICTED_SET, SERVICE_ADDRESS_SET, SERVICE_PORT_SET
 from kuberouter.model.cluster import (
     ClusterObject,
     Endpoint,
@@ -293,8 +293,10 @@ def check(world: ProxyWorld, objects: dict[ObjectRef, ClusterObject], way: Proxy
     for key in world.table(Member):
         entries.setdefault(key.set.removeprefix("inet6:"), set()).add((key.address, key.protocol, key.port))
     assert entries.get(SERVICE_PORT_SET, set()) == {
-        (key.address, key.protocol, key.port) for key in expected.services if not key.mark
+        *((key.address, key.protocol, key.port) for key in expected.services if not key.mark),
+        *expected.asked,
     }
+    assert {address for address, *_ in entries.get(SERVICE_ADDRESS_SET, ())} == expected.brought
     assert entries.get(RESTRICTED_SET, set()) == expected.restricted
     refused = [p.owner for p in world.journal.standing if p.reason is Reason.FORBIDDEN]
     assert sorted(map(str, refused)) == sorted(map(str, expected.refused))
@@ -343,6 +345,8 @@ class Expectation:
         self.services: dict[VirtualServiceKey, set[tuple[bytes, int]]] = {}
         self.brought: set[bytes] = set()
         self.restricted: set[tuple[bytes, int, int]] = set()
+        self.asked: set[tuple[bytes, int, int]] = set()
+        """Where load balancers may ask for health at their own address."""
         self.refused: list[ObjectRef] = []
         self._fill()
 
@@ -403,6 +407,8 @@ class Expectation:
             if want.kind is FrontendKind.CLUSTER:
                 self.brought.add(address)
                 continue
+            if want.kind is FrontendKind.LOAD_BALANCER and service.health_check_node_port:
+                self.asked.add((address, L4Protocol.TCP, service.health_check_node_port))
             if want.kind is not FrontendKind.NODE_PORT:
                 if address not in self.on_node:
                     self.brought.add(address)

@@ -14,7 +14,19 @@ from kuberouter.compilers.services.dsr import direct_mark, direct_problems, dire
 from kuberouter.compilers.services.inside import inside
 from kuberouter.compilers.services.sources import source_filter
 from kuberouter.model.cluster import MarkedPlace, MarkUse, Service, ServicePort
-from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Rank, Reason, Row, Value, family_of
+from kuberouter.model.core import (
+    Family,
+    Fragment,
+    L4Protocol,
+    ObjectRef,
+    Owner,
+    Problem,
+    Rank,
+    Reason,
+    Row,
+    Value,
+    family_of,
+)
 from kuberouter.model.ipvs import PERSISTENT, VirtualService, VirtualServiceKey, marked_service
 from kuberouter.model.netfilter import Member, MemberKey
 from kuberouter.model.network import Address, AddressKey, LocalRoute, LocalRouteKey
@@ -185,6 +197,12 @@ def service_address(address: bytes, node: NodeFacts, settings: ProxySettings) ->
     return Address(AddressKey(DUMMY_LINK, address, len(address) * 8), source)
 
 
+def _open(address: bytes, protocol: L4Protocol, port: int) -> Member:
+    """What lets packets to an address and port past the guard."""
+    name = set_name(SERVICE_PORT_SET, family_of(address))
+    return Member(MemberKey(name, address, len(address) * 8, int(protocol), port))
+
+
 def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
     """Virtual services, service addresses and guard entries of one Service.
 
@@ -204,9 +222,12 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         bits = len(place.address) * 8
         if frontend.virtual:
             rows[service_address(place.address, node, settings)] = None
-        rows[Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits))] = None
-        port_set = set_name(SERVICE_PORT_SET, place.family)
-        rows[Member(MemberKey(port_set, place.address, bits, int(place.protocol), place.port))] = None
+            # An address of the node itself never comes before the guard, which refuses by this set.
+            rows[Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits))] = None
+        rows[_open(place.address, place.protocol, place.port)] = None
+        if frontend.kind is FrontendKind.LOAD_BALANCER and service.health_check_node_port:
+            # Some clouds ask at the address of the load balancer and not at the node's (backend services of Google).
+            rows[_open(place.address, L4Protocol.TCP, service.health_check_node_port)] = None
         if frontend.kind in (FrontendKind.LOAD_BALANCER, FrontendKind.EXTERNAL):
             rows.update(dict.fromkeys(source_filter(service, place)))
         if frontend.inside:

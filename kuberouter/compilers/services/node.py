@@ -74,15 +74,16 @@ def _sets(family: Family, node: NodeFacts) -> Iterator[Row]:
 def _guard(family: Family) -> Iterator[Row]:
     """Packets to a service address get in if a Service serves the port; else they would reach the host's own sockets.
 
-    The node's own addresses are in the set of service addresses too as soon as there is a node port; they are never
-    refused.
+    The node's own addresses are not in the set of service addresses, so whatever becomes of the sets nothing of the
+    node itself is refused. Their node ports get in by a rule of their own, past rules of the host that may come after.
     """
     addresses, ports, local = (
         set_name(name, family) for name in (SERVICE_ADDRESS_SET, SERVICE_PORT_SET, LOCAL_ADDRESS_SET)
     )
+    served = f"-m set --match-set {ports} dst,dst -j ACCEPT"
     rules = (
         *ICMP[family],
-        f"-m set --match-set {ports} dst,dst -j ACCEPT",
+        served,
         f"-m set --match-set {local} dst -j RETURN",
         "-p tcp -j REJECT --reject-with tcp-reset",
         f"-j REJECT --reject-with {REFUSAL[family]}",
@@ -90,3 +91,4 @@ def _guard(family: Family) -> Iterator[Row]:
     yield make_chain(ChainKey(family, Table.FILTER, SERVICES_CHAIN), rules)
     text = f"-m set --match-set {addresses} dst -j {SERVICES_CHAIN}"
     yield Hook(HookKey(family, Table.FILTER, "INPUT", text), HookRank.SERVICES)
+    yield Hook(HookKey(family, Table.FILTER, "INPUT", served), HookRank.SERVICES)

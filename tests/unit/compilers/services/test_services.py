@@ -306,8 +306,13 @@ def test_the_guard_serves_known_ports_and_never_refuses_the_node() -> None:
     assert spare == "-m set --match-set kube-router-local-ips dst -j RETURN"
     assert reset == "-p tcp -j REJECT --reject-with tcp-reset"
     assert refuse == "-j REJECT --reject-with icmp-port-unreachable"
+    assert [k.text for k in world.table(Hook) if k.chain == "INPUT"] == [
+        "-m set --match-set kube-router-svip dst -j KUBE-ROUTER-SERVICES",
+        accept,
+    ]
     unguarded = ProxyWorld(ProxySettings(guard=False))
     assert not any(k.name == "KUBE-ROUTER-SERVICES" for k in unguarded.table(Chain))
+    assert not any(k.chain == "INPUT" for k in unguarded.table(Hook))
 
 
 def test_destinations_begin_elsewhere_on_every_node() -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from kuberouter.drivers.network import GONE, Rtnetlink
 from kuberouter.drivers.ownership import inside
+from kuberouter.drivers.served import Arrived, nowhere
 from kuberouter.model.core import Batch, Outcome, Prefix
 from kuberouter.model.network import (
     ROUTE_PROTOCOL,
@@ -71,8 +72,11 @@ class AddressDriver(Rtnetlink):
         wanted: Callable[[AddressKey], bool] = lambda key: False,
         *,
         excluded: Collection[Prefix] = (),
+        arrived: Arrived = nowhere,
     ) -> None:
+        """`arrived` is told of addresses that the node had not, or not wholly, before."""
         super().__init__()
+        self._arrived = arrived
         self._owned = frozenset(links)
         self._wanted = wanted
         self._excluded = tuple(excluded)
@@ -151,6 +155,8 @@ class AddressDriver(Rtnetlink):
         self._drop_kernel_routes(
             [row for row in there if len(row.key.address) == 16 and row.key not in mended], indexes
         )
+        if new := [row.key.address for row in there if row.key not in failed and row.key not in mended]:
+            self._arrived(new)
         gone = [row for row in batch.remove if row.key.link in indexes]
         self.apply([(row.key, (rt.RTM_DELADDR, 0, _address(row, indexes))) for row in gone], failed, GONE)
         self.apply([(row.key, (rt.RTM_DELROUTE, 0, _any_local(row, indexes))) for row in gone], failed, GONE)
@@ -200,9 +206,15 @@ class LocalRouteDriver(Rtnetlink):
     """Local routes on the loopback link: it never goes away, and takes no IPv6 route with it when it is set down."""
 
     def __init__(
-        self, wanted: Callable[[LocalRouteKey], bool] = lambda key: False, *, excluded: Collection[Prefix] = ()
+        self,
+        wanted: Callable[[LocalRouteKey], bool] = lambda key: False,
+        *,
+        excluded: Collection[Prefix] = (),
+        arrived: Arrived = nowhere,
     ) -> None:
+        """`arrived` is told of addresses that get a route."""
         super().__init__()
+        self._arrived = arrived
         self._wanted = wanted
         self._excluded = tuple(excluded)
 
@@ -230,6 +242,8 @@ class LocalRouteDriver(Rtnetlink):
         made = NLM_F_CREATE | NLM_F_REPLACE
         wanted = (*batch.add, *(new for _, new in batch.change))
         self.apply([(row.key, (rt.RTM_NEWROUTE, made, _on_loopback(row, index))) for row in wanted], failed)
+        if new := [row.key.address for row in batch.add if row.key not in failed]:
+            self._arrived(new)
         gone = [(row.key, (rt.RTM_DELROUTE, 0, _on_loopback(row, index))) for row in batch.remove]
         self.apply(gone, failed, GONE)
         return Outcome(failed)

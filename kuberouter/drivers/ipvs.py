@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 from kuberouter.drivers.ownership import OWNED, Ownership
-from kuberouter.drivers.served import Moved, Served, concerns, nobody
+from kuberouter.drivers.served import Served, concerns
 from kuberouter.model.core import Batch, Family, L4Protocol, Outcome, Unavailable
 from kuberouter.model.ipvs import (
     PERSISTENT,
@@ -179,19 +179,19 @@ class VirtualServiceDriver(_Ipvs):
 
 
 class DestinationDriver(_Ipvs):
-    """Destinations of our virtual services; `moved` is told as `served.Served` does."""
+    """Destinations of our virtual services; `served` follows them."""
 
     def __init__(
         self,
         ownership: Ownership | None = None,
         wanted: Callable[[DestinationKey], bool] = lambda key: False,
         *,
-        moved: Moved = nobody,
+        served: Served | None = None,
     ) -> None:
         super().__init__()
         self._ownership = ownership or Ownership()
         self._wanted = wanted
-        self._served = Served(moved)
+        self._served = served or Served()
 
     def owns(self, row: Destination) -> bool:
         """Those of services that are ours, `read` returns no others; of excluded CIDRs only those that are wanted."""

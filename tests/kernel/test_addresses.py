@@ -233,3 +233,35 @@ def test_the_ways_of_having_addresses_replace_each_other_without_a_gap(vip_link:
     assert reachable()
     assert owned(without) == {row.key: row for row in routes(1)}
     assert owned(on_link) == {}
+
+
+def test_whoever_wants_to_know_is_told_of_addresses_that_have_become_the_nodes_own(vip_link: str) -> None:
+    heard: list[set[bytes]] = []
+    driver = AddressDriver((vip_link, "kube-bridge"), arrived=lambda addresses: heard.append(set(addresses)))
+    lost = Address(AddressKey("kube-bridge", packed("10.96.0.9"), 32))
+    first = {row.key.address for row in both(1)}
+    converge(driver, [*both(1), lost])
+    assert heard == [first], "not of one that cannot be had"
+    assert converge(driver, [*both(1), *both(2)]) == {}
+    assert heard[1:] == [{row.key.address for row in both(2)}]
+    assert converge(driver, [*both(1), vip("10.96.0.2")]) == {}
+    assert len(heard) == 2, "neither of one that goes nor of another source"
+    sh("ip", "addr", "flush", "dev", vip_link)
+    assert converge(driver, [*both(1), vip("10.96.0.2")]) == {}
+    assert heard[2:] == [{*first, packed("10.96.0.2")}]
+    assert converge(driver, [*both(1), vip("10.96.0.2")]) == {}
+    assert len(heard) == 3
+
+
+def test_the_same_of_local_routes(uplink: str) -> None:
+    heard: list[set[bytes]] = []
+    driver = LocalRouteDriver(arrived=lambda addresses: heard.append(set(addresses)))
+    one = LocalRoute(LocalRouteKey(packed("10.96.0.1")), packed(NODE4))
+    two = LocalRoute(LocalRouteKey(packed("fd96::2")), packed(NODE6))
+    assert converge(driver, [one]) == {}
+    assert converge(driver, [one, two]) == {}
+    assert converge(driver, [LocalRoute(one.key, b""), two]) == {}
+    assert heard == [{one.key.address}, {two.key.address}]
+    sh("ip", "route", "del", "table", "local", "local", "10.96.0.1")
+    assert converge(driver, [one]) == {}
+    assert heard[2:] == [{one.key.address}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from kuberouter.cluster.allocations import ANYWHERE
 from kuberouter.cluster.view import ClusterView
@@ -10,8 +10,8 @@ from kuberouter.daemon.metrics import Series, series
 from kuberouter.daemon.parts.part import Part
 from kuberouter.daemon.worker import Worker
 from kuberouter.decode.node import decode_pod_end
-from kuberouter.drivers.conntrack import StaleFlows
-from kuberouter.drivers.served import Moved, Serving
+from kuberouter.drivers.conntrack import Endpoints, StaleFlows
+from kuberouter.drivers.served import Served, Serving
 from kuberouter.engine.departures import INHERITED, Departures
 from kuberouter.model.cluster import MarkedPlace, MarkUse
 from kuberouter.model.core import L4Protocol, family_of
@@ -20,18 +20,26 @@ from kuberouter.model.settings import ProxySettings
 from kuberouter.sources.connections import ConnectionSource
 
 
-def follow_flows(part: Part) -> Moved:
-    """Has stale flows of UDP services forgotten. Returns whom to tell of services that are served by others now."""
+def follow_flows(part: Part) -> Served:
+    """Has stale flows of UDP services forgotten. Returns what is to follow destinations and addresses."""
     flows = StaleFlows()
     part.sources.append(Worker("stale flows", flows.work, "stale flows of UDP services are not found"))
     part.shows.append(lambda: [series("udp_stale_flows_removed_total", flows.removed)])
 
-    def moved(service: VirtualServiceKey, serving: Serving) -> None:
-        view = part.view()
-        for place in places(service, view):
-            flows.check(place, frozenset(who for other in services(place, view) for who in serving.get(other, ())))
+    def moved(service: VirtualServiceKey, serving: Serving, addresses: Collection[bytes]) -> None:
+        for place, endpoints in in_question(service, serving, addresses, part.view()):
+            flows.check(place, endpoints)
 
-    return moved
+    return Served(moved)
+
+
+def in_question(
+    service: VirtualServiceKey, serving: Serving, addresses: Collection[bytes], view: ClusterView
+) -> Iterator[tuple[VirtualServiceKey, Endpoints]]:
+    """Where flows are to be looked at when a service has moved, and who may answer there; see `Moved`."""
+    for place in places(service, view):
+        if not addresses or place.address in addresses:
+            yield place, frozenset(who for other in services(place, view) for who in serving.get(other, ()))
 
 
 def places(service: VirtualServiceKey, view: ClusterView) -> Iterator[VirtualServiceKey]:

@@ -61,22 +61,28 @@ def proxy_part(settings: ProxySettings) -> Part:
     part.dependents = [services]
     register(part, COMPILERS, settings)
     excluded = settings.excluded
-    addresses = Once(lambda: AddressDriver((DUMMY_LINK,), lambda key: key in part.desired(Address), excluded=excluded))
+    served = follow_flows(part)
+    addresses = Once(
+        lambda: AddressDriver(
+            (DUMMY_LINK,), lambda key: key in part.desired(Address), excluded=excluded, arrived=served.arrived
+        )
+    )
     ownership = Ownership(
         lambda key: key in part.desired(VirtualService),
         former_addresses=lambda: addresses.get().former(),
         excluded=excluded,
     )
-    moved = follow_flows(part)
     part.drivers = {
         **dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook, Link), shared),
         IpvsTimeout: TimeoutDriver,
         VirtualService: lambda: VirtualServiceDriver(ownership),
-        Destination: lambda: DestinationDriver(ownership, lambda key: key in part.desired(Destination), moved=moved),
+        Destination: lambda: DestinationDriver(ownership, lambda key: key in part.desired(Destination), served=served),
         HealthPort: lambda: HealthPortDriver(lambda: part.alive()),
         BridgePort: BridgePortDriver,
         Address: addresses.get,
-        LocalRoute: lambda: LocalRouteDriver(lambda key: key in part.desired(LocalRoute), excluded=excluded),
+        LocalRoute: lambda: LocalRouteDriver(
+            lambda key: key in part.desired(LocalRoute), excluded=excluded, arrived=served.arrived
+        ),
     }
     if settings.runtime_endpoint:
         runtime = Runtime(settings.runtime_endpoint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from kuberouter.drivers.served import Served, Serving
 from kuberouter.model.core import Batch, Family, L4Protocol
 from kuberouter.model.ipvs import Destination, DestinationKey, VirtualServiceKey, marked_service
@@ -21,9 +23,11 @@ class Ear:
     def __init__(self) -> None:
         self.served = Served(self.hear)
         self.heard: list[tuple[VirtualServiceKey, set[int]]] = []
+        self.where: list[set[bytes]] = []
 
-    def hear(self, service: VirtualServiceKey, serving: Serving) -> None:
+    def hear(self, service: VirtualServiceKey, serving: Serving, addresses: Collection[bytes]) -> None:
         self.heard.append((service, {address[-1] for address, _ in serving.get(service, ())}))
+        self.where.append(set(addresses))
 
     def wrote(self, batch: Batch[Destination], *failed: Destination) -> list[tuple[VirtualServiceKey, set[int]]]:
         self.heard = []
@@ -64,3 +68,27 @@ def test_what_is_found_at_a_start_is_no_news() -> None:
     assert ear.wrote(Batch(remove=(row(DNS, 1),))) == [(DNS, {2})]
     ear.served.read([])
     assert ear.wrote(Batch((row(DNS, 2),))) == [(DNS, {2})], "somebody has cleared the table"
+
+
+def test_services_at_an_address_that_has_become_the_nodes_own_are_told() -> None:
+    ear = Ear()
+    other = VirtualServiceKey(Family.IPV4, L4Protocol.UDP, bytes((10, 96, 0, 11)), 53)
+    second = VirtualServiceKey(Family.IPV4, L4Protocol.UDP, DNS.address, 54)
+    ear.wrote(Batch((row(DNS, 1), row(second, 2), row(other, 3), row(WEB, 1), row(MARKED, 4))))
+    assert ear.where == [set()] * 4, "all their addresses"
+
+    def arrive(*addresses: bytes) -> list[tuple[VirtualServiceKey, set[int]]]:
+        ear.heard, ear.where = [], []
+        ear.served.arrived(addresses)
+        assert all(where == set(addresses) for where in ear.where)
+        return ear.heard
+
+    assert arrive(DNS.address) == [(DNS, {1}), (second, {2}), (MARKED, {4})]
+    assert arrive(DNS.address, other.address) == [(DNS, {1}), (second, {2}), (other, {3}), (MARKED, {4})]
+    assert arrive(bytes((10, 96, 0, 12))) == [(MARKED, {4})], "a mark does not say where it is met"
+    ear.wrote(Batch(remove=(row(DNS, 1), row(MARKED, 4))))
+    assert arrive(DNS.address) == [(second, {2})]
+    ear.wrote(Batch(remove=(row(second, 2),)))
+    assert arrive(DNS.address) == []
+    ear.served.read([row(DNS, 7)])
+    assert arrive(DNS.address, other.address) == [(DNS, {7})]

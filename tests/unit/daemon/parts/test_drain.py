@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from kuberouter.daemon.parts.drain import drain, places, services
+from kuberouter.daemon.parts.drain import drain, in_question, places, services
 from kuberouter.daemon.parts.part import Part
 from kuberouter.decode import DECODERS
 from kuberouter.model.cluster import MarkedPlace, MarkUse, Node
@@ -85,6 +85,20 @@ def test_an_endpoint_of_either_service_at_an_address_answers_there(world: ProxyW
         place = key(address, 30053)
         assert list(services(place, view)) == [place, marked_service(family, node_port)]
     assert list(services(key("10.96.0.10", 53), view)) == [key("10.96.0.10", 53)]
+
+
+def test_of_what_a_mark_leads_to_only_the_addresses_in_question_are_looked_at(world: ProxyWorld) -> None:
+    view = world.planner.cluster
+    outer, node_port = mark(world, ip_address(OUTER).packed, 53), mark(world, bytes(4), 30053)
+    pod, far = (bytes((10, 244, 1, 2)), 5353), (bytes((10, 244, 2, 2)), 5353)
+    by_outer, by_port = marked_service(Family.IPV4, outer), marked_service(Family.IPV4, node_port)
+    serving = {by_outer: [pod, far], by_port: [pod, far], key(OUTER, 53): [pod]}
+    everybody = frozenset((pod, far))
+    there = {ip_address(OUTER).packed: None}
+    assert list(in_question(by_outer, serving, (), view)) == [(key(OUTER, 53), everybody)]
+    assert list(in_question(by_outer, serving, there, view)) == [(key(OUTER, 53), everybody)]
+    assert list(in_question(by_port, serving, there, view)) == []
+    assert list(in_question(by_port, serving, (), view)) == [(key(OWN[Family.IPV4], 30053), everybody)]
 
 
 def test_pods_are_watched_only_for_their_end_and_nothing_waits_for_them() -> None:

@@ -91,6 +91,10 @@ def services(change: Change, view: ClusterView) -> Iterable[Dirty]:
         # Neither the address of a node nor who has one can answer directly.
         for service in view.marks.users() if before != after else ():
             yield from _service(service, view)
+        # What others ask for at the address of a node is served by that node alone.
+        for address in before ^ after:
+            for service in view.frontends.asking(address):
+                yield from _service(service, view)
     elif ref.kind == "EndpointSlice":
         yield from _slice(change, view)
     elif ref.kind == "Departed":

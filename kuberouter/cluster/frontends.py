@@ -159,6 +159,8 @@ class FrontendIndex:
         self._claimants: dict[Claim, list[Claimant]] = {}
         self._outside: dict[tuple[L4Protocol, int], dict[ObjectRef, int]] = {}
         """By port, the Services that ask for it at an address which may be the node's own, and at how many."""
+        self._asking: dict[bytes, tuple[ObjectRef, ...]] = {}
+        """By external or load balancer address, the Services that ask for it."""
         self._tallies: dict[Group, _Tally] = {}
         self.contenders: set[ObjectRef] = set()
         """Other Services that want what the last change claimed or gave up."""
@@ -200,6 +202,12 @@ class FrontendIndex:
                     if not users:
                         del self._outside[place]
         self.contenders.discard(service.ref)
+        for kind, address in addresses(service) if service.served else ():
+            if kind > FrontendKind.NODE_PORT:
+                others = tuple(ref for ref in self._asking.get(address, ()) if ref != service.ref)
+                self._asking[address] = (*others, service.ref) if step > 0 else others
+                if not self._asking[address]:
+                    del self._asking[address]
 
     def _groups(self, found: EndpointSlice) -> list[Group]:
         if not found.endpoints:
@@ -224,6 +232,10 @@ class FrontendIndex:
     def claimants(self, claim: Claim) -> Sequence[Claimant]:
         """Who asks for this address and port; of those that may have it the first one gets it."""
         return self._claimants.get(claim, ())
+
+    def asking(self, address: bytes) -> Sequence[ObjectRef]:
+        """The Services that ask for this address as an external or load balancer address, whoever gets it."""
+        return self._asking.get(address, ())
 
     def standing(self, group: Group) -> Standing:
         """How a group stands as a whole."""

@@ -149,10 +149,19 @@ LOOPBACK = [ip_address(a).packed for a in ("127.0.0.1", "::1", "fe80::1")]
 links = st.lists(st.sampled_from((SECOND, *LOOPBACK)), unique=True).map(
     lambda found: Interface(LINK, 2, 1500, tuple(InterfaceAddress(a, 24) for a in found))
 )
-deletions = st.sampled_from([*SERVICES, *SLICES, LINK]).map(Deleted)
+OTHER = ObjectRef("Node", "", "other")
+other_nodes = st.lists(st.sampled_from(OUTER[:3]), min_size=1, max_size=2).map(
+    lambda found: Node(OTHER, internal_addresses=tuple(found[:1]), external_addresses=tuple(found[1:]))
+)
+deletions = st.sampled_from([*SERVICES, *SLICES, LINK, OTHER]).map(Deleted)
 some_slice = slices().map(Upserted)
 event = st.one_of(
-    services().map(Upserted), some_slice, some_slice, some_slice, deletions, nodes.map(Upserted), links.map(Upserted)
+    services().map(Upserted),
+    *(some_slice, some_slice, some_slice),
+    deletions,
+    nodes.map(Upserted),
+    links.map(Upserted),
+    other_nodes.map(Upserted),
 )
 
 
@@ -336,10 +345,13 @@ class Expectation:
 
     def __init__(self, objects: list[ClusterObject], way: ProxySettings, mark_of: Callable[[MarkedPlace], int]) -> None:
         self.objects = objects
-        self.node = next(o for o in objects if isinstance(o, Node))
+        self.node = next(o for o in objects if isinstance(o, Node) and o.ref.name == NODE)
         self.own = {family_of(a): a for a in reversed(self.node.internal_addresses)}
         links = [a.address for o in objects if isinstance(o, Interface) for a in o.addresses]
         self.on_node = [*self.node.internal_addresses, *(a for a in links if family_of(a) in self.own)]
+        others = [o for o in objects if isinstance(o, Node) and o.ref.name != NODE]
+        theirs = {a for o in others for a in (*o.internal_addresses, *o.external_addresses)}
+        self.elsewhere = theirs.difference(self.on_node)
         self.way = way
         self.mark_of = mark_of
         self.services: dict[VirtualServiceKey, set[tuple[bytes, int]]] = {}
@@ -398,6 +410,8 @@ class Expectation:
             family = family_of(address)
             key = VirtualServiceKey(family, port.protocol, address, want.number)
             if family not in self.own or key in self.services:
+                continue
+            if want.kind > FrontendKind.NODE_PORT and address in self.elsewhere:
                 continue
             if want.kind is FrontendKind.CLUSTER:
                 local = service.internal_local and not service.options.local

@@ -68,7 +68,8 @@ class Frontend(Value, frozen=True, gc=False):
 
 
 def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Iterator[Frontend]:
-    """Where a Service is served here. What another Service has won is left out, and addresses that nobody may have.
+    """Where a Service is served here. What another Service has won is left out, addresses that nobody may have, and
+    those of other nodes.
 
     The internal traffic policy governs cluster IPs, the external one everything else, for clients outside. Node ports
     are served in the families in which the Service has a cluster IP.
@@ -92,6 +93,8 @@ def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
             family = family_of(address)
             key = VirtualServiceKey(family, port.protocol, address, port.port)
             if family not in families or key in served or refusal(kind, address, settings.addresses):
+                continue
+            if kind is not FrontendKind.CLUSTER and _of_another_node(address, view, node):
                 continue
             if _winner(view, kind, key, node, settings) == service.ref:
                 served.add(key)
@@ -138,6 +141,11 @@ def _without_node_ports(address: bytes) -> bool:
 
 def _on_node(address: bytes, node: NodeFacts) -> bool:
     return address in node.addresses or address in node.local_addresses
+
+
+def _of_another_node(address: bytes, view: ClusterView, node: NodeFacts) -> bool:
+    """Whether that node alone serves it. With its address this one would cut itself off from all that runs there."""
+    return view.routes.has_node(address) and not _on_node(address, node)
 
 
 def _holder(view: ClusterView, claim: Claim, settings: ProxySettings) -> ObjectRef | None:

@@ -21,7 +21,7 @@ from kuberouter.model.ipvs import Destination, Forward, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, Table
 from kuberouter.model.network import Address
 from kuberouter.model.settings import AddressRules, ProxySettings
-from tests.support.packets import DROPPED, REFUSED, Fate, Node, Packet
+from tests.support.packets import DROPPED, ESCAPED, REFUSED, Fate, Node, Packet
 from tests.support.world import NODE, ROWS, ProxyWorld
 from tests.unit.compilers.services.test_services import answering, endpoints, service, vips, virtual
 
@@ -152,6 +152,38 @@ def test_an_address_that_the_node_has_is_not_put_on_the_dummy_link() -> None:
     world.put(link())
     world.sync()
     assert vips(world) == {"10.96.0.10", "198.51.100.7"}
+
+
+@pytest.mark.parametrize("kind", ["InternalIP", "ExternalIP"])
+def test_an_address_of_another_node_is_left_to_that_node(kind: str) -> None:
+    def other(*addresses: str) -> bytes:
+        status = {"addresses": [{"type": kind, "address": a} for a in addresses]}
+        return json.dumps({"kind": "Node", "metadata": {"name": "other"}, "status": status}).encode()
+
+    world = ProxyWorld(ProxySettings(addresses=AddressRules(strict=False)))
+    ports = [{"port": 80}, {"name": "kubelet", "port": 10250}]
+    world.feed(balanced("192.0.2.2", externalIPs=["198.51.100.7", "192.0.2.1"], ports=ports))
+    world.feed(endpoints(("10.244.1.5", NODE, "rs"), ports=[{"port": 80}, {"name": "kubelet", "port": 10250}]))
+    world.sync()
+    assert vips(world) == {"10.96.0.10", "198.51.100.7", "192.0.2.2"}
+    before = {row: dict(world.table(row)) for row in ROWS}
+    world.feed(other("192.0.2.2", "2001:db8::2"))
+    world.sync()
+    assert vips(world) == {"10.96.0.10", "198.51.100.7"}
+    assert {name.split("/")[0] for name in virtual(world)} == {"10.96.0.10", "198.51.100.7", "192.0.2.1"}
+    assert not any(key.address == ip_address("192.0.2.2").packed for key in world.table(Member))
+    for own in (False, True):
+        assert node(world).fate(Packet("192.0.2.1", "192.0.2.2", 10250, own=own)) == Fate(end=ESCAPED)
+    assert told(world) == []
+    world.feed(other("192.0.2.3"))
+    world.sync()
+    assert {row: dict(world.table(row)) for row in ROWS} == before
+    world.feed(other("198.51.100.7"))
+    world.sync()
+    assert vips(world) == {"10.96.0.10", "192.0.2.2"}
+    world.put(Deleted(ObjectRef("Node", "", "other")))
+    world.sync()
+    assert {row: dict(world.table(row)) for row in ROWS} == before
 
 
 def test_node_ports_of_both_families_at_the_best_address_or_at_all() -> None:

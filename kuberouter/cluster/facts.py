@@ -25,6 +25,10 @@ def ours(link: str) -> bool:
     return link in ("kube-dummy-if", BRIDGE) or link.startswith("tun-")
 
 
+FORMER = "kube-ipvs0"
+"""Where kube-proxy in its IPVS mode leaves the addresses of Services, external ones too."""
+
+
 def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[Interface]) -> NodeFacts | None:
     """What compilers may know of this node, or None while it has no Node object or no usable address."""
     if node is None:
@@ -40,10 +44,12 @@ def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[I
     for link in sorted(interfaces, key=lambda i: i.index):
         if link.ref.name == BRIDGE:
             bridge_mtu = link.mtu
-        if ours(link.ref.name):
+        if ours(link.ref.name) or link.ref.name == FORMER:
             continue
         for entry in link.addresses:
-            local.append(entry.address)
+            of_services = any(block.covers(entry.address) for block in settings.cluster_ranges)
+            if entry.address in addresses or not of_services:
+                local.append(entry.address)
             if entry.address in addresses:
                 subnets.append(network_of(entry.address, entry.length))
             if entry.address == addresses[0] and not uplink:

@@ -112,7 +112,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
     proxy, router, firewall = _proxy(reader, ranges), _router(reader, environment), _firewall(reader, ranges)
     served = proxy if reader.flag("run-service-proxy", bool) else None
     config = Config(
-        NodeSettings(_node_name(reader, environment), families),
+        NodeSettings(_node_name(reader, environment), families, ranges["service-cluster-ip-range"]),
         served,
         router if reader.flag("run-router", bool) else None,
         msgspec.structs.replace(firewall, proxy=served) if reader.flag("run-firewall", bool) else None,

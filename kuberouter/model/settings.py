@@ -11,6 +11,8 @@ class NodeSettings(Value, frozen=True, gc=False):
     name: str
     """Node object name: `--hostname-override`, else NODE_NAME, else the host name."""
     families: tuple[Family, ...] = (Family.IPV4,)
+    cluster_ranges: tuple[Prefix, ...] = ()
+    """`--service-cluster-ip-range`: whatever link has such an address, it belongs to a Service and not to the node."""
 
 
 class MetricsSettings(Value, frozen=True, gc=False):

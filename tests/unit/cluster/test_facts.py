@@ -118,3 +118,18 @@ def test_the_store_tells_when_facts_change_and_keeps_them_when_the_node_vanishes
     before = cluster.node
     cluster.apply(Deleted(NODE.ref))
     assert cluster.node == before is not None
+
+
+def test_addresses_of_services_are_not_the_nodes_whoever_has_put_them_on_a_link() -> None:
+    settings = NodeSettings("n1", tuple(Family), (prefix("10.96.0.0/16"), prefix("fd96::/112"), prefix("192.0.2.0/24")))
+    links = [
+        link("eth0", 2, "192.0.2.1/24", "198.51.100.9/24"),
+        link("kube-ipvs0", 3, "10.96.0.10/32", "203.0.113.7/32", "fd96::a/128"),
+        link("nodelocaldns", 4, "169.254.20.10/32", "10.96.0.10/32", "fd96::a/128"),
+        link("docker0", 5, "172.17.0.1/16"),
+        link("dummy0", 6, "198.51.100.100/32"),
+    ]
+    facts = node_facts(settings, NODE, links)
+    assert facts is not None
+    own = ("192.0.2.1", "198.51.100.9", "169.254.20.10", "172.17.0.1", "198.51.100.100")
+    assert facts.local_addresses == tuple(map(packed, own)), "what the Node object says is the node's in any case"

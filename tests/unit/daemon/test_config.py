@@ -122,7 +122,7 @@ def test_cluster_ip_ranges_are_repeated_and_replace_the_default(
     config = good(words, environment)
     assert config.node.families == tuple({"4": Family.IPV4, "6": Family.IPV6}[family] for family in families)
     assert config.firewall is not None
-    assert config.firewall.cluster_ranges == tuple(map(prefix, ranges))
+    assert config.firewall.cluster_ranges == config.node.cluster_ranges == tuple(map(prefix, ranges))
 
 
 @pytest.mark.parametrize(

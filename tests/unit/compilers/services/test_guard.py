@@ -14,7 +14,7 @@ from kuberouter.model.netfilter import Member
 from kuberouter.model.settings import AddressRules, ProxySettings
 from tests.support.packets import HOST, REFUSED, Fate, Node, Packet
 from tests.support.world import NODE, ProxyWorld
-from tests.unit.compilers.services.test_services import endpoints, service
+from tests.unit.compilers.services.test_services import endpoints, service, vips
 
 
 @pytest.mark.parametrize("lost", ["", "kube-router-svip", "kube-router-svip-prt", "kube-router-local-ips", "all"])
@@ -60,3 +60,20 @@ def test_the_guard_lets_a_load_balancer_ask_for_health_at_its_own_address() -> N
     world.feed(json.dumps(raw).encode())
     world.sync()
     assert not any(key.port == 32000 for key in world.table(Member))
+
+
+def test_what_kube_proxy_left_on_its_link_opens_no_port_of_the_host() -> None:
+    world = ProxyWorld(ProxySettings(addresses=AddressRules(strict=False), node_ports_everywhere=True))
+    own, left = (ip_address("192.0.2.1"),), (ip_address("10.96.0.10"), ip_address("203.0.113.7"))
+    for index, (name, found) in enumerate((("eth0", own), ("kube-ipvs0", left)), 2):
+        addresses = tuple(InterfaceAddress(a.packed, 32) for a in found)
+        world.put(Upserted(Interface(ObjectRef("Interface", "", name), index, 1500, addresses)))
+    world.feed(service(type="NodePort", externalIPs=["203.0.113.7"], ports=[{"port": 80, "nodePort": 30080}]))
+    world.feed(endpoints(("10.1.0.1", NODE, "rs")))
+    world.sync()
+    assert vips(world) == {"10.96.0.10", "203.0.113.7"}, "they stay when that link is deleted"
+    node = Node({row: world.table(row) for row in world.drivers}, ("192.0.2.1",))
+    for address in vips(world):
+        assert node.fate(Packet("192.0.2.100", address, 80)) == Fate(frozenset({"10.1.0.1"}))
+        for port in (22, 30080):
+            assert node.fate(Packet("192.0.2.100", address, port)) == Fate(end=REFUSED)

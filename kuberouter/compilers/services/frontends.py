@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
 from kuberouter.cluster.allocations import ANYWHERE
@@ -192,6 +192,13 @@ def _problems(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
                 yield _conflict(service.ref, FrontendKind.NODE_PORT, where, port, winner)
 
 
+def _without_mark(ref: ObjectRef, found: Iterable[Frontend]) -> Iterator[Problem]:
+    """What it means that there is no mark left for clients of the cluster."""
+    if any(each.local_only and each.kind is not FrontendKind.CLUSTER and not each.inside for each in found):
+        text = "every firewall mark is taken; at some ports pods and nodes too reach endpoints of their own node only"
+        yield Problem(ref, "spec.externalTrafficPolicy", Reason.CONFLICT, text)
+
+
 def _conflict(ref: ObjectRef, kind: FrontendKind, where: str, port: ServicePort, winner: ObjectRef | None) -> Problem:
     text = f"{where}/{port.protocol.name} belongs to {winner}; this Service is not served there"
     return Problem(ref, FIELDS[kind], Reason.CONFLICT, text)
@@ -222,7 +229,8 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         return Fragment()
     flags = service.options.sched_flags | (PERSISTENT if service.affinity_seconds else 0)
     rows: dict[Row, None] = {}
-    for frontend in frontends(service, view, node, settings):
+    found = tuple(frontends(service, view, node, settings))
+    for frontend in found:
         place = frontend.key
         rows[VirtualService(frontend.service, service.options.scheduler, flags, service.affinity_seconds)] = None
         if place.mark:
@@ -244,6 +252,7 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
             rows.update(dict.fromkeys(direct_rows(service, place, frontend.mark, node)))
     problems = (
         *_problems(service, view, node, settings),
+        *_without_mark(service.ref, found),
         *direct_problems(service, view, node=node, settings=settings),
     )
     return Fragment(tuple(rows), problems, Rank(since=service.created))

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from kuberouter.cluster.allocations import MARK_MASK
 from kuberouter.decode.scalars import prefix
-from kuberouter.model.core import Family
+from kuberouter.model.cluster import KnownMark
+from kuberouter.model.core import Family, ObjectRef, Reason
+from kuberouter.model.events import Upserted
 from kuberouter.model.netfilter import IpSet
 from kuberouter.model.settings import AddressRules, ProxySettings
 from tests.support.packets import ESCAPED, REFUSED, Fate, Node, Packet
@@ -173,3 +176,16 @@ def test_the_interpreter_sees_what_escapes() -> None:
     node = Node({row: made.table(row) for row in made.drivers}, NODE)
     assert node.fate(Packet("10.244.1.9", "10.96.0.99", 80)) == Fate(end=ESCAPED)
     assert node.fate(Packet("10.244.1.9", "10.96.0.10", 81)) == Fate(end=REFUSED)
+
+
+@pytest.mark.parametrize("external", Policy)
+def test_where_no_mark_is_left_for_clients_of_the_cluster_the_service_says_so(external: Policy) -> None:
+    made = ProxyWorld(SETTINGS, FAMILIES, node=json.dumps(node_object(HERE, NODE, 1)).encode(), start=False)
+    for mark in range(1, MARK_MASK + 1):
+        made.put(Upserted(KnownMark(ObjectRef("KnownMark", "", str(mark)), mark)))
+    made.feed(json.dumps(service_object(Policy.LOCAL, external)).encode())
+    made.sync()
+    text = "every firewall mark is taken; at some ports pods and nodes too reach endpoints of their own node only"
+    found = [(p.field, p.reason, p.message) for p in made.journal.standing]
+    wanted = [("spec.externalTrafficPolicy", Reason.CONFLICT, text)] if external is Policy.LOCAL else []
+    assert found == wanted

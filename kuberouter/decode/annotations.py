@@ -19,7 +19,10 @@ SCHEDULERS = ("rr", "lc", "dh", "sh", "mh", "wrr", "wlc", "sed", "nq", "lblc", "
 """Every scheduler that Linux has had; one that this kernel lacks is found out when it is asked for."""
 FLAGGED_SCHEDULERS = ("mh", "sh")
 SCHED_FLAGS = {"flag-1": 0x08, "flag-2": 0x10, "flag-3": 0x20}
-"""IP_VS_SVC_F_SCHED1 to 3. For mh and sh the first passes over endpoints of weight 0, the second hashes the port."""
+"""IP_VS_SVC_F_SCHED1 to 3. For mh and sh the first passes over endpoints of weight 0, the second hashes the port.
+
+The third means nothing to any scheduler of today's kernels; the Go kube-router passes it on as well.
+"""
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 OUR_PROXY_NAME = "kube-router"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -62,19 +65,29 @@ class Presence:
         return True
 
 
+class Flags:
+    """An annotation that is a comma-separated list of names, each of which stands for a bit."""
+
+    def __init__(self, key: str, bits: dict[str, int]) -> None:
+        self.key = key
+        self._bits = bits
+
+    def read(self, annotations: dict[str, str] | None, trouble: Trouble) -> int:
+        """The bits of the names that are known; each other name is a problem, and takes nothing from those."""
+        found = 0
+        text = annotations.get(self.key, "") if annotations else ""
+        for name in filter(None, dict.fromkeys(item.strip() for item in text.split(","))):
+            if name not in self._bits:
+                message = f"{name!r} is not a scheduler flag: any of {', '.join(self._bits)}; it is ignored"
+                trouble.add(f"metadata.annotations[{self.key}]", message, Reason.UNSUPPORTED)
+            found |= self._bits.get(name, 0)
+        return found
+
+
 def _scheduler(text: str) -> str:
     if text not in SCHEDULERS:
         raise ValueError(f"{text!r} is not a scheduler: one of {', '.join(sorted(SCHEDULERS))}")
     return text
-
-
-def _sched_flags(text: str) -> int:
-    bits = 0
-    for item in text.split(","):
-        if item.strip() and item.strip() not in SCHED_FLAGS:
-            raise ValueError(f"{item.strip()!r} is not a scheduler flag: any of {', '.join(SCHED_FLAGS)}")
-        bits |= SCHED_FLAGS.get(item.strip(), 0)
-    return bits
 
 
 def _switch(text: str) -> bool:
@@ -108,7 +121,7 @@ def _default_deny(text: str) -> bool:
 
 
 SERVICE_SCHEDULER = Annotation("kube-router.io/service.scheduler", _scheduler, "rr")
-SERVICE_SCHED_FLAGS = Annotation("kube-router.io/service.schedflags", _sched_flags, 0)
+SERVICE_SCHED_FLAGS = Flags("kube-router.io/service.schedflags", SCHED_FLAGS)
 SERVICE_LOCAL = Annotation("kube-router.io/service.local", _switch, False)
 SERVICE_HAIRPIN = Presence("kube-router.io/service.hairpin")
 SERVICE_HAIRPIN_EXTERNAL = Presence("kube-router.io/service.hairpin.externalips")

@@ -22,15 +22,20 @@ _USUAL = _READY | _SERVING
 def decode_endpointslice(raw: Bytes) -> tuple[EndpointSlice | None, tuple[Problem, ...]]:
     """An EndpointSlice, or None: with problems when it is malformed, without when it is none of our business.
 
-    Slices of FQDNs, of no Service and of headless marking are nobody's to proxy. Never raises.
+    Slices of FQDNs and of headless marking are nobody's to proxy. One that names no Service is a slice of nobody
+    without endpoints, so that the Service which it was of before loses them. Never raises.
     """
     found, problems = struct(_DECODER, raw, "EndpointSlice")
     if found is None:
         return None, problems
     trouble = Trouble(reference("EndpointSlice", found.metadata))
     service = _service(found.metadata)
-    if found.address_type == "FQDN" or not service or HEADLESS_LABEL in (found.metadata.labels or {}):
+    if found.address_type == "FQDN" or HEADLESS_LABEL in (found.metadata.labels or {}):
         return None, ()
+    ref = ObjectRef("Service", trouble.ref.namespace, service)
+    if not service:
+        trouble.add("metadata.labels", f"no {SERVICE_NAME_LABEL}, so these are endpoints of no Service", Reason.MISSING)
+        return EndpointSlice(trouble.ref, ref), tuple(trouble.problems)
     length = _LENGTH.get(found.address_type)
     if length is None:
         trouble.add("addressType", f"{found.address_type!r} is not one of IPv4, IPv6, FQDN", Reason.UNSUPPORTED)
@@ -50,7 +55,6 @@ def decode_endpointslice(raw: Bytes) -> tuple[EndpointSlice | None, tuple[Proble
             continue
         hints = _hints(endpoint.hints) if endpoint.hints is not None else None
         endpoints.append(Endpoint(packed, _conditions(endpoint.conditions), intern(endpoint.node_name or ""), hints))
-    ref = ObjectRef("Service", trouble.ref.namespace, service)
     return EndpointSlice(trouble.ref, ref, _ports(found, trouble), tuple(endpoints)), tuple(trouble.problems)
 
 

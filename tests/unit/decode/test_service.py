@@ -62,6 +62,13 @@ def test_annotations(notes: dict[str, str], options: ServiceOptions) -> None:
         ({"scheduler": "RR"}, ServiceOptions(), "scheduler", Reason.UNSUPPORTED, "'RR' is not a scheduler"),
         ({"scheduler": ""}, ServiceOptions(), "scheduler", Reason.UNSUPPORTED, "'' is not a scheduler"),
         ({"scheduler": "sh", "schedflags": "flag-4"}, ServiceOptions("sh"), "schedflags", Reason.UNSUPPORTED, "flag-4"),
+        (
+            {"scheduler": "mh", "schedflags": "x, flag-1,x"},
+            ServiceOptions("mh", 8),
+            "schedflags",
+            Reason.UNSUPPORTED,
+            "'x'",
+        ),
         ({"schedflags": "flag-1"}, ServiceOptions(), "schedflags", Reason.IGNORED, "only the schedulers mh and sh"),
         ({"local": "yes"}, ServiceOptions(), "local", Reason.UNSUPPORTED, "'yes' is neither true nor false"),
         ({"dsr": "true"}, ServiceOptions(), "dsr", Reason.UNSUPPORTED, "'true' is not a way of direct return"),
@@ -110,6 +117,33 @@ def test_b26_a_slice_without_names_numbers_or_conditions() -> None:
     assert (endpoint.conditions, endpoint.node, endpoint.hints) == (3, "", None)
     raw |= {"endpoints": None, "ports": None}
     assert decode_endpointslice(json.dumps(raw).encode())[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "service"),
+    [
+        ({"labels": {"kubernetes.io/service-name": "web"}}, "web"),
+        ({"ownerReferences": [{"kind": "Service", "name": "web"}]}, "web"),
+        ({"ownerReferences": [{"kind": "Service", "name": "web"}, {"kind": "Service", "name": "api"}]}, ""),
+        ({"ownerReferences": [{"kind": "Deployment", "name": "web"}], "generateName": "web-"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_slice_that_names_no_service_says_so_and_has_no_endpoints(metadata: dict[str, Any], service: str) -> None:
+    raw: dict[str, Any] = {
+        "metadata": {"name": "web-1", "namespace": "shop", **metadata},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.1.0.1"]}],
+    }
+    found, problems = decode_endpointslice(json.dumps(raw).encode())
+    assert found is not None
+    assert (found.service.name, len(found.endpoints)) == (service, bool(service))
+    text = (
+        "EndpointSlice shop/web-1: metadata.labels: no kubernetes.io/service-name, so these are endpoints of no Service"
+    )
+    assert list(map(str, problems)) == ([] if service else [text])
+    raw["metadata"]["labels"] = {"service.kubernetes.io/headless": ""}
+    assert decode_endpointslice(json.dumps(raw).encode()) == (None, ())
 
 
 def test_hints() -> None:

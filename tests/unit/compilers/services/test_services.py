@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kuberouter.model.core import Family, L4Protocol, ObjectRef
-from kuberouter.model.events import Deleted
+from kuberouter.model.events import Accepted, Deleted
 from kuberouter.model.ipvs import PERSISTENT, Destination, VirtualService
 from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
 from kuberouter.model.network import Address
@@ -92,6 +92,24 @@ def test_node_ports_are_served_at_the_nodes_address_and_not_on_the_dummy_link() 
     assert set(virtual(world)) == {"10.96.0.10/TCP/80", "192.0.2.1/TCP/30080"}
     assert answering(world, 30080) == {"10.244.1.5"}
     assert vips(world) == {"10.96.0.10"}
+
+
+def test_a_slice_whose_label_goes_leaves_its_service() -> None:
+    world = ProxyWorld()
+    world.feed(service())
+    mine = endpoints(("10.244.1.5", NODE, "rs"))
+    world.feed(mine)
+    world.sync()
+    assert answering(world) == {"10.244.1.5"}
+    world.feed(mine.replace(b"kubernetes.io/service-name", b"app"))
+    world.sync()
+    assert answering(world) == set()
+    assert [p.field for p in world.journal.standing] == ["metadata.labels"]
+    world.feed(mine)
+    world.put(Accepted(ObjectRef("EndpointSlice", "shop", "web-v4")))
+    world.sync()
+    assert answering(world) == {"10.244.1.5"}
+    assert world.journal.standing == ()
 
 
 @pytest.mark.parametrize("protocol", list(L4Protocol))

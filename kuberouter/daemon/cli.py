@@ -54,5 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from kuberouter.daemon.lifecycle import start
 
     logs.setup(int(level))
-    logging.getLogger(__name__).info("kube-router version %s runs for node %s", __version__, config.node.name)
+    log = logging.getLogger(__name__)
+    log.info("kube-router version %s runs for node %s", __version__, config.node.name)
+    if parsed.values["enable-pprof"]:
+        log.warning("--enable-pprof has no effect, nothing listens on port 6060; --metrics-port tells what takes time")
     return start(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +53,29 @@ class Composition:
     """A node, ready to run."""
 
     def __init__(
-        self, engine: Engine, inbox: Inbox, sources: list[Source], parts: list[Part], telemetry: Telemetry | None
+        self,
+        engine: Engine,
+        inbox: Inbox,
+        sources: list[Source],
+        parts: list[Part],
+        telemetry: Telemetry | None,
+        *,
+        synced: Container[str] = (),
     ) -> None:
+        """`synced` are the names of the sources whose first picture is whole."""
         self.telemetry = telemetry
         self.engine = engine
         self.inbox = inbox
         self.sources = sources
         self._parts = {part.name: part for part in parts}
+        self._synced = synced
+
+    def lacking(self) -> list[str]:
+        """Kinds of API objects without which a controller does nothing and that are not all known yet, and why not."""
+        needed = {name for part in self._parts.values() for name in part.watched if name in part.needs}
+        troubles = {source.name: str(getattr(source, "trouble", "")) for source in self.sources}
+        waiting = sorted(name for name in needed if name not in self._synced)
+        return [": ".join(filter(None, (name, troubles.get(name)))) for name in waiting]
 
     def source_errors(self, controller: str) -> list[str]:
         """What keeps the sources of a controller from their work."""
@@ -127,7 +143,7 @@ def compose(config: Config) -> Composition:
             iptables = IptablesCounters(lambda: xtables.found, families)
             counters = NftCounters(families) if config.firewall.nftables else iptables
             telemetry.more.append(PolicyCounts(planner, counters).show)
-    return Composition(engine, inbox, sources, parts, telemetry)
+    return Composition(engine, inbox, sources, parts, telemetry, synced=planner.synced)
 
 
 def _telemetry(config: Config, parts: list[Part]) -> Telemetry | None:

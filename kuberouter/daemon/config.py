@@ -26,7 +26,13 @@ from kuberouter.model.settings import (
 
 T = TypeVar("T")
 
-PERIODS = ("injected-routes-sync-period", "iptables-sync-period", "ipvs-sync-period", "routes-sync-period")
+PERIODS = (
+    "cache-sync-timeout",
+    "injected-routes-sync-period",
+    "iptables-sync-period",
+    "ipvs-sync-period",
+    "routes-sync-period",
+)
 RANGES = ("service-cluster-ip-range", "service-external-ip-range", "loadbalancer-ip-range")
 TIMEOUTS = ("service-tcp-timeout", "service-tcpfin-timeout", "service-udp-timeout")
 LONGEST_TIMEOUT = 0x7FFFFFFF // 1000
@@ -54,6 +60,8 @@ class Config(msgspec.Struct, frozen=True):
     metrics: MetricsSettings | None = None
     """None: nobody asked for metrics."""
     iptables_mode: str = "auto"
+    patience: float = 60.0
+    """Seconds for which a start waits until the apiserver has told of everything."""
 
 
 class _Reader:
@@ -123,6 +131,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         reader.flag("health-port", int),
         _metrics(reader),
         _choice(reader, "iptables-mode", IPTABLES_MODES),
+        reader.flag("cache-sync-timeout", float),
     )
     _check_cluster(reader, config, environment)
     if config.router and config.router.cni and not Path(config.router.cni_file).is_file():

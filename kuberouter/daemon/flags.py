@@ -110,6 +110,12 @@ class Flag(NamedTuple):
 FLAGS: tuple[Flag, ...] = (
     Flag("auto-mtu", BOOL, True, "Give pods and kube-bridge the MTU of the node's uplink, less what tunnels need."),
     Flag("bgp-port", UINT32, 179, "TCP port on which BGP listens, and on which the other nodes are dialled."),
+    Flag(
+        "cache-sync-timeout",
+        DURATION,
+        60.0,
+        "How long a start waits for the apiserver to have told of everything; then the process ends with 1.",
+    ),
     Flag("cluster-asn", UINT, 64512, "Private AS number of the nodes."),
     Flag("enable-cni", BOOL, True, "Keep the CNI configuration file up to date with this node's pod CIDRs."),
     Flag("enable-ibgp", BOOL, True, "Peer with the other nodes of the cluster."),
@@ -117,6 +123,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("enable-ipv6", BOOL, False, "Serve IPv6 where the node has an IPv6 address."),
     Flag("enable-overlay", BOOL, True, "Reach nodes of other subnets through IP-in-IP tunnels."),
     Flag("enable-pod-egress", BOOL, True, "SNAT what pods send to addresses outside the cluster."),
+    Flag(
+        "enable-pprof", BOOL, False, "Accepted and without effect: a profiler of Go has nothing to say of this program."
+    ),
     Flag(
         "excluded-cidrs",
         STRINGS,

@@ -15,6 +15,7 @@ from types import FrameType
 
 from kuberouter.daemon.compose import Composition, compose
 from kuberouter.daemon.config import Config
+from kuberouter.daemon.flags import show_duration
 from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
 from kuberouter.model.core import Unavailable
@@ -89,11 +90,16 @@ def start(config: Config) -> int:
         server.serve(Health(composition))
     if metrics is not None and composition.telemetry is not None:
         metrics.serve(composition.telemetry.page)
-    return run(composition)
+    # A directory is there or not, and whoever fills it may take their time.
+    return run(composition, patience=0.0 if config.manifests else config.patience)
 
 
-def run(composition: Composition) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
+def run(composition: Composition, *, patience: float = 0.0) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code.
+
+    With `patience`, in seconds, it ends when API objects that a controller needs are not all known by then: whoever
+    starts it sees so.
+    """
     stop = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -110,8 +116,16 @@ def run(composition: Composition) -> int:
     engine = threading.Thread(target=composition.engine.run, args=(stop,), name="engine", daemon=True)
     for thread in (*threads, engine):
         thread.start()
+    code = 0
+    if patience and not stop.wait(patience) and (lacking := composition.lacking()):
+        log.error(
+            "--cache-sync-timeout: after %s there is no answer for %s", show_duration(patience), "; ".join(lacking)
+        )
+        stop.set()
+        composition.inbox.wake()
+        code = 1
     while not stop.is_set():
         # A plain wait without timeout would not let Python run the signal handler on every platform.
         stop.wait(3600.0)
     engine.join(10.0)
-    return 0
+    return code

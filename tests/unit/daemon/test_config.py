@@ -158,6 +158,7 @@ def test_cluster_ip_ranges_are_repeated_and_replace_the_default(
         ("--iptables-sync-period=0", "--iptables-sync-period: 0s"),
         ("--ipvs-sync-period=-1m", "--ipvs-sync-period: -1m0s"),
         ("--routes-sync-period=0s", "--routes-sync-period"),
+        ("--cache-sync-timeout=0", "--cache-sync-timeout: 0s is not longer than zero"),
         ("--injected-routes-sync-period=0", "--injected-routes-sync-period"),
         ("--cluster-asn=65000000", "--cluster-asn: 65000000"),
         ("--cluster-asn=1 --run-router=false", "--cluster-asn: 1"),

@@ -43,6 +43,11 @@ class Resource(msgspec.Struct, frozen=True):
         return {"fieldSelector": self.fields} if self.fields else {}
 
     @property
+    def api_version(self) -> str:
+        """What objects of the kind call their `apiVersion`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
     def path(self) -> str:
         """URL path of the collection over all namespaces."""
         root = f"/apis/{self.group}" if self.group else "/api"

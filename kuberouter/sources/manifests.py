@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Iterator
+import os
+import stat
 from pathlib import Path
 
-import msgspec
-import yaml
-
-from kuberouter.decode import DECODERS
-from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.model.cluster import ClusterObject
 from kuberouter.model.core import ObjectRef, Problem, Reason
 from kuberouter.model.events import Accepted, Deleted, Rejected, Synced, Upserted
 from kuberouter.model.ports import Inbox, Stop
+from kuberouter.sources.documents import NOTHING, Given, file_ref, read
 
 log = logging.getLogger(__name__)
 
 PERIOD = 0.5
 """Seconds between looks at the directory: a look is one stat per file."""
 SUFFIXES = frozenset((".yaml", ".yml", ".json"))
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int, int] | str
+"""What changes with a file: mtime, ctime, size and inode; or why it cannot be looked at."""
 
 
 class ManifestSource:
@@ -37,9 +35,9 @@ class ManifestSource:
         self._sources = sources
         """Names of the sources that this one stands in for."""
         self._stamps: dict[Path, Stamp] = {}
-        self._objects: dict[Path, dict[ObjectRef, ClusterObject]] = {}
+        self._files: dict[Path, Given] = {}
         self._told: dict[ObjectRef, ClusterObject] = {}
-        self._faulty: dict[Path, set[ObjectRef]] = {}
+        self._faulty: dict[ObjectRef, tuple[Problem, ...]] = {}
 
     def run(self, inbox: Inbox, stop: Stop) -> None:
         """Look at the directory until `stop`; in sync once it was read for the first time."""
@@ -54,29 +52,20 @@ class ManifestSource:
     def _look(self, inbox: Inbox) -> bool:
         """One look; whether the directory could be read."""
         try:
-            stamps = {
-                path: (status.st_mtime_ns, status.st_size, status.st_ino)
-                for path in sorted(self._directory.iterdir())
-                if path.suffix in SUFFIXES and not path.name.startswith(".")
-                for status in (path.stat(),)
-            }
-        except FileNotFoundError:
-            if self._directory.exists():
-                return False
-            self._note(f"directory {self._directory} does not exist")
-            return False
+            paths = sorted(self._directory.iterdir())
         except OSError as error:
             self._note(f"directory {self._directory}: {error.strerror}")
             return False
         self._note("")
+        chosen = (path for path in paths if path.suffix in SUFFIXES and not path.name.startswith("."))
+        stamps = {path: found for path in chosen if (found := _stamp(path)) is not None}
         if stamps == self._stamps:
             return True
         for path in self._stamps.keys() - stamps.keys():
-            self._objects.pop(path, None)
-            self._clear(path, set(), inbox)
-        for path, stamp in stamps.items():
-            if self._stamps.get(path) != stamp:
-                self._read(path, inbox)
+            del self._files[path]
+        for path, found in stamps.items():
+            if self._stamps.get(path) != found:
+                self._files[path] = self._read(path, found)
         self._stamps = stamps
         self._tell(inbox)
         return True
@@ -86,85 +75,58 @@ class ManifestSource:
             log.error("manifests cannot be read: %s", trouble)
         self.trouble = trouble
 
-    def _read(self, path: Path, inbox: Inbox) -> None:
-        file = ObjectRef("File", "", path.name)
+    def _read(self, path: Path, stamp: Stamp) -> Given:
+        """What a file gives now; as long as something in it cannot be told apart, also what it gave before."""
+        file, before = file_ref(path.name), self._files.get(path, NOTHING)
         try:
-            documents = list(_documents(path))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-            message = " ".join(str(error).split())
+            if isinstance(stamp, str):
+                raise ValueError(stamp)
+            given = read(path.read_text(encoding="utf-8-sig"), path.name, self._sources)
+        except (OSError, ValueError) as error:
+            message = (error.strerror if isinstance(error, OSError) else None) or str(error)
             problem = Problem(file, "", Reason.MALFORMED, f"{message}; what it last gave stays")
-            inbox.put(Rejected(file, (problem,)))
-            self._faulty.setdefault(path, set()).add(file)
-            return
-        objects: dict[ObjectRef, ClusterObject] = {}
-        faulty: set[ObjectRef] = set()
-        before = self._objects.get(path, {})
-        for document in documents:
-            for kind in self._readings(document):
-                obj, ref, problems = _decode(document, kind, path.name)
-                if problems:
-                    faulty.add(ref)
-                    inbox.put(Rejected(ref, problems))
-                if obj is not None:
-                    objects[obj.ref] = obj
-                elif problems and ref in before:
-                    objects[ref] = before[ref]
-        self._objects[path] = objects
-        self._clear(path, faulty, inbox)
-
-    def _readings(self, document: dict[str, object]) -> tuple[str, ...]:
-        """As what an object is read."""
-        kind = str(document.get("kind", ""))
-        return (kind, "LocalPod") if kind == "Pod" and LOCAL_PODS in self._sources else (kind,)
-
-    def _clear(self, path: Path, faulty: set[ObjectRef], inbox: Inbox) -> None:
-        """Take back the problems that a file no longer has."""
-        for ref in self._faulty.pop(path, set()) - faulty:
-            inbox.put(Accepted(ref))
-        if faulty:
-            self._faulty[path] = faulty
+            return Given(before.objects, {**before.problems, file: (problem,)})
+        if given.skipped:
+            log.info("%s: left out, for nothing here reads it: %s", path.name, ", ".join(given.skipped))
+        if file in given.problems:
+            return Given({**before.objects, **given.objects}, given.problems)
+        return given
 
     def _tell(self, inbox: Inbox) -> None:
         """Tell the difference to what was told. Of an object in several files the first file's counts."""
         now: dict[ObjectRef, ClusterObject] = {}
-        for path in sorted(self._objects):
-            for ref, obj in self._objects[path].items():
-                now.setdefault(ref, obj)
-        for ref, obj in now.items():
-            if self._told.get(ref) != obj:
-                inbox.put(Upserted(obj))
-        for ref in self._told.keys() - now.keys():
-            inbox.put(Deleted(ref))
-        self._told = now
+        faulty: dict[ObjectRef, tuple[Problem, ...]] = {}
+        homes: dict[ObjectRef, str] = {}
+        for path, given in sorted(self._files.items()):
+            for ref, problems in given.problems.items():
+                faulty[ref] = (*faulty.get(ref, ()), *problems)
+            for ref, obj in given.objects.items():
+                if ref not in now:
+                    now[ref], homes[ref] = obj, path.name
+                elif ref.kind != "LocalPod":
+                    message = f"is in {homes[ref]} as well, and that one counts (file {path.name})"
+                    faulty[ref] = (*faulty.get(ref, ()), Problem(ref, "", Reason.CONFLICT, message))
+        # An object that cannot be read any more stays as it was.
+        now |= {ref: self._told[ref] for ref in faulty if ref not in now and ref in self._told}
+        for ref in dict.fromkeys((*now, *faulty)):
+            if faulty.get(ref) != self._faulty.get(ref):
+                inbox.put(Rejected(ref, faulty[ref]) if ref in faulty else Accepted(ref))
+            if ref in now and self._told.get(ref) != now[ref]:
+                inbox.put(Upserted(now[ref]))
+        for ref in dict.fromkeys((*self._told, *self._faulty)):
+            if ref not in now and ref not in faulty:
+                inbox.put(Accepted(ref) if ref.kind == "File" else Deleted(ref))
+        self._told, self._faulty = now, faulty
 
 
-def _documents(path: Path) -> Iterator[dict[str, object]]:
-    """Every object in a file, items of lists one by one. Raises ValueError for a document that is no object."""
-    for index, document in enumerate(yaml.load_all(path.read_text(), Loader=_LOADER)):
-        if document is None:
-            continue
-        if not isinstance(document, dict):
-            raise ValueError(f"document {index} is no Kubernetes object")
-        items = document.get("items")
-        if str(document.get("kind", "")).endswith("List") and isinstance(items, list):
-            if not all(isinstance(item, dict) for item in items):
-                raise ValueError(f"document {index} has items that are no Kubernetes objects")
-            yield from items
-        else:
-            yield document
-
-
-def _decode(
-    document: dict[str, object], kind: str, file: str
-) -> tuple[ClusterObject | None, ObjectRef, tuple[Problem, ...]]:
-    decode = DECODERS.get(kind)
-    if decode is None:
-        return None, ObjectRef("File", "", file), ()
-    namespaced = kind not in ("Node", "Namespace")
-    metadata = document.get("metadata")
-    if namespaced and isinstance(metadata, dict) and not metadata.get("namespace"):
-        document = {**document, "metadata": {**metadata, "namespace": "default"}}
-    obj, problems = decode(msgspec.json.encode(document, enc_hook=str))
-    ref = obj.ref if obj is not None else problems[0].owner if problems else ObjectRef(kind, "", "?")
-    named = tuple(Problem(p.owner, p.field, p.reason, f"{p.message} (file {file})") for p in problems)
-    return obj, ref, named
+def _stamp(path: Path) -> Stamp | None:
+    """None for a file that is gone. A link that leads nowhere is not: whoever made it meant something."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        if error.errno == errno.ENOENT and not os.path.lexists(path):
+            return None
+        return error.strerror or str(error)
+    if not stat.S_ISREG(found.st_mode):
+        return "is no regular file"
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -21,7 +21,7 @@ import msgspec
 from kuberouter.model.core import ObjectRef, Problem
 from kuberouter.model.ports import Inbox, Stop
 from kuberouter.sources.apiserver import RESOURCES, Resource
-from kuberouter.wire.kubeapi import ApiError, Forbidden, KubeApi, Unreachable
+from kuberouter.wire.kubeapi import ApiError, Forbidden, KubeApi, Unauthorized, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class EventSink:
             try:
                 self._tell(problem)
                 self._note("")
-            except Unreachable as error:
+            except (Unreachable, Unauthorized) as error:
                 self._note(str(error))
             except Forbidden as error:
                 self._note(f"{error}; the ClusterRole lacks the rule {{{RULE}}}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY = 0.2
 LAST_DELAY = 30.0
-"""Seconds between tries after an error: doubled from the first to the last value, each with half of it as jitter."""
+"""Seconds between tries: doubled from the first to the last value, each with half of it as jitter, until one bears."""
 
 
 class Resource(msgspec.Struct, frozen=True):
@@ -97,22 +98,21 @@ class ApiSource:
         self._rejected: set[ObjectRef] = set()
         self._synced = False
         self._version = ""
+        self._fruitful = False
+        """Whether the last watch was worth its opening: it told something, or lasted."""
 
     def run(self, inbox: Inbox, stop: Stop) -> None:
         """List once, watch until `stop`. Errors are retried with backoff and jitter; what was told stays told."""
         delay = FIRST_DELAY
         while not stop.is_set():
+            self._fruitful = False
             try:
                 if not self._version:
                     self._list(inbox)
-                delay = FIRST_DELAY
-                self._note("")
                 if stop.is_set():
                     return
                 self._watch(inbox, stop)
-                # The server ended the watch, as it does every few minutes; resume at once, but never in a tight loop.
-                stop.wait(FIRST_DELAY)
-                continue
+                # The server ended the watch, as it does every few minutes; resume soon.
             except Gone:
                 log.info("%s: the resourceVersion is too old, listing again", self.name)
                 self._version = ""
@@ -120,6 +120,9 @@ class ApiSource:
                 self._note(f"{error}; the ClusterRole lacks the rule {{{self._resource.rule}}}")
             except (ApiError, Unreachable, msgspec.DecodeError) as error:
                 self._note(str(error))
+            # A list that succeeds or a watch that opens says little: they may fail at the next step for ever.
+            if self._fruitful:
+                delay = FIRST_DELAY
             stop.wait(delay * random.uniform(0.5, 1.0))
             delay = min(LAST_DELAY, delay * 2)
 
@@ -149,7 +152,16 @@ class ApiSource:
             inbox.put(Synced(self.name))
 
     def _watch(self, inbox: Inbox, stop: Stop) -> None:
-        for line in self._api.watch(self._resource.path, self._version, self._resource.query):
+        lines = self._api.watch(self._resource.path, self._version, self._resource.query)
+        opened = time.monotonic()
+        self._note("")
+        try:
+            self._follow(lines, inbox, stop)
+        finally:
+            self._fruitful = self._fruitful or time.monotonic() - opened > LAST_DELAY
+
+    def _follow(self, lines: Iterator[bytes], inbox: Inbox, stop: Stop) -> None:
+        for line in lines:
             if stop.is_set():
                 return
             event = _EVENT.decode(line)
@@ -158,6 +170,7 @@ class ApiSource:
                 if status.code == 410:
                     raise Gone(410, status.message)
                 raise ApiError(status.code, status.message or "the watch failed")
+            self._fruitful = True
             if event.type in ("ADDED", "MODIFIED"):
                 self._known.add(self._upsert(event.object, inbox))
             elif event.type == "DELETED":

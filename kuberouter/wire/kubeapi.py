@@ -38,8 +38,12 @@ class Gone(ApiError):
     """410: the resourceVersion or continue token is too old; list again."""
 
 
+class Unauthorized(ApiError):
+    """401: the apiserver does not accept these credentials, whatever they would allow."""
+
+
 class Forbidden(ApiError):
-    """401 or 403: the credentials do not allow this."""
+    """403: the credentials do not allow this."""
 
 
 class Unreachable(Exception):
@@ -48,8 +52,9 @@ class Unreachable(Exception):
 
 def _error(status: int, body: bytes) -> ApiError:
     message = body[:300].decode(errors="replace").strip()
-    kind = {410: Gone, 401: Forbidden, 403: Forbidden}.get(status, ApiError)
-    return kind(status, f"HTTP {status}: {message}")
+    if status == 401:
+        return Unauthorized(status, f"HTTP 401: the apiserver does not accept these credentials: {message}")
+    return {410: Gone, 403: Forbidden}.get(status, ApiError)(status, f"HTTP {status}: {message}")
 
 
 def connect(kubeconfig: str, master: str) -> KubeApi:
@@ -175,10 +180,9 @@ class KubeApi:
     def watch(self, path: str, resource_version: str, query: Mapping[str, str | int] | None = None) -> Iterator[bytes]:
         """The lines of a watch from a resourceVersion on, bookmarks included, until the server ends it.
 
-        Raises Gone, Forbidden, ApiError or Unreachable; closing the iterator closes the connection.
+        The watch is open once this returns. This and the iterator raise ApiError or Unreachable; closing the iterator
+        closes the connection.
         """
-        import urllib3
-
         asked: dict[str, str | int] = {
             **(query or {}),
             "watch": "true",
@@ -186,7 +190,11 @@ class KubeApi:
             "resourceVersion": resource_version,
             "timeoutSeconds": WATCH_TIMEOUT,
         }
-        answer = self._open("GET", path, asked, read_timeout=WATCH_TIMEOUT + 30.0)
+        return self._lines(self._open("GET", path, asked, read_timeout=WATCH_TIMEOUT + 30.0))
+
+    def _lines(self, answer: Any) -> Iterator[bytes]:
+        import urllib3
+
         rest = b""
         try:
             for chunk in answer.stream(65536, decode_content=True):

@@ -170,6 +170,16 @@ def test_403_names_the_rule_that_is_missing(server: ApiServer, watch: Callable[.
     eventually(lambda: one.source.trouble == "")
 
 
+def test_401_names_the_credentials_and_no_rule(server: ApiServer, watch: Callable[..., Watch]) -> None:
+    server.rules = {"another-token": {"namespaces"}}
+    one = watch()
+    eventually(lambda: one.source.trouble)
+    assert one.source.trouble.startswith("HTTP 401: the apiserver does not accept these credentials: ")
+    assert "ClusterRole" not in one.source.trouble
+    server.rules = None
+    eventually(one.synced)
+
+
 def test_server_errors_are_retried(server: ApiServer, watch: Callable[..., Watch]) -> None:
     server.apply(namespace("a"))
     server.faults = [500, 429, 503]

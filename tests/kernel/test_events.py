@@ -202,6 +202,29 @@ def test_an_error_about_one_event_does_not_block_the_next(server: ApiServer, rep
     assert len(events(server)) == 1
 
 
+def test_credentials_that_are_not_accepted_lose_no_event_and_are_no_missing_rule(
+    server: ApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = EventSink(connect("", server.url), "node1", clock=lambda: 0.0)
+    waits: list[float | None] = []
+
+    class Impatient:
+        def is_set(self) -> bool:
+            return len(waits) == 20 or sink.posted > 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return False
+
+    server.faults = [401] * 10
+    sink.raised(PORT)
+    sink.run(Inbox(), Impatient())
+    assert (len(waits), len(events(server))) == (10, 1)
+    (told,) = [message for message in caplog.messages if "cannot be posted" in message]
+    assert "does not accept these credentials" in told
+    assert "ClusterRole" not in told
+
+
 def test_the_limiter_remembers_a_bounded_number_of_objects() -> None:
     limiter = Limiter()
     for _ in range(BURST):

@@ -13,6 +13,7 @@ _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _HEXADECIMAL = re.compile("[0-9a-fA-F:]+").fullmatch
+_LENGTH = re.compile("[0-9]{1,9}").fullmatch
 _MAPPED = bytes(10) + b"\xff\xff"
 _SMALL = tuple(str(n) for n in range(256))
 _OCTETS = {text: number for number, text in enumerate(_SMALL)}
@@ -65,19 +66,30 @@ def _usual_ipv6(text: str) -> bytes | None:
 
 
 def prefix(text: str) -> Prefix:
-    """A CIDR block; host bits are cleared, as the API's validation warns but allows."""
+    """A CIDR block as Go's net.ParseCIDR reads it; host bits are cleared, as the API's validation warns but allows."""
     head, slash, tail = text.partition("/")
     if not slash:
         raise ValueError(f"{text!r} is not a CIDR block: the prefix length is missing")
     packed, length = _usual_address(head), _LENGTHS.get(tail)
-    if packed is not None and length is not None and length <= len(packed) * 8:
-        host = (1 << (len(packed) * 8 - length)) - 1
-        return Prefix((int.from_bytes(packed, "big") & ~host).to_bytes(len(packed), "big"), length)
+    if packed is None or length is None:
+        packed, length = _rare_block(text, head, tail)
+    if length > len(packed) * 8:
+        raise ValueError(f"{text!r} is not a CIDR block: {length} is too long")
+    host = (1 << (len(packed) * 8 - length)) - 1
+    return Prefix((int.from_bytes(packed, "big") & ~host).to_bytes(len(packed), "big"), length)
+
+
+def _rare_block(text: str, head: str, tail: str) -> tuple[bytes, int]:
+    """Address and length of a block in an unusual spelling. `ip_network` would take masks, blanks and zones as well."""
+    if _LENGTH(tail) is None:
+        raise ValueError(f"{text!r} is not a CIDR block: {tail!r} is no prefix length")
     try:
-        network = ipaddress.ip_network(text.strip(), strict=False)
+        parsed = ipaddress.ip_address(head)
     except ValueError:
         raise ValueError(f"{text!r} is not a CIDR block") from None
-    return Prefix(network.network_address.packed, network.prefixlen)
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is not None:
+        raise ValueError(f"{text!r} carries a zone")
+    return parsed.packed, int(tail)
 
 
 def show_address(packed: bytes) -> str:

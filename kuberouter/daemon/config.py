@@ -172,8 +172,25 @@ def _check_cluster(reader: _Reader, config: Config, environment: Mapping[str, st
         )
     if config.kubeconfig and not Path(config.kubeconfig).is_file():
         reader.errors.append(f"--kubeconfig: {config.kubeconfig} does not exist")
+    elif config.kubeconfig:
+        _check_kubeconfig(reader, config)
     if config.master and not _is_url(config.master):
         reader.errors.append(f"--master: {config.master!r} is not a URL such as https://10.0.0.1:6443")
+
+
+def _check_kubeconfig(reader: _Reader, config: Config) -> None:
+    # A reader of YAML: only who has such a file pays for it.
+    from kuberouter.wire.kubeconfig import read
+
+    try:
+        found = read(Path(config.kubeconfig))
+    except ValueError as error:
+        reader.errors.append(f"--kubeconfig: {config.kubeconfig}: {error}")
+        return
+    if not found.server and not config.master:
+        reader.errors.append(f"--kubeconfig: {config.kubeconfig}: the cluster has no server, and --master is not given")
+    if found.token_file is not None and not found.token_file.is_file():
+        reader.errors.append(f"--kubeconfig: {config.kubeconfig}: tokenFile {found.token_file} does not exist")
 
 
 def _choice(reader: _Reader, name: str, choices: tuple[str, ...]) -> str:

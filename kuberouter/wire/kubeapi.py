@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from kuberouter.model.core import Unavailable
+from kuberouter.wire.kubeconfig import read
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -57,26 +58,32 @@ def _error(status: int, body: bytes) -> ApiError:
     return {410: Gone, 403: Forbidden}.get(status, ApiError)(status, f"HTTP {status}: {message}")
 
 
-def connect(kubeconfig: str, master: str) -> KubeApi:
+def connect(kubeconfig: str, master: str, *, service_account: Path = SERVICE_ACCOUNT) -> KubeApi:
     """A client from `--kubeconfig`, from `--master`, or from the pod's service account, in this order.
 
-    `--master` beside a kubeconfig replaces its server. Alone it uses the service account where there is one and goes
-    without credentials otherwise. Raises Unavailable with the reason when no configuration is found.
+    `--master` beside a kubeconfig replaces its server. Alone it uses the service account (a directory) where there is
+    one and goes without credentials otherwise. Raises Unavailable with the reason when no configuration is found.
     """
     # A fifth of a second and 20 MB: only who speaks to an apiserver pays for it.
     from kubernetes import client, config
 
     settings = client.Configuration()
+    token_file: Path | None = None
     try:
         if kubeconfig:
+            token_file = read(Path(kubeconfig)).token_file
             config.load_kube_config(config_file=kubeconfig, client_configuration=settings, persist_config=False)
-        elif not master:
-            config.load_incluster_config(client_configuration=settings)
-        elif (SERVICE_ACCOUNT / "token").exists():
-            _with_service_account(settings)
-    except (config.ConfigException, OSError) as error:
+        elif not master or (service_account / "token").exists():
+            _with_service_account(settings, service_account, "replaced" if master else "")
+            token_file = service_account / "token"
+    # Anything but the first two is how the library says that a field is not what it should be.
+    except (config.ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         source = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster configuration"
-        raise Unavailable(f"{source}: {error}") from error
+        # The library names a part of the file by what is in it, and that may be a secret.
+        said = str(error).partition("/{")[0] or type(error).__name__
+        raise Unavailable(f"{source}: {said}") from None
+    if token_file is not None:
+        _renew(settings, token_file)
     if master:
         settings.host = master.rstrip("/")
     settings.retries = False
@@ -84,15 +91,54 @@ def connect(kubeconfig: str, master: str) -> KubeApi:
     return KubeApi(client.ApiClient(settings))
 
 
-def _with_service_account(settings: Any) -> None:
+def _with_service_account(settings: Any, directory: Path, host: str) -> None:
+    """Read a service account; a host in place of the environment's is set by the caller anyhow."""
     from kubernetes.config import incluster_config
 
-    environment = {**os.environ, "KUBERNETES_SERVICE_HOST": "replaced", "KUBERNETES_SERVICE_PORT": "443"}
+    environment = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": "443"} if host else os.environ
     incluster_config.InClusterConfigLoader(
-        token_filename=str(SERVICE_ACCOUNT / "token"),
-        cert_filename=str(SERVICE_ACCOUNT / "ca.crt"),
+        token_filename=str(directory / "token"),
+        cert_filename=str(directory / "ca.crt"),
+        try_refresh_token=False,
         environ=environment,
     ).load_and_set(settings)
+
+
+def _renew(settings: Any, file: Path) -> None:
+    """Have the settings follow a token file, in place of the token that was in it."""
+    token = TokenFile(file)
+    if not token.header():
+        raise Unavailable(f"token file {file} cannot be read, or is empty")
+
+    def renew(configuration: Any) -> None:
+        configuration.api_key["authorization"] = token.header()
+
+    settings.api_key.pop("BearerToken", None)
+    settings.refresh_api_key_hook = renew
+    renew(settings)
+
+
+class TokenFile:
+    """A bearer token in a file that others renew long before it expires: read whenever the file has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, ...] = ()
+        self._header = ""
+
+    def header(self) -> str:
+        """What to send as `Authorization` now; empty if there never was a token.
+
+        While the file is away, unreadable or empty the last token stays: whoever renews it may be at it.
+        """
+        try:
+            found = self._path.stat()
+            stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+            if stamp != self._stamp and (token := self._path.read_text().strip()):
+                self._stamp, self._header = stamp, f"Bearer {token}"
+        except (OSError, UnicodeDecodeError):
+            pass
+        return self._header
 
 
 class KubeApi:
@@ -100,18 +146,25 @@ class KubeApi:
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
-
-    @property
-    def host(self) -> str:
-        """The server's URL."""
-        return str(self._client.configuration.host)
+        self.host = str(client.configuration.host)
+        """The server's URL. Renewing credentials may reset the client's own notion of it to what a file says."""
 
     def _headers(self) -> dict[str, str]:
+        from kubernetes import config
+
         headers = {"Accept": "application/json", "User-Agent": "kube-router"}
-        # Asking for the settings anew is what renews a token that is read from a file or a plugin.
-        for setting in self._client.configuration.auth_settings().values():
-            if setting["in"] == "header" and setting["value"]:
-                headers[setting["key"]] = setting["value"]
+        try:
+            # Asking for the settings anew is what renews a token that is read from a file or a plugin.
+            found = self._client.configuration.auth_settings().values()
+        except (config.ConfigException, OSError, ValueError) as error:
+            raise Unreachable(f"{self.host}: the credentials cannot be renewed: {error}") from error
+        for setting in found:
+            value = (setting["value"] or "").strip()
+            # What complains of it later would show it.
+            if not (value.isascii() and value.isprintable()):
+                raise Unreachable(f"{self.host}: the token has characters in it that cannot be sent")
+            if setting["in"] == "header" and value:
+                headers[setting["key"]] = value
         return headers
 
     def _open(

@@ -278,3 +278,26 @@ def test_endpoints_drain_when_asked_and_never_for_less_than_nothing(environment:
     config, errors = load(parse(["--ipvs-graceful-period=-1s"]), environment)
     assert config is None
     assert errors == ["--ipvs-graceful-period: -1s is shorter than zero"]
+
+
+def test_mistakes_in_the_kubeconfig_are_told_with_all_others(tmp_path: Path, environment: dict[str, str]) -> None:
+    file = tmp_path / "kubeconfig"
+
+    def told(text: str, *words: str) -> list[str]:
+        file.write_text(text)
+        return load(parse([f"--kubeconfig={file}", "--bgp-port=0", *words]), environment)[1]
+
+    first = "--bgp-port: 0 is not a port number"
+    assert told("hello") == [first, f"--kubeconfig: {file}: the file: Expected `object`, got `str`"]
+    assert told("a: [1")[1].startswith(f"--kubeconfig: {file}: is no YAML: ")
+    text = (
+        "{current-context: x, contexts: [{name: x, context: {cluster: x, user: x}}], "
+        "clusters: [{name: x, cluster: {}}], users: [{name: x, user: {tokenFile: missing}}]}"
+    )
+    assert told(text) == [
+        first,
+        f"--kubeconfig: {file}: the cluster has no server, and --master is not given",
+        f"--kubeconfig: {file}: tokenFile {tmp_path}/missing does not exist",
+    ]
+    (tmp_path / "missing").touch()
+    assert told(text, "--master=http://h") == [first]

@@ -1,0 +1,120 @@
+"""Credentials over real HTTP: tokens that others renew in a file, and whose server it is that gets them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kuberouter.model.core import Unavailable
+from kuberouter.sources.apiserver import RESOURCES
+from kuberouter.wire.kubeapi import KubeApi, Unauthorized, Unreachable, connect
+from tests.support.apiserver import ApiServer
+
+NAMESPACES = RESOURCES["namespaces"].path
+Make = Callable[[], KubeApi]
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    """In a volume as the kubelet makes it: renewing moves a link."""
+    (tmp_path / "..1").mkdir()
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "token").symlink_to("..data/token")
+    (tmp_path / "ca.crt").write_text("nobody looks at it here")
+    put(tmp_path / "token", "first")
+    return tmp_path / "token"
+
+
+def put(token: Path, text: str) -> None:
+    """Renew the token as the kubelet does."""
+    home = token.parent
+    folder = home / f"..{len(list(home.iterdir()))}"
+    folder.mkdir()
+    (folder / "token").write_text(text)
+    (home / "..new").symlink_to(folder.name)
+    os.replace(home / "..new", home / "..data")
+
+
+def kubeconfig(token: Path, server: str, user: str = "{tokenFile: token}") -> str:
+    file = token.parent / "kubeconfig"
+    file.write_text(
+        f"""
+apiVersion: v1
+kind: Config
+current-context: lab
+clusters: [{{name: lab, cluster: {{server: "{server}"}}}}]
+users: [{{name: me, user: {user}}}]
+contexts: [{{name: lab, context: {{cluster: lab, user: me}}}}]
+"""
+    )
+    return str(file)
+
+
+@pytest.fixture(params=["service account", "kubeconfig", "kubeconfig and master"])
+def make(request: pytest.FixtureRequest, server: ApiServer, token: Path) -> Make:
+    """Connects in one of the ways that read a token from a file."""
+    if request.param == "service account":
+        return lambda: connect("", server.url, service_account=token.parent)
+    if request.param == "kubeconfig":
+        return lambda: connect(kubeconfig(token, server.url), "")
+    return lambda: connect(kubeconfig(token, "https://192.0.2.1:6443"), server.url)
+
+
+def test_a_token_that_was_renewed_is_used_at_once(make: Make, server: ApiServer, token: Path) -> None:
+    server.rules = {"first": {"namespaces"}}
+    api = make()
+    assert api.list_page(NAMESPACES)
+    for text in ("second", "third\n"):
+        server.rules = {text.strip(): {"namespaces"}}
+        with pytest.raises(Unauthorized):
+            api.list_page(NAMESPACES)
+        put(token, text)
+        assert api.list_page(NAMESPACES)
+        assert api.list_page(NAMESPACES)
+    assert api.host == server.url
+
+
+def test_while_the_file_is_away_or_empty_the_last_token_stays(make: Make, server: ApiServer, token: Path) -> None:
+    server.rules = {"first": {"namespaces"}}
+    api = make()
+    put(token, "")
+    assert api.list_page(NAMESPACES)
+    (token.parent / "..data").unlink()
+    assert api.list_page(NAMESPACES)
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_without_a_token_in_it_nobody_starts(make: Make, token: Path, text: str) -> None:
+    put(token, text)
+    with pytest.raises(Unavailable, match="empty"):
+        make()
+
+
+def test_a_token_file_must_be_there_where_a_kubeconfig_names_one(server: ApiServer, token: Path) -> None:
+    token.unlink()
+    with pytest.raises(Unavailable, match="token"):
+        connect(kubeconfig(token, server.url), "")
+    assert connect("", server.url, service_account=token.parent).list_page(NAMESPACES), "a pod may have no token"
+
+
+def test_what_no_header_can_carry_is_told_without_it(make: Make, token: Path) -> None:
+    put(token, "s3cret\nX-Other: 1")
+    with pytest.raises(Unreachable, match="cannot be sent") as found:
+        make().list_page(NAMESPACES)
+    assert "s3cret" not in str(found.value)
+
+
+def test_a_master_stays_the_server_beside_a_token_in_the_kubeconfig(server: ApiServer, token: Path) -> None:
+    api = connect(kubeconfig(token, "https://192.0.2.1:6443", "{token: first}"), server.url)
+    server.rules = {"first": {"namespaces"}}
+    for _ in range(3):
+        assert api.list_page(NAMESPACES)

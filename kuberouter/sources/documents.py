@@ -25,7 +25,7 @@ else:
 DEEPEST = 200
 """Levels of nesting in a document. libyaml's loader recurses on the C stack and takes the process along."""
 LARGEST = 1_000_000
-"""Values in a document once its aliases are written out: a few lines can stand for terabytes."""
+"""Values in a document with its aliases written out, 64 characters as one: few lines can stand for terabytes."""
 WATCHED = {(resource.api_version, resource.kind): name for name, resource in RESOURCES.items()}
 """The source that each kind stands for."""
 CLUSTER_SCOPED = frozenset(("Node", "Namespace"))
@@ -209,10 +209,16 @@ class _Reader:
 def _items(document: object, where: str) -> Iterator[tuple[str, object]]:
     """The document, or if it is a list its items; items of a typed list need not repeat of what kind they are."""
     kind = document.get("kind") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or not isinstance(kind, str) or not kind.endswith("List") or kind in DECODERS:
+    # What has no items is no list, whatever it is called.
+    if (
+        not isinstance(document, dict)
+        or not isinstance(kind, str)
+        or not kind.endswith("List")
+        or "items" not in document
+    ):
         yield where, document
         return
-    items = document.get("items")
+    items = document["items"]
     if items is not None and not isinstance(items, list):
         # What follows is no object, and is told to be none.
         yield f"{where}, items", [items]
@@ -252,7 +258,7 @@ def _weigh(document: object) -> None:
 
     def weigh(value: object) -> int:
         if not isinstance(value, dict | list):
-            return 1
+            return 1 + len(value) // 64 if isinstance(value, str) else 1
         if id(value) not in weights:
             # Met again before it is weighed, it is part of itself.
             weights[id(value)] = LARGEST + 1

@@ -71,6 +71,7 @@ def test_kinds_that_are_not_ours_are_named_and_are_no_mistake() -> None:
     found = given(*documents, *documents, "{apiVersion: apps/v1, kind: DeploymentList, items: [{metadata: {name: a}}]}")
     assert (refs(found), told(found)) == (set(), [])
     assert found.skipped == ("Deployment (apps/v1)", "Secret (v1)")
+    assert given("{apiVersion: example.com/v1, kind: AccessList}").skipped == ("AccessList (example.com/v1)",)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,8 @@ def test_a_document_that_stands_for_terabytes_is_refused() -> None:
     lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 14))]
     (line,) = told(given("\n".join(lines), GOOD))
     assert "contains itself, or is far too large with its aliases written out" in line
+    (line,) = told(given(f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]"))
+    assert "far too large" in line
     few = "{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: &l {x: y}, annotations: *l}}"
     assert refs(given(few)) == {"Namespace a"}
 

@@ -6,7 +6,7 @@ In comes text, out go model values and Problems. What a file holds besides is na
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import yaml
@@ -16,14 +16,8 @@ from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.model.cluster import ClusterObject
 from kuberouter.model.core import ObjectRef, Problem, Reason
 from kuberouter.sources.apiserver import RESOURCES
+from kuberouter.wire.text.shallowyaml import load_all
 
-if TYPE_CHECKING:
-    _Loader = yaml.SafeLoader
-else:
-    _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-DEEPEST = 200
-"""Levels of nesting in a document. libyaml's loader recurses on the C stack and takes the process along."""
 LARGEST = 1_000_000
 """Values in a document with its aliases written out, 64 characters as one: few lines can stand for terabytes."""
 WATCHED = {(resource.api_version, resource.kind): name for name, resource in RESOURCES.items()}
@@ -73,24 +67,6 @@ class _Unreadable(Exception):
     """Why a document is no object that we could read."""
 
 
-class _ShallowLoader(_Loader):
-    """Refuses what is nested too deeply. These two are called on the way into and out of every node, in C too."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._depth = 0
-
-    def descend_resolver(self, current_node: Any, current_index: Any) -> None:
-        self._depth += 1
-        if self._depth > DEEPEST:
-            raise yaml.YAMLError(f"it is nested more than {DEEPEST} levels deep")
-        super().descend_resolver(current_node, current_index)
-
-    def ascend_resolver(self) -> None:
-        self._depth -= 1
-        super().ascend_resolver()
-
-
 def read(text: str, file: str, sources: Collection[str]) -> Given:
     """Every object in a file of this name, as far as one of these sources would tell of it.
 
@@ -98,7 +74,7 @@ def read(text: str, file: str, sources: Collection[str]) -> Given:
     """
     reader = _Reader(file, sources)
     try:
-        for index, document in enumerate(yaml.load_all(text, Loader=_ShallowLoader), start=1):
+        for index, document in enumerate(load_all(text), start=1):
             reader.take(document, index, aliases="&" in text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None

@@ -65,6 +65,7 @@ def connect(kubeconfig: str, master: str, *, service_account: Path = SERVICE_ACC
     one and goes without credentials otherwise. Raises Unavailable with the reason when no configuration is found.
     """
     # A fifth of a second and 20 MB: only who speaks to an apiserver pays for it.
+    import yaml
     from kubernetes import client, config
 
     settings = client.Configuration()
@@ -76,6 +77,8 @@ def connect(kubeconfig: str, master: str, *, service_account: Path = SERVICE_ACC
         elif not master or (service_account / "token").exists():
             _with_service_account(settings, service_account, "replaced" if master else "")
             token_file = service_account / "token"
+    except yaml.YAMLError:
+        raise Unavailable(f"kubeconfig {kubeconfig}: is no YAML that the client library reads") from None
     # Anything but the first two is how the library says that a field is not what it should be.
     except (config.ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         source = f"kubeconfig {kubeconfig}" if kubeconfig else "in-cluster configuration"

@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from kuberouter.wire.text.shallowyaml import load
+
 LARGEST = 1 << 20
 """Bytes; what is larger is no kubeconfig."""
 
@@ -70,7 +72,7 @@ def read(path: Path) -> Kubeconfig:
             raw = file.read(LARGEST + 1)
         if len(raw) > LARGEST:
             raise ValueError(f"is larger than {LARGEST} bytes")
-        found = msgspec.convert(yaml.safe_load(raw.decode("utf-8-sig")), _File)
+        found = msgspec.convert(load(raw.decode("utf-8-sig")), _File)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
     except yaml.MarkedYAMLError as error:
@@ -78,8 +80,12 @@ def read(path: Path) -> Kubeconfig:
         mark, safe = error.problem_mark, isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise ValueError(f"is no YAML: {error.problem if safe else type(error).__name__}{where}") from None
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-        raise ValueError(f"is no YAML ({type(error).__name__})") from None
+    except UnicodeDecodeError:
+        raise ValueError("is no text in UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"is no YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError("contains itself") from None
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         raise ValueError(f"{place.strip('.`') or 'the file'}: {message}") from None

@@ -43,7 +43,7 @@ def test_the_current_context_counts(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [1", "is no YAML: expected ',' or ']', but got '<stream end>' in line 1, column 6"),
+        ("a: [1", "is no YAML: did not find expected ',' or ']' in line "),
         ("token: s3cret: x", "is no YAML: mapping values are not allowed"),
         ("token: *s3cret", "is no YAML: ComposerError in line 1, column 8"),
         ("token: !s3cret", "is no YAML: ConstructorError in line 1, column 8"),
@@ -51,8 +51,8 @@ def test_the_current_context_counts(file: Path) -> None:
         ("", "the file: Expected `object`, got `null`"),
         ("[]", "the file: Expected `object`, got `array`"),
         ("{}", "missing required field `current-context`"),
-        ("\x00", "is no YAML (ReaderError)"),
-        ("[" * 5000, "is no YAML (RecursionError)"),
+        ("\x00", "is no YAML: unacceptable character #x0000"),
+        ("[" * 100_000, "is no YAML: it is nested more than 200 levels deep"),
         ("a: &a [*a]", "missing required field"),
         ("# " + "x" * LARGEST, f"is larger than {LARGEST} bytes"),
         (GOOD.replace("contexts: [", "contexts: [1, "), "contexts[0]: Expected `object`, got `int`"),
@@ -101,5 +101,5 @@ def test_what_cannot_be_read_is_told(file: Path) -> None:
     with pytest.raises(ValueError, match="Is a directory"):
         read(file.parent)
     file.write_bytes(b"\xff")
-    with pytest.raises(ValueError, match="UnicodeDecodeError"):
+    with pytest.raises(ValueError, match="is no text in UTF-8"):
         read(file)

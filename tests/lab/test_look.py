@@ -19,6 +19,7 @@ import pytest
 
 from tests.lab import kept, look
 from tests.support.lab import Lab
+from tests.support.lab.process import PROGRAMS
 from tests.vm import server
 from tests.vm.channel import Gone, call
 from tests.vm.processes import Process, clean, end_session, record
@@ -239,6 +240,7 @@ def test_a_lab_is_looked_at_through_the_channel_and_directly(
             assert seen(*first, "node2", "ip", "route", "show", "10.244.1.0/24")[1].startswith("10.244.1.0/24 via")
             assert f"inet {pod.ip}/" in seen(*first, "default/web", "ip", "addr")[1]
             assert seen(*first, "node1", "sh", "-c", "exit 9")[0] == 9
+            assert seen(*first, "node1", "sh", "-c", "command -v gobgp")[1] == f"{PROGRAMS}/gobgp\n"
             status, _, errors = seen(*first, "node9", "true")
             assert status == 1
             assert "no such place: node9; there are node1, node2, outside, default/web" in errors

@@ -43,6 +43,7 @@ class IpSet(Value, frozen=True, gc=False):
 class MemberKey(Value, frozen=True, gc=False):
     """One entry of a set: packed address, prefix length (32/128 in hash:ip sets), protocol and port (0 without).
 
+    All addresses are length 0, never two entries of length 1: the kernel holds them so, and reads back as the former.
     There are so many that a kept hash, which is an object of its own, costs more than making it anew.
     """
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable
 from ipaddress import ip_address
 
 import pytest
 
+from kuberouter.compilers.policies.iptables.fixed import node_ports
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
-from kuberouter.model.core import Batch, Family
+from kuberouter.model.core import Batch, Family, L4Protocol, Row
 from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType, SourcedKey
 from tests.kernel.drive import converge, owned, sh
 
@@ -98,6 +100,23 @@ def test_ipset_reads_what_we_wrote(namespace: str) -> None:
     ):
         assert line in saved
     assert owned(members) == {r.key: r for r in rows}
+
+
+@pytest.mark.parametrize("family", Family)
+def test_node_ports_stand_after_they_were_read_back(namespace: str, family: Family) -> None:
+    """A port at every address is two entries of the kernel and one row, or the audit takes both away again."""
+    sets, members = SetDriver(ours), MemberDriver(ours)
+    ports = [(L4Protocol.TCP, 30080), (L4Protocol.UDP, 30053)]
+    # The set itself is named with every port.
+    rows: dict[Hashable, Row] = {row.key: row for row in node_ports(family, ports)}
+    (own,) = (row for row in rows.values() if isinstance(row, IpSet))
+    entries = [row for row in rows.values() if isinstance(row, Member)]
+    assert converge(sets, [own]) == {}
+    for _ in range(3):
+        assert converge(members, entries) == {}
+        assert owned(members) == {row.key: row for row in entries}
+        listed = sh("ipset", "save", own.key.name)
+        assert listed.count(",tcp:30080") == listed.count(",udp:30053") == 2
 
 
 @pytest.mark.parametrize("family", Family)

@@ -120,10 +120,9 @@ def node_ports(family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Itera
     """Ports of the node that the proxy serves."""
     members = _node_ports(family)
     yield members
+    everywhere = bytes(4 if family is Family.IPV4 else 16)
     for protocol, port in ports:
-        # A set of this kind has no entry for all addresses, but for each half of them.
-        for half in _halves(family):
-            yield Member(MemberKey(members.key.name, half, 1, protocol, port))
+        yield Member(MemberKey(members.key.name, everywhere, 0, protocol, port))
 
 
 def cluster_ips(family: Family, served: Iterable[tuple[bytes, L4Protocol, int]]) -> Iterator[Row]:
@@ -136,11 +135,6 @@ def cluster_ips(family: Family, served: Iterable[tuple[bytes, L4Protocol, int]])
 
 def _node_ports(family: Family) -> IpSet:
     return fixed_set(family, NODE_PORT_SET, SetType.HASH_NET_PORT)
-
-
-def _halves(family: Family) -> tuple[bytes, bytes]:
-    rest = bytes(3 if family is Family.IPV4 else 15)
-    return b"\0" + rest, b"\x80" + rest
 
 
 def known_only(family: Family, prefixes: Iterable[Prefix]) -> Iterator[Row]:

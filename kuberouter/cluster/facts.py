@@ -38,6 +38,7 @@ def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[I
     if not addresses:
         return None
     families = {family_of(a) for a in addresses}
+    cidrs = [p for p in node.pod_cidrs if p.family in allowed]
     uplink, mtu, bridge_mtu = "", 0, 0
     subnets: list[Prefix] = []
     local: list[bytes] = []
@@ -57,11 +58,13 @@ def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[I
     return NodeFacts(
         name=node.ref.name,
         addresses=addresses,
-        pod_cidrs=tuple(p for p in node.pod_cidrs if p.family in families),
+        pod_cidrs=tuple(p for p in cidrs if p.family in families),
         uplink=uplink,
         mtu=mtu,
         subnets=tuple(dict.fromkeys(subnets)),
         local_addresses=tuple(dict.fromkeys(local)),
         bridge_mtu=bridge_mtu,
         zone=node.zone,
+        enabled=allowed,
+        other_cidrs=tuple(p for p in cidrs if p.family not in families),
     )

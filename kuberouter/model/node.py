@@ -11,7 +11,7 @@ class NodeFacts(Value, frozen=True, gc=False):
     """This node: its name, addresses and pod CIDRs of the families in use, and the link that carries the primary one.
 
     A family is in use when its flag is on and the node has an address of it; addresses and CIDRs of other families are
-    already left out here, so that no compiler has to ask.
+    already left out here, so that no compiler has to ask. Policy alone asks for more: see `enabled`.
     """
 
     name: str
@@ -30,6 +30,11 @@ class NodeFacts(Value, frozen=True, gc=False):
     """MTU of the pods' bridge; 0 while there is none with an address."""
     zone: str = ""
     """Where the node is, for hints that endpoints carry; empty when its Node object does not tell."""
+    enabled: tuple[Family, ...] = (Family.IPV4,)
+    """Families whose flag is on. Policy holds in all of them: pods have addresses of their own, and what the Node
+    object tells of its addresses, for a moment or for good, must not open them."""
+    other_cidrs: tuple[Prefix, ...] = ()
+    """Pod CIDRs of enabled families of which the node has no address."""
 
     def address(self, family: Family) -> bytes | None:
         """The best address of a family: the primary one if it is of that family, else the first of it."""

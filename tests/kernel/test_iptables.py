@@ -21,6 +21,7 @@ NODE = NodeFacts(
     "n1",
     (bytes((10, 0, 0, 1)), bytes(15) + b"\1"),
     (Prefix(bytes((10, 244, 0, 0)), 24), Prefix(b"\xfd\x44" + bytes(14), 64)),
+    enabled=tuple(Family),
 )
 
 

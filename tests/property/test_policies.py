@@ -16,11 +16,12 @@ from kuberouter.model.cluster import PodLink
 from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import Sysctl
-from kuberouter.model.netfilter import Chain, Hook, IpSet, Member
+from kuberouter.model.netfilter import Chain, Hook, IpSet, Member, MemberKey
 from kuberouter.model.nftables import (
     NftChain,
     NftChainKey,
     NftElement,
+    NftElementKey,
     NftSet,
     NftSetKey,
     NftTable,
@@ -125,15 +126,21 @@ def world(settings: FirewallSettings = PLAIN, backend: str = "iptables") -> Worl
         (Family.IPV4, Family.IPV6),
         derive=[namespace_isolation],
     )
-    node = {
-        "kind": "Node",
-        "metadata": {"name": NODE},
-        "spec": {"podCIDRs": ["10.244.1.0/24", "fd00::1:0/112"]},
-        "status": {"addresses": [{"type": "InternalIP", "address": a} for a in ("192.0.2.1", "2001:db8::1")]},
-    }
-    made.feed(json.dumps(node).encode())
+    made.feed(node("192.0.2.1", "2001:db8::1"))
     made.sync()
     return made
+
+
+def node(*addresses: str) -> bytes:
+    """This node with some addresses; its pods have both families, whatever it has."""
+    return json.dumps(
+        {
+            "kind": "Node",
+            "metadata": {"name": NODE},
+            "spec": {"podCIDRs": ["10.244.1.0/24", "fd00::1:0/112"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": address} for address in addresses]},
+        }
+    ).encode()
 
 
 def kernel(made: World) -> dict[type[Row], dict[Any, Any]]:
@@ -162,6 +169,32 @@ def test_incremental_equals_from_scratch_in_any_order(
     fresh.sync()
     assert kernel(walked) == kernel(fresh)
     assert walked.sync() == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(OBJECTS, max_size=8),
+    st.sampled_from((PLAIN, STRICT)),
+    st.sampled_from(list(BACKENDS)),
+    st.sampled_from((("192.0.2.1",), ("2001:db8::1",), ())),
+)
+def test_an_address_that_the_node_loses_takes_no_rule_with_it(
+    objects: list[Object], how: FirewallSettings, backend: str, left: tuple[str, ...]
+) -> None:
+    made = world(how, backend)
+    for obj in objects:
+        take(made, obj)
+    made.sync()
+    before = kernel(made)
+    made.feed(node(*left))
+    made.sync()
+    after = kernel(made)
+    # Only what tells that the address is the node's is gone: an entry in the set of addresses that no pod may borrow.
+    # (That nobody asks any more for IPv6 to be on turns nothing off.)
+    gone = [key for row, rows in before.items() for key in rows.keys() - after[row].keys() if row is not Sysctl]
+    assert all(isinstance(key, MemberKey | NftElementKey) and "KUBE-SRC-CLUSTER" in str(key) for key in gone)
+    for row, rows in after.items():
+        assert rows.items() <= before[row].items()
 
 
 def test_nothing_refers_to_what_does_not_exist() -> None:

@@ -30,7 +30,7 @@ def compile_cluster_addresses(
     addresses = (*found.internal_addresses, *found.external_addresses)
     prefixes = (*found.pod_cidrs, *(Prefix(address, len(address) * 8) for address in addresses))
     rows: list[Row] = []
-    for family in node.families:
+    for family in node.enabled:
         rows += spell.cluster_addresses(family, [p for p in prefixes if p.family is family and p.length])
     return Fragment(tuple(rows))
 
@@ -48,7 +48,7 @@ def compile_binding(
     selecting = (view.policy(ref) for ref in view.matches.policies_of(pod.ref))
     confined = any(policy is not None and governs(policy, Direction.EGRESS) for policy in selecting)
     rows: list[Row] = []
-    for family in node.families:
+    for family in node.enabled:
         own = next((address for address in pod.addresses if family_of(address) is family), None)
         rows += spell.guard(family, link, own, confined=confined)
         if own is not None and settings.proxy is not None and not pod.host_network:

@@ -56,18 +56,26 @@ BRIDGE_FILTERING = {
 def compile_firewall(
     key: Owner, view: ClusterView, *, node: NodeFacts, settings: FirewallSettings, spell: Spelling
 ) -> Fragment:
-    """The fixed part of the firewall on this node, for each family in use."""
+    """The fixed part of the firewall on this node, for each enabled family."""
     del view
+    cidrs = (*node.pod_cidrs, *node.other_cidrs)
     rows: list[Row] = [*family_settings(node)]
-    for family in node.families:
+    for family in node.enabled:
         rows.append(Sysctl(SysctlKey(BRIDGE_FILTERING[family]), "1"))
         rows += spell.fixed(family, settings)
-        if settings.default_deny and node.pod_cidrs:
-            rows += spell.known_only(family, [prefix for prefix in node.pod_cidrs if prefix.family is family])
-    if not settings.default_deny or node.pod_cidrs:
-        return Fragment(tuple(rows))
-    text = "is not known, so --netpol-default-deny has nothing to close"
-    return Fragment(tuple(rows), (Problem(key.subject, "spec.podCIDRs", Reason.MISSING, text),))
+        if settings.default_deny and cidrs:
+            rows += spell.known_only(family, [prefix for prefix in cidrs if prefix.family is family])
+    problems = [_without_address(key.subject, family) for family in node.enabled if node.address(family) is None]
+    if settings.default_deny and not cidrs:
+        text = "is not known, so --netpol-default-deny has nothing to close"
+        problems.append(Problem(key.subject, "spec.podCIDRs", Reason.MISSING, text))
+    return Fragment(tuple(rows), tuple(problems))
+
+
+def _without_address(node: ObjectRef, family: Family) -> Problem:
+    name, flag = ("IPv4", "--enable-ipv4") if family is Family.IPV4 else ("IPv6", "--enable-ipv6")
+    text = f"has no {name} address while {flag} is set; policies hold for {name} all the same"
+    return Problem(node, "status.addresses", Reason.MISSING, text)
 
 
 def compile_served(
@@ -84,13 +92,13 @@ def compile_served(
     ports = [(port.protocol, port.node_port) for port in service.ports if low <= port.node_port <= high]
     outside = [a for a in service.cluster_ips if not any(_holds(prefix, a) for prefix in settings.cluster_ranges)]
     rows: list[Row] = []
-    for family in node.families:
+    for family in node.enabled:
         found = [a for a in (*outside, *_anywhere(service, settings)) if family_of(a) is family]
         served = [(address, port.protocol, port.port) for address in found for port in service.ports]
         rows += spell.node_ports(family, ports) if ports else ()
         rows += spell.cluster_ips(family, served) if served else ()
     # The same words for every such Service, so that they are one problem.
-    wrong = service.ports and any(family_of(address) in node.families for address in outside)
+    wrong = service.ports and any(family_of(address) in node.enabled for address in outside)
     return Fragment(tuple(rows), (_wrong_range(node, settings),) if wrong else ())
 
 

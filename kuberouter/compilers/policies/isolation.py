@@ -24,7 +24,7 @@ def compile_isolation(
         return Fragment()
     selecting = [p for ref in view.matches.policies_of(pod.ref) if (p := view.policy(ref)) is not None]
     rows: list[Row] = []
-    for family in node.families:
+    for family in node.enabled:
         addresses = tuple(a for a in pod.addresses if family_of(a) is family)
         for direction in Direction if addresses else ():
             governing = tuple(policy for policy in selecting if governs(policy, direction))

@@ -24,7 +24,7 @@ def compile_membership(
         for port in pod.ports
         if port.name == pods.port and port.protocol is pods.protocol and not (pods.local and pod.node != node.name)
     ]
-    families = node.families
+    families = node.enabled
     rows: list[Row] = []
     for address in pod.addresses:
         family = family_of(address)

@@ -20,7 +20,7 @@ def compile_policy(
     if policy is None or sets is None:
         return Fragment()
     rows: list[Row] = []
-    for family in node.families:
+    for family in node.enabled:
         # Pods enter a set in every family that they have, so it stands in each, even where no rule of it refers to it.
         rows += [spell.named_set(family, pods) for pods in sets]
         for direction in Direction:

@@ -69,7 +69,8 @@ def test_a_disabled_family_is_left_out_everywhere() -> None:
     assert facts is not None
     assert facts.addresses == (packed("192.0.2.1"), packed("198.51.100.1"))
     assert facts.pod_cidrs == (prefix("10.244.1.0/24"),)
-    assert facts.families == (Family.IPV4,)
+    assert facts.families == facts.enabled == (Family.IPV4,)
+    assert facts.other_cidrs == ()
     assert facts.uplink == ""
 
 
@@ -79,6 +80,9 @@ def test_an_enabled_family_without_an_address_is_not_in_use() -> None:
     assert facts is not None
     assert facts.families == (Family.IPV4,)
     assert facts.pod_cidrs == (prefix("10.244.1.0/24"),)
+    # Only policy asks: the family is enabled all the same.
+    assert facts.enabled == (Family.IPV4, Family.IPV6)
+    assert facts.other_cidrs == (prefix("fd44:1::/64"),)
 
 
 def test_addresses_on_our_own_links_are_not_the_nodes() -> None:

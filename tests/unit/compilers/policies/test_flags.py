@@ -9,7 +9,7 @@ from kuberouter.compilers.policies.names import CUT_CHAIN, UNKNOWN_CHAIN
 from kuberouter.model.cluster import NetworkPolicy, Pod, Selector
 from kuberouter.model.core import Family, ObjectRef, Owner, Prefix, Reason
 from kuberouter.model.events import Upserted
-from kuberouter.model.netfilter import Chain, Member, Rule
+from kuberouter.model.netfilter import Chain, Hook, Member, Rule
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import FirewallSettings, NodeSettings
 
@@ -69,6 +69,22 @@ def test_default_deny_without_a_pod_cidr_is_a_problem_of_the_node() -> None:
     (problem,) = fragment.problems
     assert (problem.owner, problem.field, problem.reason) == (FIREWALL.subject, "spec.podCIDRs", Reason.MISSING)
     assert compile_firewall(FIREWALL, cluster(), node=bare, settings=FirewallSettings()).problems == ()
+
+
+def test_an_enabled_family_without_an_address_of_the_node_is_closed_and_said() -> None:
+    six = Prefix(bytes.fromhex("fd44") + bytes(14), 64)
+    bare = NodeFacts("n1", NODE.addresses, (CIDR,), enabled=(Family.IPV4, Family.IPV6), other_cidrs=(six,))
+    fragment = compile_firewall(FIREWALL, cluster(), node=bare, settings=DENY)
+    (problem,) = fragment.problems
+    assert (problem.owner, problem.field, problem.reason) == (FIREWALL.subject, "status.addresses", Reason.MISSING)
+    assert "IPv6" in problem.message
+    assert "--enable-ipv6" in problem.message
+    closed = [row.key for row in fragment.rows if isinstance(row, Rule) and row.key.rank == 90]
+    assert {key.chain.family for key in closed} == {Family.IPV4, Family.IPV6}
+    # Of both families the firewall has the same rules.
+    hooks = [row.key for row in fragment.rows if isinstance(row, Hook)]
+    assert {key.family for key in hooks} == {Family.IPV4, Family.IPV6}
+    assert {key.chain for key in hooks if key.family is Family.IPV6} == {"INPUT", "FORWARD", "OUTPUT"}
 
 
 def test_cut_flows_are_judged_in_the_direction_in_which_they_began() -> None:

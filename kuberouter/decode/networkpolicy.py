@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from kuberouter.decode.common import Bytes, Trouble, created, reference, selector, struct
-from kuberouter.decode.scalars import port, prefix, protocol
+from kuberouter.decode.scalars import port, port_name, prefix, protocol
 from kuberouter.decode.schema import (
     PolicySpec,
     RawEgressRule,
@@ -123,7 +123,8 @@ def _port(field: str, raw: RawPolicyPort, trouble: Trouble) -> PolicyPort | None
     if isinstance(raw.port, str):
         if raw.end_port is not None:
             trouble.add(f"{field}.endPort", "needs a numeric port")
-        return PolicyPort(proto, name=raw.port)
+        name = trouble.value(f"{field}.port", port_name, raw.port)
+        return PolicyPort(proto, name=name) if name is not None else None
     number = trouble.value(f"{field}.port", port, raw.port)
     end = trouble.value(f"{field}.endPort", port, raw.end_port) if raw.end_port is not None else 0
     if number is None or end is None:

@@ -14,6 +14,8 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _HEXADECIMAL = re.compile("[0-9a-fA-F:]+").fullmatch
 _LENGTH = re.compile("[0-9]{1,9}").fullmatch
+# At least one letter, no hyphen at either end or beside another (RFC 6335, section 5.1, in lower case).
+_PORT_NAME = re.compile(r"(?=[0-9-]*[a-z])[a-z0-9]+(-[a-z0-9]+)*").fullmatch
 _MAPPED = bytes(10) + b"\xff\xff"
 _SMALL = tuple(str(n) for n in range(256))
 _OCTETS = {text: number for number, text in enumerate(_SMALL)}
@@ -148,3 +150,12 @@ def port(number: int) -> int:
     if not 1 <= number <= 65535:
         raise ValueError(f"{number} is not a port number")
     return number
+
+
+def port_name(text: str) -> str:
+    """The name of a port as the API takes it: a service name of IANA in lower case."""
+    if len(text) > 15 or _PORT_NAME(text) is None:
+        raise ValueError(
+            f"{text!r} is not a port name: at most 15 of a-z, 0-9 and single hyphens inside, a letter among them"
+        )
+    return text

@@ -212,6 +212,8 @@ MISTAKES: dict[str, Any] = {
     "a protocol that is none": {"egress": [{"ports": [{"protocol": "GRE"}]}]},
     "a range backwards": {"ingress": [{"ports": [{"port": 90, "endPort": 80}]}]},
     "a port that is none": {"ingress": [{"ports": [{"port": 0}]}]},
+    "a port with an empty name": {"ingress": [{"ports": [{"port": ""}]}]},
+    "a number as a name": {"egress": [{"ports": [{"port": "80"}]}]},
 }
 
 

@@ -52,6 +52,9 @@ def test_a_policy_that_does_not_tell_which_way_it_closes_closes_both(change: dic
     [
         ({"ports": [{"port": 0}]}, "ports[0].port"),
         ({"ports": [{"port": 65536}]}, "ports[0].port"),
+        ({"ports": [{"port": ""}]}, "ports[0].port"),
+        ({"ports": [{"port": "80"}]}, "ports[0].port"),
+        ({"ports": [{"port": "HTTP"}]}, "ports[0].port"),
         ({"ports": [{"port": 80, "endPort": 79}]}, "ports[0].endPort"),
         ({"ports": [{"port": "http", "endPort": 80}]}, "ports[0].endPort"),
         ({"ports": [{"endPort": 80}]}, "ports[0].endPort"),
@@ -72,6 +75,20 @@ def test_a_rule_that_is_not_understood_closes_the_direction_of_its_policy(rule: 
     assert found is not None
     assert body(found, Direction.INGRESS, Family.IPV4) == frozenset()
     assert body(found, Direction.EGRESS, Family.IPV4) is None
+
+
+@pytest.mark.parametrize("name", ["http", "h", "8080-tcp", "0-a-1", "h" * 15])
+def test_a_port_may_have_any_name_that_the_api_takes(name: str) -> None:
+    found, fields = decoded({**GOOD, "ingress": [{"ports": [{"port": name}]}]})
+    assert fields == []
+    assert found is not None
+    assert found.ingress is not None
+    assert [port.name for port in found.ingress[0].ports] == [name]
+
+
+@pytest.mark.parametrize("name", ["-h", "h-", "h--p", "8080", "8-0", "h_p", "h.p", "h\n", "\xe9", "h" * 16])
+def test_a_port_with_another_name_is_a_mistake(name: str) -> None:
+    assert decoded({**GOOD, "ingress": [{"ports": [{"port": name}]}]})[1] == ["spec.ingress[0].ports[0].port"]
 
 
 def test_a_policy_without_a_spec_closes_its_namespace() -> None:

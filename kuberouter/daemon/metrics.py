@@ -164,7 +164,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "policy_problems",
         "gauge",
-        "Problems of one NetworkPolicy, as its Events tell; the pods that it selects are closed meanwhile.",
+        "Problems of one NetworkPolicy, as its Events tell; meanwhile it allows nothing, so the pods that it selects "
+        "are closed but for what other policies allow.",
         ("namespace", "policy", "reason"),
         FIREWALL,
     ),

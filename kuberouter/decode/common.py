@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from sys import intern
 from typing import Any, TypeVar
 
 import msgspec
 
 from kuberouter.decode.scalars import timestamp
-from kuberouter.decode.schema import Identity, Json, Metadata, Named, RawList, RawSelector
+from kuberouter.decode.schema import Identity, Json, Metadata, Named, RawExpression, RawList, RawSelector
 from kuberouter.model.cluster import Labels, Operator, Requirement, Selector
 from kuberouter.model.core import ObjectRef, Problem, Reason
 
@@ -115,18 +115,32 @@ def shared(value: H) -> H:
 
 
 def selector(raw: RawSelector) -> Selector:
-    """A selector in normal form: requirements sorted, values sorted and unique. Raises ValueError."""
-    found = {Requirement(key, Operator.IN, (value,)) for key, value in (raw.match_labels or {}).items()}
-    for expression in raw.match_expressions or ():
-        try:
-            operator = Operator(expression.operator)
-        except ValueError:
-            raise ValueError(f"operator {expression.operator!r} of key {expression.key!r} is not known") from None
-        values = tuple(sorted(set(expression.values or ())))
-        needs_values = operator in (Operator.IN, Operator.NOT_IN)
-        if needs_values and not values:
-            raise ValueError(f"operator {operator.value} of key {expression.key!r} needs values")
-        if not needs_values and values:
-            raise ValueError(f"operator {operator.value} of key {expression.key!r} takes no values")
-        found.add(Requirement(expression.key, operator, values))
-    return shared(Selector(tuple(sorted(found, key=lambda r: (r.key, r.operator.value, r.values)))))
+    """A selector. Raises ValueError."""
+    found = {labelled(key, value) for key, value in (raw.match_labels or {}).items()}
+    found.update(map(expressed, raw.match_expressions or ()))
+    return normal(found)
+
+
+def normal(requirements: Iterable[Requirement]) -> Selector:
+    """Requirements as a selector in normal form: sorted, each once."""
+    return shared(Selector(tuple(sorted(set(requirements), key=lambda r: (r.key, r.operator.value, r.values)))))
+
+
+def labelled(key: str, value: str | None) -> Requirement:
+    """What an item of matchLabels requires; null is the empty text, as for the apiserver."""
+    return Requirement(key, Operator.IN, (value or "",))
+
+
+def expressed(expression: RawExpression) -> Requirement:
+    """What an item of matchExpressions requires, its values sorted and unique. Raises ValueError."""
+    try:
+        operator = Operator(expression.operator)
+    except ValueError:
+        raise ValueError(f"operator {expression.operator!r} of key {expression.key!r} is not known") from None
+    values = tuple(sorted(set(expression.values or ())))
+    needs_values = operator in (Operator.IN, Operator.NOT_IN)
+    if needs_values and not values:
+        raise ValueError(f"operator {operator.value} of key {expression.key!r} needs values")
+    if not needs_values and values:
+        raise ValueError(f"operator {operator.value} of key {expression.key!r} takes no values")
+    return Requirement(expression.key, operator, values)

@@ -1,7 +1,8 @@
 """NetworkPolicy bytes to `NetworkPolicy` (networking.k8s.io/v1).
 
-A policy of which only the pod selector can be understood still comes out, with its problems: it then closes the pods
-that it selects, both ways where it does not tell which. Opening them because of a typing mistake would be worse.
+A policy that is only in part understood still comes out, with its problems: it then closes the pods that it selects,
+both ways where it does not tell which. Opening them because of a typing mistake would be worse. Of its pod selector
+counts what can be understood: what is required beside it only narrows the selection, so none of its pods is left out.
 """
 
 from __future__ import annotations
@@ -10,38 +11,45 @@ from typing import TypeVar
 
 import msgspec
 
-from kuberouter.decode.common import Bytes, Trouble, created, reference, selector, struct
+from kuberouter.decode.common import Bytes, Trouble, created, expressed, labelled, normal, reference, selector, struct
 from kuberouter.decode.scalars import port, port_name, prefix, protocol
 from kuberouter.decode.schema import (
     PolicySpec,
+    PolicyTarget,
     RawEgressRule,
+    RawExpression,
     RawIngressRule,
     RawNetworkPolicy,
     RawPeer,
     RawPolicyPort,
     RawPolicyTarget,
+    RawRequirements,
     RawSelector,
 )
-from kuberouter.model.cluster import IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, Selector
+from kuberouter.model.cluster import IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, Requirement, Selector
 from kuberouter.model.core import Problem
 
 _DECODER = msgspec.json.Decoder(RawNetworkPolicy)
 _TARGET = msgspec.json.Decoder(RawPolicyTarget)
+_SPEC = msgspec.json.Decoder(PolicyTarget | None)
+_REQUIREMENTS = msgspec.json.Decoder(RawRequirements | None)
+_LABELS = msgspec.json.Decoder(dict[str, object] | None)
+_EXPRESSIONS = msgspec.json.Decoder(list[msgspec.Raw] | None)
+_EXPRESSION = msgspec.json.Decoder(RawExpression)
 _INGRESS = msgspec.json.Decoder(RawIngressRule)
 _EGRESS = msgspec.json.Decoder(RawEgressRule)
+T = TypeVar("T")
 Rule = TypeVar("Rule", RawIngressRule, RawEgressRule)
 TYPES = frozenset(("Ingress", "Egress"))
 
 
 def decode_networkpolicy(raw: Bytes) -> tuple[NetworkPolicy | None, tuple[Problem, ...]]:
-    """A NetworkPolicy, or None and problems when even the pods that it selects cannot be told. Never raises."""
+    """A NetworkPolicy, or None and problems when it is no JSON or its metadata is no object. Never raises."""
     found, problems = struct(_DECODER, raw, "NetworkPolicy")
     if found is None:
-        return _closed(raw, problems), problems
+        return _closed(raw, problems)
     trouble = Trouble(reference("NetworkPolicy", found.metadata))
-    pods = _selector("spec.podSelector", found.spec.pod_selector or RawSelector(), trouble)
-    if pods is None:
-        return None, tuple(trouble.problems)
+    pods = _pods(found.spec.pod_selector, trouble)
     when = created(found.metadata, trouble)
     types = _types(found.spec, trouble)
     ingress = _rules("spec.ingress", _INGRESS, found.spec.ingress, trouble) if "Ingress" in types else None
@@ -50,14 +58,48 @@ def decode_networkpolicy(raw: Bytes) -> tuple[NetworkPolicy | None, tuple[Proble
     return NetworkPolicy(trouble.ref, when, pods, ingress, egress, found_problems), found_problems
 
 
-def _closed(raw: Bytes, problems: tuple[Problem, ...]) -> NetworkPolicy | None:
-    """What closes the pods that a policy selects both ways, if at least these can be told."""
+def _closed(raw: Bytes, problems: tuple[Problem, ...]) -> tuple[NetworkPolicy | None, tuple[Problem, ...]]:
+    """What closes the pods that a policy selects both ways: all of its namespace if it does not tell which."""
     found, _ = struct(_TARGET, raw, "NetworkPolicy")
     if found is None:
-        return None
+        return None, problems
     trouble = Trouble(reference("NetworkPolicy", found.metadata))
-    pods = _selector("spec.podSelector", (found.spec and found.spec.pod_selector) or RawSelector(), trouble)
-    return NetworkPolicy(trouble.ref, 0.0, pods, (), (), problems) if pods is not None else None
+    # If the spec as a whole is of a wrong type, that is among the problems already.
+    spec = _read(_SPEC, found.spec, "spec", Trouble(trouble.ref))
+    pods = _pods(spec.pod_selector, trouble) if spec is not None else Selector()
+    known = (*problems, *trouble.problems)
+    return NetworkPolicy(trouble.ref, 0.0, pods, (), (), known), known
+
+
+def _pods(raw: msgspec.Raw, trouble: Trouble) -> Selector:
+    """The pods that a policy selects, or more: what cannot be understood of its selector is left out.
+
+    An absent selector, and one of which nothing can be understood, is all pods of the namespace.
+    """
+    field = "spec.podSelector"
+    parts = _read(_REQUIREMENTS, raw, field, trouble) or RawRequirements()
+    found: list[Requirement | None] = []
+    where = f"{field}.matchLabels"
+    for key, value in (_read(_LABELS, parts.match_labels, where, trouble) or {}).items():
+        if value is None or isinstance(value, str):
+            found.append(labelled(key, value))
+        else:
+            trouble.add(f"{where}[{key}]", f"{value!r} is not a text")
+    where = f"{field}.matchExpressions"
+    for index, each in enumerate(_read(_EXPRESSIONS, parts.match_expressions, where, trouble) or ()):
+        expression = _read(_EXPRESSION, each, f"{where}[{index}]", trouble)
+        found.append(trouble.value(f"{where}[{index}]", expressed, expression) if expression is not None else None)
+    return normal(requirement for requirement in found if requirement is not None)
+
+
+def _read(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw, field: str, trouble: Trouble) -> T | None:
+    """A part of a policy, or None and a problem that names where in it something is wrong."""
+    try:
+        return decoder.decode(raw)
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        message, _, path = str(error).partition(" - at `$")
+        trouble.add(field + path.rstrip("`"), message or type(error).__name__)
+        return None
 
 
 def _types(spec: PolicySpec, trouble: Trouble) -> frozenset[str]:
@@ -80,11 +122,8 @@ def _rules(
     rules: list[PolicyRule] = []
     for index, raw in enumerate(raws or ()):
         where = f"{field}[{index}]"
-        try:
-            rule = decoder.decode(raw)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
-            message, _, path = str(error).partition(" - at `$")
-            trouble.add(where + path.rstrip("`"), message)
+        rule = _read(decoder, raw, where, trouble)
+        if rule is None:
             continue
         source = "from" if isinstance(rule, RawIngressRule) else "to"
         peers = [_peer(f"{where}.{source}[{n}]", peer, trouble) for n, peer in enumerate(rule.peers or ())]

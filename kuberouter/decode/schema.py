@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+NULL = msgspec.Raw(b"null")
+"""A field that is kept as bytes and is not there: the same as null."""
+
 
 class Json(msgspec.Struct, gc=False, rename="camel"):
     """Base of the raw structs: camelCase names, unknown fields skipped."""
@@ -256,8 +259,15 @@ class RawExpression(Json):
 
 
 class RawSelector(Json):
-    match_labels: dict[str, str] | None = None
+    match_labels: dict[str, str | None] | None = None
     match_expressions: list[RawExpression] | None = None
+
+
+class RawRequirements(Json):
+    """A selector that is read requirement by requirement."""
+
+    match_labels: msgspec.Raw = NULL
+    match_expressions: msgspec.Raw = NULL
 
 
 class RawIpBlock(Json):
@@ -288,7 +298,7 @@ class RawEgressRule(Json):
 
 
 class PolicySpec(Json):
-    pod_selector: RawSelector | None = None
+    pod_selector: msgspec.Raw = NULL
     policy_types: list[str] | None = None
     ingress: list[msgspec.Raw] | None = None
     egress: list[msgspec.Raw] | None = None
@@ -300,14 +310,14 @@ class RawNetworkPolicy(Json):
 
 
 class PolicyTarget(Json):
-    pod_selector: RawSelector | None = None
+    pod_selector: msgspec.Raw = NULL
 
 
 class RawPolicyTarget(Json):
-    """A NetworkPolicy of which nothing is asked but whose pods it selects."""
+    """A NetworkPolicy of which nothing is asked but which pods it selects."""
 
-    metadata: Metadata
-    spec: PolicyTarget | None = None
+    metadata: Identity
+    spec: msgspec.Raw = NULL
 
 
 class ListMetadata(Json):

@@ -214,14 +214,27 @@ MISTAKES: dict[str, Any] = {
     "a port that is none": {"ingress": [{"ports": [{"port": 0}]}]},
     "a port with an empty name": {"ingress": [{"ports": [{"port": ""}]}]},
     "a number as a name": {"egress": [{"ports": [{"port": "80"}]}]},
+    "a requirement that is none": {
+        "podSelector": {**labels(tier="front"), "matchExpressions": [{"key": "app", "operator": "Like"}]}
+    },
+    "a selector that is none": {"podSelector": "front"},
+    "a selector of what is no text": {"podSelector": {"matchLabels": {"tier": ["front"]}}},
+    "a spec that is none": "closed",
 }
+WHOLE_NAMESPACE = ("a selector that is none", "a selector of what is no text", "a spec that is none")
+"""Of these nothing can be understood that would narrow the selection."""
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_policy_that_makes_no_sense_closes_its_own_pods_and_is_told(backend: str, mistake: str) -> None:
-    """bad_policy_isolated, pain 29, W19: the other policies are in force, all other pods as they were."""
-    bad = {**VICTIM, "spec": {**VICTIM["spec"], **MISTAKES[mistake]}}
-    closed = {**VICTIM, "spec": {"podSelector": VICTIM["spec"]["podSelector"], "policyTypes": ["Ingress", "Egress"]}}
+    """bad_policy_isolated, pain 29, W19: the other policies are in force, all other pods as they were.
+
+    What cannot be understood of a selector is left out of it, so then it is more pods, but of its namespace.
+    """
+    wrong = MISTAKES[mistake]
+    bad = {**VICTIM, "spec": {**VICTIM["spec"], **wrong} if isinstance(wrong, dict) else wrong}
+    pods = {} if mistake in WHOLE_NAMESPACE else VICTIM["spec"]["podSelector"]
+    closed = {**VICTIM, "spec": {"podSelector": pods, "policyTypes": ["Ingress", "Egress"]}}
     nodes = Paths(backend)
     nodes.apply(merged(BASE, [GOOD, bad]))
     assert mismatches(nodes.passing(), expected(merged(BASE, [GOOD, closed]))) == []

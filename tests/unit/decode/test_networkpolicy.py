@@ -99,8 +99,67 @@ def test_a_policy_without_a_spec_closes_its_namespace() -> None:
     assert fields == ["spec"]
 
 
-@pytest.mark.parametrize("selector", ["web", {"matchExpressions": [{"key": "app", "operator": "Near"}]}])
-def test_a_policy_whose_pods_cannot_be_told_is_told_and_closes_nobody(selector: object) -> None:
+@pytest.mark.parametrize("spec", [5, [], "all"])
+def test_a_policy_whose_spec_is_no_object_closes_its_namespace(spec: object) -> None:
+    found, fields = decoded(spec)
+    assert found is not None
+    assert (found.pods, found.ingress, found.egress) == (Selector(), (), ())
+    assert fields == ["spec"]
+
+
+def test_metadata_of_a_wrong_type_opens_nothing() -> None:
+    raw = {"metadata": {"namespace": "shop", "name": "web", "labels": 5}, "spec": GOOD}
+    found, (problem,) = decode_networkpolicy(json.dumps(raw).encode())
+    assert found is not None
+    assert (str(found.ref), found.ingress, found.egress) == ("NetworkPolicy shop/web", (), ())
+    assert found.pods.requirements[0].values == ("web",)
+    assert problem.field == "metadata.labels"
+
+
+NEAR = {"key": "app", "operator": "Near"}
+EXISTS = {"key": "app", "operator": "Exists"}
+
+
+@pytest.mark.parametrize(
+    ("selector", "left", "fields"),
+    [
+        ("web", [], [""]),
+        ([], [], [""]),
+        ({"matchExpressions": [NEAR]}, [], [".matchExpressions[0]"]),
+        ({**WEB, "matchExpressions": [NEAR, EXISTS]}, [("app", ()), ("app", ("web",))], [".matchExpressions[0]"]),
+        ({**WEB, "matchExpressions": [{**EXISTS, "values": ["x"]}]}, [("app", ("web",))], [".matchExpressions[0]"]),
+        ({**WEB, "matchExpressions": [None]}, [("app", ("web",))], [".matchExpressions[0]"]),
+        ({**WEB, "matchExpressions": NEAR}, [("app", ("web",))], [".matchExpressions"]),
+        ({"matchLabels": {"app": 1, "tier": "front"}}, [("tier", ("front",))], [".matchLabels[app]"]),
+        ({"matchLabels": ["app"], "matchExpressions": [EXISTS]}, [("app", ())], [".matchLabels"]),
+    ],
+)
+def test_what_is_not_understood_of_the_selector_is_left_out_and_a_superset_is_closed(
+    selector: object, left: list[tuple[str, tuple[str, ...]]], fields: list[str]
+) -> None:
+    found, wrong = decoded({**GOOD, "podSelector": selector})
+    assert wrong == [f"spec.podSelector{field}" for field in fields]
+    assert found is not None
+    assert [(needed.key, needed.values) for needed in found.pods.requirements] == left
+    # In the directions that it tells of, and it tells of one.
+    assert body(found, Direction.INGRESS, Family.IPV4) == frozenset()
+    assert body(found, Direction.EGRESS, Family.IPV4) is None
+
+
+@pytest.mark.parametrize("selector", [{"matchLabels": {"app": None}}, {"matchLabels": {"app": ""}}])
+def test_null_as_a_label_is_the_empty_text(selector: object) -> None:
+    found, fields = decoded({**GOOD, "podSelector": selector, "ingress": [{"from": [{"podSelector": selector}]}]})
+    assert fields == []
+    assert found is not None
+    assert found.ingress is not None
+    for each in (found.pods, found.ingress[0].peers[0].pods):
+        assert each is not None
+        assert [(needed.key, needed.values) for needed in each.requirements] == [("app", ("",))]
+
+
+@pytest.mark.parametrize("selector", [None, {}, {"matchLabels": None, "matchExpressions": None}])
+def test_an_empty_selector_is_every_pod_of_the_namespace(selector: object) -> None:
     found, fields = decoded({**GOOD, "podSelector": selector})
-    assert found is None
-    assert fields == ["spec.podSelector"]
+    assert fields == []
+    assert found is not None
+    assert found.pods == Selector()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from operator import attrgetter
 
+from kuberouter.drivers.standins import Losses
 from kuberouter.drivers.walk import as_walked
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable
 from kuberouter.model.meter import UNMETERED, Meter
@@ -22,7 +23,6 @@ from kuberouter.model.netfilter import (
     HookKey,
     Position,
     Table,
-    make_chain,
     packed_tags,
     rule_tag,
 )
@@ -211,23 +211,23 @@ class ChainDriver:
     def write(self, batch: Batch[Chain]) -> Outcome:
         """Replace and create chains, then delete those to be removed: one transaction each per table and family."""
         failed: Failures = {}
+        losses = Losses()
         wanted = [*batch.add, *(new for _, new in batch.change)]
         for family in Family:
             for table in Table:
                 here = [c for c in wanted if c.key.family is family and c.key.table is table]
                 if here:
-                    failed |= self._load(family, table, here)
+                    self._load(family, table, here, losses)
                 gone = [c.key for c in batch.remove if c.key.family is family and c.key.table is table]
                 if gone:
                     failed |= self._unload(family, table, gone)
-        return Outcome(failed)
+        return losses.outcome(failed)
 
-    def _load(self, family: Family, table: Table, chains: Iterable[Chain]) -> Failures:
+    def _load(self, family: Family, table: Table, chains: Iterable[Chain], losses: Losses) -> None:
         pending = {chain.key: chain for chain in chains}
-        failed: Failures = {}
         for _ in range(ATTEMPTS):
             if not pending:
-                return failed
+                return
             script = Script(table.value)
             # In order of their names the nft tool takes a thousand chains in two thirds of the time.
             ordered = sorted(pending, key=attrgetter("name"))
@@ -237,27 +237,23 @@ class ChainDriver:
                 script.fill(key.name, pending[key].rules, key, tags=pending[key].tags)
             result = self._xtables.restore(family, script)
             if result.ok:
-                return failed
-            text = complaint(result.errors)
-            culprits = [key for key in script.culprits(result.errors) if isinstance(key, ChainKey)]
-            if not culprits:
-                if len(pending) > 1:
-                    return failed | self._halves(family, table, pending)
-                culprits = list(pending)
-            for key in culprits:
-                failed.setdefault(key, text)
-                stand_in = pending.pop(key).fallback
-                if stand_in is not None:
-                    pending[key] = make_chain(key, stand_in)
-        return failed | dict.fromkeys(pending, "not tried: too many other chains were refused")
+                return
+            culprits: dict[ChainKey, list[str]] = {}
+            for subject, rule in script.faults(result.errors):
+                if isinstance(subject, ChainKey):
+                    culprits.setdefault(subject, []).append(rule)
+            if not culprits and len(pending) > 1:
+                self._halves(family, table, pending, losses)
+                return
+            for key, refused in (culprits or {key: [] for key in pending}).items():
+                losses.weaken(pending, key, refused, complaint(result.errors))
+        losses.fail(pending, "not tried: too many other chains were refused")
 
-    def _halves(self, family: Family, table: Table, pending: dict[ChainKey, Chain]) -> Failures:
+    def _halves(self, family: Family, table: Table, pending: dict[ChainKey, Chain], losses: Losses) -> None:
         """Load in two transactions what fails in one without saying where; what is referred to comes first."""
         ordered = _as_walked(pending)
-        failed: Failures = {}
         for half in (ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]):
-            failed |= self._load(family, table, [pending[key] for key in half])
-        return failed
+            self._load(family, table, [pending[key] for key in half], losses)
 
     def _unload(self, family: Family, table: Table, keys: Iterable[ChainKey]) -> Failures:
         """Delete chains. One that somebody still jumps to stays and is told of, but empty: it judges nobody."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 
 from kuberouter.engine.ledger import Ledger
 from kuberouter.model.core import ObjectRef, Owner
@@ -38,8 +38,16 @@ class Assembler:
             keys = sorted(self._content[chain], key=lambda k: (k.rank, k.text))
             if not keys:
                 del self._content[chain]
-            rows = (make_chain(chain, tuple(k.text for k in keys)),) if keys else ()
+            vital = [k.text for k in keys if (rule := self._rules.winner(k)) is not None and rule.vital]
+            spares = (*((text, text) for text in vital), ("", ""))
+            rows = (make_chain(chain, tuple(k.text for k in keys), spares=spares),) if keys else ()
             self._chains.claim(chain_owner(chain), rows)
+
+    def blamed(self, chain: ChainKey, text: str) -> Iterator[Owner]:
+        """The owners of those rules of a shared chain that a text names."""
+        for key in self._content.get(chain, ()):
+            if key.text in text:
+                yield from self._rules.owners(key)
 
     def contributor(self, chain: ChainKey) -> Owner | None:
         """One of the owners whose rules make up a shared chain, or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from itertools import islice
 
 from kuberouter.engine.dataplane import Dataplane, Report
@@ -130,6 +130,9 @@ class Engine:
             subject = ObjectRef("Table", "", row.__name__)
             problems = [Problem(subject, "", Reason.MISSING, table.error)] if table.error else []
             problems += [Problem(subject, str(key), Reason.FAILED, e) for key, e in table.mirror.failures.items()]
+            # What rows can do without the kernel lacks for all of them: no object is to blame, and it is told once.
+            lacking = [text for key, text in table.mirror.instead.items() if self._spared(row, key)]
+            problems += [Problem(subject, "", Reason.UNSUPPORTED, text) for text in dict.fromkeys(lacking)]
             self._planner.journal.report(row, problems)
         self._report_objects()
 
@@ -138,16 +141,21 @@ class Engine:
         found: dict[Owner, dict[Problem, None]] = {}
         for row, table in self._dataplane.tables.items():
             for key, text in islice(table.mirror.failures.items(), MOST_TOLD):
-                for subject in islice(self._planner.subjects_of(row, key), MOST_TOLD):
+                for subject in islice(self._planner.subjects_of(row, key, text), MOST_TOLD):
                     problem = Problem(subject, "", Reason.FAILED, f"its {row.__name__} is refused: {text}")
                     found.setdefault(Owner("refused", subject), {})[problem] = None
-            for key, text in islice(table.mirror.instead.items(), MOST_TOLD):
+            others = ((key, text) for key, text in table.mirror.instead.items() if not self._spared(row, key))
+            for key, text in islice(others, MOST_TOLD):
                 for subject in islice(self._planner.subjects_of(row, key), MOST_TOLD):
                     problem = Problem(subject, "", Reason.UNSUPPORTED, text)
                     found.setdefault(Owner("refused", subject), {})[problem] = None
         for voice in self._refused | found.keys():
             self._planner.journal.report(voice, tuple(found.get(voice, ())))
         self._refused = set(found)
+
+    def _spared(self, row: type[Row], key: Hashable) -> bool:
+        """Whether a row says itself what it can do without."""
+        return bool(getattr(self._planner.ledgers[row].winner(key), "spares", ()))
 
     def _state(self, controller: Controller) -> ControllerState:
         missing = self._missing(controller.sources)

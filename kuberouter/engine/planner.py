@@ -18,7 +18,7 @@ from kuberouter.engine.journal import Journal
 from kuberouter.engine.ledger import Ledger
 from kuberouter.model.core import Fragment, ObjectRef, Owner, Row
 from kuberouter.model.events import Accepted, Deleted, Drifted, Event, Rejected, Synced, Upserted
-from kuberouter.model.netfilter import Chain, Rule
+from kuberouter.model.netfilter import Chain, ChainKey, Rule
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.ports import Compiler
 
@@ -197,9 +197,14 @@ class Planner:
         else:
             self._compiled[registered.name].discard(key)
 
-    def subjects_of(self, table: type[Row], key: Hashable) -> Iterable[ObjectRef]:
-        """The objects for which a row is claimed, without those of no namespace: what is the node's is the table's."""
-        owners = self.ledgers[table].owners(key)
+    def subjects_of(self, table: type[Row], key: Hashable, text: str = "") -> Iterable[ObjectRef]:
+        """The objects for which a row is claimed, without those of no namespace: what is the node's is the table's.
+
+        Of a chain that many share, those whose rules a text about it names.
+        """
+        owners = [*self.ledgers[table].owners(key)]
+        if self._assembler is not None and isinstance(key, ChainKey):
+            owners += self._assembler.blamed(key, text)
         return dict.fromkeys(o.subject for o in owners if o.subject.namespace and o.compiler in self.compilers)
 
     def controller_of(self, table: type[Row], key: Hashable) -> str | None:

@@ -109,11 +109,19 @@ def split_tags(tags: bytes) -> list[str]:
     return [digits[at : at + size] for at in range(0, len(digits), size)]
 
 
+Spares = tuple[tuple[str, str], ...]
+"""What a chain can do without: words of rules, and the text that stands in for a refused rule with them, or nothing.
+
+The first that fits counts; a rule that stands in for itself cannot be done without. No words fit every rule: those of
+the chain do not depend on each other, and one that is left out is told of as refused.
+"""
+
+
 class Chain(Value, frozen=True, gc=False, eq=False):
     """A chain of ours with all its rules in order. Equal by key and tags: the kernel reports those, not texts.
 
     `fallback` are the rules that stand in when the kernel refuses those meant (a module is missing); None leaves the
-    chain as it is, and what newly refers to it out.
+    chain as it is, and what newly refers to it out. `spares` are tried before that.
     """
 
     key: ChainKey
@@ -121,6 +129,7 @@ class Chain(Value, frozen=True, gc=False, eq=False):
     """As `rule_tags` makes them."""
     rules: tuple[str, ...] = ()
     fallback: tuple[str, ...] | None = None
+    spares: Spares = ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Chain) and self.key == other.key and self.tags == other.tags
@@ -133,9 +142,11 @@ class Chain(Value, frozen=True, gc=False, eq=False):
         return hash((self.key, self.tags))
 
 
-def make_chain(key: ChainKey, rules: tuple[str, ...], *, fallback: tuple[str, ...] | None = None) -> Chain:
+def make_chain(
+    key: ChainKey, rules: tuple[str, ...], *, fallback: tuple[str, ...] | None = None, spares: Spares = ()
+) -> Chain:
     """A chain row from its rule texts."""
-    return Chain(key, rule_tags(rules), rules, fallback)
+    return Chain(key, rule_tags(rules), rules, fallback, spares)
 
 
 class FormerChain(Value, frozen=True, gc=False):
@@ -201,9 +212,13 @@ class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 
 
 class Rule(Value, frozen=True, gc=False):
-    """One rule of a chain that several owners share; never seen by a driver."""
+    """One rule of a chain that several owners share; never seen by a driver.
+
+    One that the kernel refuses is left out, if it is not `vital`: without such a one the chain stays as it is.
+    """
 
     key: RuleKey
+    vital: bool = False
 
 
 class CountedRule(Value, frozen=True, gc=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 
 from kuberouter.model.core import KeyValue, Value
-from kuberouter.model.netfilter import rule_tags
+from kuberouter.model.netfilter import Spares, rule_tags
 
 
 class NftFamily(enum.IntEnum):
@@ -130,7 +130,7 @@ class NftChain(Value, frozen=True, gc=False, eq=False):
     """A chain with all its rules in order. Equal by key, hook and tags: the kernel keeps those, not texts.
 
     `fallback` are the rules that stand in when the kernel refuses those meant; None leaves the chain as it is, and what
-    newly refers to it out.
+    newly refers to it out. `spares` are tried before that.
     """
 
     key: NftChainKey
@@ -139,6 +139,7 @@ class NftChain(Value, frozen=True, gc=False, eq=False):
     rules: tuple[str, ...] = ()
     hook: BaseHook | None = None
     fallback: tuple[str, ...] | None = None
+    spares: Spares = ()
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -157,10 +158,15 @@ class NftChain(Value, frozen=True, gc=False, eq=False):
 
 
 def make_nft_chain(
-    key: NftChainKey, rules: tuple[str, ...], *, hook: BaseHook | None = None, fallback: tuple[str, ...] | None = None
+    key: NftChainKey,
+    rules: tuple[str, ...],
+    *,
+    hook: BaseHook | None = None,
+    fallback: tuple[str, ...] | None = None,
+    spares: Spares = (),
 ) -> NftChain:
     """A chain row from its rule texts."""
-    return NftChain(key, rule_tags(rules), rules, hook, fallback)
+    return NftChain(key, rule_tags(rules), rules, hook, fallback, spares)
 
 
 class NftVerdictKey(KeyValue, frozen=True, gc=False, cache_hash=True):

@@ -137,7 +137,8 @@ def direct_rows(service: Service, place: VirtualServiceKey, mark: int, node: Nod
     """What marks the packets to a place, and lets the answers in."""
     family = place.family
     chain = ChainKey(family, Table.MANGLE, DIRECT_CHAIN)
-    yield Rule(RuleKey(chain, LOCAL_RANK, f"-m mark --mark {CONFINED_MARK:#x}/{CONFINED_MARK:#x} -j RETURN"))
+    confined = f"-m mark --mark {CONFINED_MARK:#x}/{CONFINED_MARK:#x} -j RETURN"
+    yield Rule(RuleKey(chain, LOCAL_RANK, confined), vital=True)
     address = show_prefix(Prefix(place.address, len(place.address) * 8))
     protocol = PROTOCOL[place.protocol]
     match = f"-d {address} -p {protocol} -m {protocol} --dport {place.port}"

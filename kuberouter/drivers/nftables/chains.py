@@ -6,10 +6,11 @@ import errno
 from collections.abc import Collection, Iterable, Sequence
 
 from kuberouter.drivers.nftables.shared import ATTEMPTS, Failures, Nftables, reason
+from kuberouter.drivers.standins import Losses
 from kuberouter.drivers.walk import as_walked
 from kuberouter.model.core import Batch, Outcome
 from kuberouter.model.netfilter import packed_tags, split_tags
-from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily, make_nft_chain
+from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily
 from kuberouter.wire import nftables as wire
 from kuberouter.wire.netlink import Message
 from kuberouter.wire.nftmessages import delete_chain, flush_chain, new_chain, new_rules
@@ -23,8 +24,11 @@ CIRCLES = (errno.EMLINK, errno.ELOOP)
 
 Pending = dict[NftChainKey, NftChain]
 """Rows that are still to be loaded."""
-Refused = dict[NftChainKey | None, str]
-"""Why a transaction failed, by the chains that are to blame; by None if nobody can tell which."""
+Step = tuple[NftChainKey, str, Message]
+"""A message, for which chain it is, and of which rule; empty if of none."""
+Refused = dict[NftChainKey | None, tuple[str, list[str]]]
+"""Why a transaction failed, and at which rules as far as that is known, by the chains that are to blame; by None if
+nobody can tell which."""
 
 
 class ChainDriver:
@@ -53,23 +57,22 @@ class ChainDriver:
     def write(self, batch: Batch[NftChain]) -> Outcome:
         """Replace and make chains in one transaction, then delete those to be removed in another."""
         moved = {new.key for old, new in batch.change if old.hook != new.hook}
-        failed = self._load([*batch.add, *(new for _, new in batch.change)], moved)
-        return Outcome(failed | self._unload([row.key for row in batch.remove]))
+        losses = Losses()
+        self._load([*batch.add, *(new for _, new in batch.change)], moved, losses)
+        return losses.outcome(self._unload([row.key for row in batch.remove]))
 
-    def _load(self, rows: Sequence[NftChain], moved: Collection[NftChainKey]) -> Failures:
+    def _load(self, rows: Sequence[NftChain], moved: Collection[NftChainKey], losses: Losses) -> None:
         pending = {row.key: row for row in rows}
-        failed: Failures = {}
         for _ in range(ATTEMPTS):
             if not pending or not (refused := self._apply(pending, moved)):
-                return failed
+                return
             if None in refused and len(pending) > 1:
-                return failed | self._halves(pending, moved)
+                self._halves(pending, moved, losses)
+                return
             for key in list(pending) if None in refused else [key for key in refused if key is not None]:
-                row = pending.pop(key)
-                failed.setdefault(key, refused.get(key) or refused[None])
-                if row.fallback is not None:
-                    pending[key] = make_nft_chain(key, row.fallback, hook=row.hook)
-        return failed | dict.fromkeys(pending, "not tried: too many others were refused")
+                why, rules = refused.get(key) or refused[None]
+                losses.weaken(pending, key, rules, why)
+        losses.fail(pending, "not tried: too many others were refused")
 
     def _apply(self, pending: Pending, moved: Collection[NftChainKey]) -> Refused:
         """One transaction."""
@@ -89,30 +92,31 @@ class ChainDriver:
         errors = self._nftables.nft.run(str(script))
         if not errors:
             return {}
-        culprits = [key for key in script.culprits(errors) if isinstance(key, NftChainKey)]
-        return dict.fromkeys(culprits or (None,), complaint(errors))
-
-    def _send(self, steps: Sequence[tuple[NftChainKey, Message]]) -> Refused:
-        whole, codes = self._nftables.link.apply([message for _, message in steps])
-        if whole:
-            return {None: reason(whole)}
         refused: Refused = {}
-        for (key, _), code in zip(steps, codes, strict=True):
+        for subject, rule in script.faults(errors):
+            if isinstance(subject, NftChainKey):
+                refused.setdefault(subject, (complaint(errors), []))[1].append(rule)
+        return refused or {None: (complaint(errors), [])}
+
+    def _send(self, steps: Sequence[Step]) -> Refused:
+        whole, codes = self._nftables.link.apply([message for _, _, message in steps])
+        if whole:
+            return {None: (reason(whole), [])}
+        refused: Refused = {}
+        for (key, rule, _), code in zip(steps, codes, strict=True):
             if code:
-                refused.setdefault(key, reason(code))
+                refused.setdefault(key, (reason(code), []))[1].append(rule)
             if code in CIRCLES:
                 # The kernel looks for them with every rule from then on, so the rules behind are not to blame.
                 break
         return refused
 
-    def _halves(self, pending: Pending, moved: Collection[NftChainKey]) -> Failures:
+    def _halves(self, pending: Pending, moved: Collection[NftChainKey], losses: Losses) -> None:
         """Load in two transactions what fails in one without saying where; what is referred to comes first."""
         ordered = [pending[key] for key in _as_walked(pending)]
         middle = len(ordered) // 2
-        failed: Failures = {}
         for half in (ordered[:middle], ordered[middle:]):
-            failed |= self._load(half, moved)
-        return failed
+            self._load(half, moved, losses)
 
     def _unload(self, keys: Sequence[NftChainKey]) -> Failures:
         """Empty all chains, for they refer to each other, then delete them."""
@@ -138,19 +142,20 @@ def _as_walked(pending: Pending) -> list[NftChainKey]:
     return as_walked({key: [NftChainKey(key.family, to) for to in jumps(row.rules)] for key, row in pending.items()})
 
 
-def _steps(pending: Pending, moved: Collection[NftChainKey]) -> list[tuple[NftChainKey, Message]]:
+def _steps(pending: Pending, moved: Collection[NftChainKey]) -> list[Step]:
     """The messages that make chains hold exactly their rules, whether they exist or not. Raises Unspoken."""
-    found: list[tuple[NftChainKey, Message]] = []
+    found: list[Step] = []
     for key, row in pending.items():
         place = key.family, TABLE_NAME[key.family], key.name
         # A hook cannot be changed in place.
         away = (new_chain(*place), flush_chain(*place), delete_chain(*place)) if key in moved else ()
         hook = (NUMBERS[row.hook.hook], row.hook.priority) if row.hook is not None else None
-        found += ((key, message) for message in (*away, new_chain(*place, hook), flush_chain(*place)))
+        found += ((key, "", message) for message in (*away, new_chain(*place, hook), flush_chain(*place)))
     # Rules may refer to any of these chains, so all chains are made first.
     for key in _as_walked(pending):
         row = pending[key]
         texts = zip(split_tags(row.tags), row.rules, strict=True)
         rules = [(expressions(key.family, text), f"{MARKER}{tag}") for tag, text in texts]
-        found += ((key, message) for message in new_rules(key.family, TABLE_NAME[key.family], key.name, rules))
+        messages = new_rules(key.family, TABLE_NAME[key.family], key.name, rules)
+        found += ((key, text, message) for text, message in zip(row.rules, messages, strict=True))
     return found

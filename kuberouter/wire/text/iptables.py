@@ -23,6 +23,7 @@ _COUNTED = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
 _TAG = re.compile(r"kube-router:([0-9a-f]{10})(?::(first|last):(\d+))?")
 _LINE = re.compile(r"\bline:? (\d+)", re.IGNORECASE)
 _TARGET = re.compile(r"(?:^| )-[jg] (\S+)", re.MULTILINE)
+_LACKED = re.compile(r"^Warning: Extension (\S+) revision \d+ not supported", re.MULTILINE)
 _NAME = re.compile(r"'([^']+)'")
 
 
@@ -161,19 +162,25 @@ class Script:
 
     def culprits(self, errors: str) -> list[object]:
         """The subjects of the lines that an error output complains of, in order; none if it does not tell."""
-        found: dict[object, None] = {}
+        return list(dict.fromkeys(subject for subject, _ in self.faults(errors)))
+
+    def faults(self, errors: str) -> list[tuple[object, str]]:
+        """The same with the text of each rule, which is empty for a line that is none."""
         lines = self._all()
-        for number in _LINE.findall(errors):
-            index = int(number) - 1
-            if 0 < index < len(lines):
-                found[lines[index][1]] = None
-        if not found:
-            # Missing chains are noticed at COMMIT only; then the chain that refers to them is to blame.
-            for name in _NAME.findall(errors):
-                for line, subject in lines:
-                    if line.endswith((f"-j {name}", f"-g {name}")):
-                        found[subject] = None
-        return [subject for subject in found if subject is not None]
+        numbers = (int(number) - 1 for number in _LINE.findall(errors))
+        found = [lines[index] for index in numbers if 0 < index < len(lines)]
+        # What the kernel lacks legacy tools are refused at COMMIT, but with a warning beforehand.
+        for name in _LACKED.findall(errors) if not found else ():
+            found += [line for line in lines if f" -m {name} " in line[0] or f" -j {name}" in line[0]]
+        # Missing chains are noticed at COMMIT as well; then the chain that refers to them is to blame.
+        for name in _NAME.findall(errors) if not found else ():
+            found += [line for line in lines if line[0].endswith((f"-j {name}", f"-g {name}"))]
+        return [(subject, _rule(line)) for line, subject in found if subject is not None]
+
+
+def _rule(line: str) -> str:
+    """The text of a rule as `fill` wrote it behind its tag."""
+    return line.partition(f"--comment {MARKER}")[2].partition(" ")[2]
 
 
 def complaint(errors: str) -> str:

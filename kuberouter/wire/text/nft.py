@@ -61,6 +61,7 @@ class Script:
         self._first: list[tuple[str, object]] = [(f"add table {where(family, '').rstrip()}", None)]
         self._chains: list[tuple[str, object]] = []
         self._rules: list[tuple[str, object]] = []
+        self._texts: dict[str, str] = {}
 
     def drop_chain(self, key: NftChainKey) -> None:
         """Take a chain away before anything else: its hook cannot be changed in place."""
@@ -74,7 +75,9 @@ class Script:
         self._chains.append((f"add chain {chain}{_hook(row.hook)}", row.key))
         self._chains.append((f"flush chain {chain}", row.key))
         for tag, text in zip(split_tags(row.tags), row.rules, strict=True):
-            self._rules.append((f'add rule {chain} {text} comment "{MARKER}{tag}"', row.key))
+            line = f'add rule {chain} {text} comment "{MARKER}{tag}"'
+            self._rules.append((line, row.key))
+            self._texts[line] = text
 
     def _all(self) -> list[tuple[str, object]]:
         # Rules may refer to any chain of the script, so all chains are made first.
@@ -83,17 +86,21 @@ class Script:
     def __str__(self) -> str:
         return "\n".join((*(line for line, _ in self._all()), ""))
 
-    def culprits(self, errors: str) -> list[object]:
-        """The subjects of the lines that an error output complains of, in order; none if it does not tell."""
+    def faults(self, errors: str) -> list[tuple[object, str]]:
+        """The lines that an error output complains of, in order; none if it does not tell.
+
+        Of each the subject, and the text of the rule, which is empty for a line that is none.
+        """
         lines = self._all()
-        found: dict[object, None] = {}
+        found: list[tuple[object, str]] = []
         for number, text in _ERROR.findall(errors):
             if 0 < int(number) <= len(lines):
-                found[lines[int(number) - 1][1]] = None
+                line, subject = lines[int(number) - 1]
+                found.append((subject, self._texts.get(line, "")))
             if LOOP in text:
                 # The kernel checks for it with every rule from then on, so the rules behind are not to blame.
                 break
-        return [subject for subject in found if subject is not None]
+        return [(subject, text) for subject, text in found if subject is not None]
 
 
 def _hook(hook: BaseHook | None) -> str:

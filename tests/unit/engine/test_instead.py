@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from kuberouter.cluster.store import Cluster
 from kuberouter.drivers.memory import MemoryDriver
+from kuberouter.engine.assembly import Assembler
 from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
+from kuberouter.engine.ledger import Ledger
 from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import Planner, Registered
+from kuberouter.model.cluster import Node
 from kuberouter.model.core import Batch, Family, Fragment, ObjectRef, Outcome, Owner, Problem, Reason
-from kuberouter.model.events import Drifted
-from kuberouter.model.netfilter import IpSet, IpSetKey, SetType
+from kuberouter.model.events import Drifted, Upserted
+from kuberouter.model.netfilter import Chain, ChainKey, IpSet, IpSetKey, Rule, RuleKey, SetType, make_chain
+from kuberouter.model.netfilter import Table as Xtable
 from kuberouter.model.settings import NodeSettings
 
 
@@ -66,3 +70,58 @@ def test_what_stands_in_for_something_is_told_of_its_owner_and_keeps_nobody_from
     inbox.wake()
     engine.turn()
     assert diary.cleared_ == [problem]
+
+
+WITHOUT_LOG = "rules with '-j NFLOG' are refused, they are left out"
+
+
+class Logless(MemoryDriver[Chain]):
+    """A kernel that cannot log, and has no set X."""
+
+    def write(self, batch: Batch[Chain]) -> Outcome:
+        rows = [*batch.add, *(new for _, new in batch.change)]
+        bad = {row.key: f"left out: {rule} (no X)" for row in rows for rule in row.rules if "X" in rule}
+        self.rows.update((row.key, row) for row in rows)
+        return Outcome(bad, {row.key: WITHOUT_LOG for row in rows if row.fallback is not None})
+
+
+def test_what_chains_can_do_without_is_told_once_and_a_rule_left_out_to_its_owner() -> None:
+    diary = Diary()
+    compiler = Registered("isolation", "firewall", lambda *_, **__: Fragment(), None)
+    planner = Planner(Cluster(NodeSettings("n1")), (compiler,), (Rule, Chain), Journal((diary,)))
+    planner.cluster.apply(Upserted(Node(ObjectRef("Node", "", "n1"), (bytes((192, 0, 2, 1)),))))
+    dataplane = Dataplane([Table(Chain, Logless())], planner.ledgers)
+    inbox = Inbox()
+    engine = Engine(inbox, planner, dataplane, [Controller("firewall", frozenset(), (Chain,))], clock=lambda: 0.0)
+    shared = ChainKey(Family.IPV4, Xtable.FILTER, "KUBE-ROUTER-POD-EGRESS")
+    pods = [ObjectRef("Pod", "shop", name) for name in ("web", "api")]
+    for number, pod in enumerate(pods):
+        key = ChainKey(Family.IPV4, Xtable.FILTER, f"KUBE-POD-FW-{number}")
+        profile = make_chain(key, ("-j NFLOG",), fallback=(), spares=(("-j NFLOG", ""),))
+        planner.ledgers[Chain].claim(Owner("isolation", pod), (profile,))
+    inbox.wake()
+    engine.turn()
+    assert engine.states[0].ready
+    assert diary.raised_ == [Problem(ObjectRef("Table", "", "Chain"), "", Reason.UNSUPPORTED, WITHOUT_LOG)]
+    diary.raised_.clear()
+    for text, pod in zip(("-m set --match-set X src", "-j RETURN"), pods, strict=True):
+        planner.ledgers[Rule].claim(Owner("isolation", pod), (Rule(RuleKey(shared, 10, text)),))
+    inbox.wake()
+    engine.turn()
+    assert not engine.states[0].ready
+    told = {problem.owner for problem in diary.raised_}
+    assert told == {ObjectRef("Table", "", "Chain"), pods[0]}
+    assert all("-m set --match-set X src (no X)" in problem.message for problem in diary.raised_)
+
+
+def test_a_vital_rule_of_a_shared_chain_cannot_be_left_out() -> None:
+    rules: Ledger[Rule] = Ledger()
+    chains: Ledger[Chain] = Ledger()
+    key = ChainKey(Family.IPV4, Xtable.MANGLE, "KUBE-ROUTER-DIRECT")
+    for rank, (text, vital) in enumerate((("-j RETURN", True), ("-j MARK", False))):
+        owner = Owner("services", ObjectRef("Service", "shop", text))
+        rules.claim(owner, (Rule(RuleKey(key, rank, text), vital),))
+    Assembler(rules, chains).assemble(rules.changes())
+    row = chains.winner(key)
+    assert row is not None
+    assert (row.rules, row.spares) == (("-j RETURN", "-j MARK"), (("-j RETURN", "-j RETURN"), ("", "")))

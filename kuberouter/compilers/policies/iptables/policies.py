@@ -60,6 +60,8 @@ SET_ALLOWED = f"-j MARK --set-xmark {MASK:#x}/{MASK:#x}"
 CLEAR_BOTH = f"-j MARK --set-xmark 0x0/{MASK:#x}"
 REFUSAL = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreachable"}
 RESET = "-j REJECT --reject-with tcp-reset"
+SPARES = (("-j NFLOG", ""), ("-j REJECT", "-j DROP"))
+"""A kernel that cannot log what it refuses, or cannot say that it does, judges all the same."""
 IF_OPEN_FLOW = "-m conntrack --ctstate ESTABLISHED"
 IF_CUT = f"-m connmark --mark {CUT_MARK:#x}/{CUT_MARK:#x}"
 CLEAR_ALLOWED = f"-j MARK --set-xmark 0x0/{ALLOWED_MARK:#x}"
@@ -175,8 +177,8 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
 
     It answers with an ICMP error also for TCP: a reset sent from OUTPUT is not translated back by IPVS. With `cut` it
     meets packets of open flows as well: of one that it refuses the connection is marked, and TCP is told by a reset,
-    for an established connection takes no notice of ICMP errors. Should the kernel refuse one of the rules, the chain
-    drops everything.
+    for an established connection takes no notice of ICMP errors. Should the kernel refuse another rule than those that
+    it can do without (`SPARES`), the chain drops everything.
 
     It counts the packets that a policy chain is asked about: what one lets pass is what the next is not asked about.
     """
@@ -194,7 +196,7 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
             f"-p tcp {IF_OPEN_FLOW} {RESET}",
         ]
     rules.append(f"-j REJECT --reject-with {REFUSAL[family]}")
-    return make_chain(key, tuple(rules), fallback=("-j DROP",))
+    return make_chain(key, tuple(rules), fallback=("-j DROP",), spares=SPARES)
 
 
 def _log(chain: str, direction: Direction | None = None) -> str:
@@ -230,6 +232,7 @@ def cut_rules(family: Family) -> Chain:
         chain_key(family, CUT_CHAIN),
         (f"-p tcp {RESET}", f"-j REJECT --reject-with {REFUSAL[family]}"),
         fallback=("-j DROP",),
+        spares=SPARES,
     )
 
 
@@ -239,4 +242,4 @@ def unknown_rules(family: Family) -> Chain:
     It drops and does not refuse: who tries again gets through as soon as the pod is known, and no connection fails.
     """
     rules = (_log(UNKNOWN_CHAIN), "-j DROP")
-    return make_chain(chain_key(family, UNKNOWN_CHAIN), rules, fallback=("-j DROP",))
+    return make_chain(chain_key(family, UNKNOWN_CHAIN), rules, fallback=("-j DROP",), spares=SPARES)

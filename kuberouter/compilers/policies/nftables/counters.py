@@ -17,7 +17,7 @@ _DIRECTION = re.compile(rf'log prefix "\S+ ({"|".join(direction.value for direct
 def profile_counts(family: Family, chains: Mapping[str, Sequence[CountedRule]]) -> Iterator[ProfileCount]:
     """The counts of all profiles, from the rules of our table by chain.
 
-    A profile that the kernel took in its closed form counts nothing.
+    A profile that the kernel took in its closed form, or without the rule that logs, counts nothing.
     """
     for name, rules in chains.items():
         said = next((found for rule in rules if (found := _DIRECTION.search(rule.text))), None)
@@ -34,7 +34,7 @@ def _profile(family: Family, direction: Direction, name: str, rules: Sequence[Co
             asked.append((rule.text.removeprefix("jump "), count))
         elif rule.text.startswith("ct state invalid"):
             invalid = count
-        elif "reject" in rule.text:
+        elif "reject" in rule.text or rule.text == "drop":
             # With --netpol-existing-flows=cut there is a rule for TCP before the one for everything else.
             refused = Count(refused.packets + count.packets, refused.bytes + count.bytes)
     return ProfileCount(family, name, direction, accepted(asked, refused), refused, invalid)

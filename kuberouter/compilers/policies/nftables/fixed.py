@@ -20,7 +20,7 @@ from kuberouter.compilers.policies.nftables.names import (
     pod_blocks,
     served_set,
 )
-from kuberouter.compilers.policies.nftables.policies import END, IF_CUT, REFUSAL, RESET, block, log
+from kuberouter.compilers.policies.nftables.policies import END, IF_CUT, REFUSAL, RESET, SPARES, block, log
 from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.nftables import (
@@ -55,11 +55,12 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
     if settings.cut_flows:
         # Ends a flow towards the end that did not begin it.
         ends = (f"meta l4proto tcp {RESET}", REFUSAL[family])
-        yield make_nft_chain(chain_key(family, CUT_CHAIN), ends, fallback=("drop",))
+        yield make_nft_chain(chain_key(family, CUT_CHAIN), ends, fallback=("drop",), spares=SPARES)
     if settings.default_deny:
         yield pod_blocks(family)
         # Drops and does not refuse: who tries again gets through as soon as the pod is known.
-        yield make_nft_chain(chain_key(family, UNKNOWN_CHAIN), (log(UNKNOWN_CHAIN), "counter drop"), fallback=("drop",))
+        unknown = (log(UNKNOWN_CHAIN), "counter drop")
+        yield make_nft_chain(chain_key(family, UNKNOWN_CHAIN), unknown, fallback=("drop",), spares=SPARES)
     for gate in GATES:
         for direction in gate.directions:
             key = chain_key(family, f"{TOP_CHAIN[gate.hook]}-{DIRECTION[direction]}")

@@ -43,6 +43,8 @@ REFUSAL = {
     Family.IPV4: "reject with icmp type port-unreachable",
     Family.IPV6: "reject with icmpv6 type port-unreachable",
 }
+SPARES = (("log prefix", ""), ("reject with", "counter drop"))
+"""A kernel that cannot log what it refuses, or cannot say that it does, judges all the same."""
 RESET = "reject with tcp reset"
 IF_CUT = f"ct mark and {CUT_MARK:#x} == {CUT_MARK:#x}"
 
@@ -142,8 +144,8 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
 
     It answers with an ICMP error also for TCP: a reset sent from OUTPUT is not translated back by IPVS. With `cut` it
     meets packets of open flows as well: of one that it refuses the connection is marked, and TCP is told by a reset,
-    for an established connection takes no notice of ICMP errors. Should the kernel refuse one of the rules, the chain
-    drops everything.
+    for an established connection takes no notice of ICMP errors. Should the kernel refuse another rule than those that
+    it can do without (`SPARES`), the chain drops everything.
 
     It counts the packets that a policy chain is asked about: what one lets pass is what the next is not asked about.
     """
@@ -156,7 +158,7 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
             f"meta l4proto tcp ct state established counter {RESET}",
         ]
     rules.append(f"counter {REFUSAL[family]}")
-    return make_nft_chain(key, tuple(rules), fallback=("drop",))
+    return make_nft_chain(key, tuple(rules), fallback=("drop",), spares=SPARES)
 
 
 def log(chain: str, direction: Direction | None = None) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.policies import IPTABLES
+from kuberouter.compilers.policies.iptables.policies import profile_rules
 from kuberouter.compilers.policies.names import CUT_CHAIN, UNKNOWN_CHAIN
 from kuberouter.model.cluster import NetworkPolicy, Pod, Selector
 from kuberouter.model.core import Family, ObjectRef, Owner, Prefix, Reason
 from kuberouter.model.events import Upserted
 from kuberouter.model.netfilter import Chain, Hook, Member, Rule
 from kuberouter.model.node import NodeFacts
+from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings, NodeSettings
 
 CIDR = Prefix(b"\x0a\xf4\x01\x00", 24)
@@ -85,6 +87,14 @@ def test_an_enabled_family_without_an_address_of_the_node_is_closed_and_said() -
     hooks = [row.key for row in fragment.rows if isinstance(row, Hook)]
     assert {key.family for key in hooks} == {Family.IPV4, Family.IPV6}
     assert {key.chain for key in hooks if key.family is Family.IPV6} == {"INPUT", "FORWARD", "OUTPUT"}
+
+
+def test_a_kernel_may_lack_what_tells_of_a_refusal_and_nothing_else() -> None:
+    for cut in (False, True):
+        profile = profile_rules(Family.IPV6, Direction.EGRESS, ("KUBE-NWPLCY-A",), cut=cut)
+        spared = [rule for rule in profile.rules if any(words in rule for words, _ in profile.spares)]
+        assert spared == [rule for rule in profile.rules if "NFLOG" in rule or "REJECT" in rule]
+        assert profile.fallback == ("-j DROP",)
 
 
 def test_cut_flows_are_judged_in_the_direction_in_which_they_began() -> None:

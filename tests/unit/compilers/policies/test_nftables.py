@@ -69,6 +69,10 @@ def test_profiles_refuse_what_no_policy_accepts() -> None:
     assert chain.rules[-1].endswith("reject with icmpv6 type port-unreachable")
     cut = profile_rules(Family.IPV6, Direction.EGRESS, ("KUBE-NWPLCY-A", "KUBE-NWPLCY-B"), cut=True)
     assert cut.key != chain.key
+    # What a kernel may lack of it: rules that tell of the refusal, and no other.
+    for each in (chain, cut):
+        spared = [rule for rule in each.rules if any(words in rule for words, _ in each.spares)]
+        assert spared == [rule for rule in each.rules if "log " in rule or "reject" in rule]
 
 
 def test_a_bridged_link_is_looked_up_at_the_port() -> None:

@@ -38,15 +38,15 @@ def test_all_chains_exist_before_any_rule_refers_to_them() -> None:
 
 def test_a_complaint_leads_to_the_row_that_it_is_about() -> None:
     errors = "/proc/self/fd/4:7:22-24: Error: Could not process rule: No such file or directory\nadd rule ...\n   ^^^\n"
-    assert script().culprits(errors) == [POLICY.key]
+    assert [subject for subject, _ in script().faults(errors)] == [POLICY.key]
     assert complaint(errors) == "Could not process rule: No such file or directory"
-    assert script().culprits("/dev/stdin:1:1-5: Error: Could not process rule: File exists\n") == []
-    assert script().culprits("netlink: Error: cache initialization failed\n") == []
+    assert script().faults("/dev/stdin:1:1-5: Error: Could not process rule: File exists\n") == []
+    assert script().faults("netlink: Error: cache initialization failed\n") == []
 
 
 def test_rules_behind_a_loop_are_not_to_blame() -> None:
     errors = "".join(f"/proc/self/fd/4:{n}:1-9: Error: Could not process rule: Too many links\n" for n in (6, 7))
-    assert script().culprits(errors) == [TOP.key]
+    assert [subject for subject, _ in script().faults(errors)] == [TOP.key]
 
 
 def test_tags_and_targets_are_found() -> None:

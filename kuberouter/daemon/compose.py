@@ -18,7 +18,7 @@ from kuberouter.daemon.parts.part import DriverMaker, Once, Part
 from kuberouter.daemon.parts.proxy import former_proxy, proxy_part
 from kuberouter.daemon.parts.router import router_part
 from kuberouter.daemon.sinks import LogSink
-from kuberouter.daemon.xtables import XtablesChoice
+from kuberouter.daemon.xtables import Surveyed, XtablesChoice
 from kuberouter.decode import Decode
 from kuberouter.decode.localpod import LOCAL_PODS
 from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver
@@ -194,7 +194,7 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         Link: lambda: LinkDriver(links, link_prefixes),
         IpSet: lambda: SetDriver(owns_set),
         Member: lambda: MemberDriver(owns_set, meter),
-        Chain: lambda: ChainDriver(xtables.get(), families, prefixes),
+        Chain: lambda: Surveyed(ChainDriver(xtables.get(), families, prefixes), xtables),
         Hook: lambda: HookDriver(xtables.get(), families, ranks=ranks),
     }
     found: list[Table[Any]] = []

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Generic, TypeVar
 
 from kuberouter.drivers.former import survey
-from kuberouter.drivers.iptables import Variant, Xtables, detect_variant
+from kuberouter.drivers.iptables import Variant, Xtables, detect_variant, hinted_variant
 from kuberouter.engine.journal import Journal
-from kuberouter.model.core import Family, ObjectRef, Owner, Problem, Reason
+from kuberouter.model.core import Batch, Family, ObjectRef, Outcome, Owner, Problem, Reason, Row
 from kuberouter.model.meter import UNMETERED, Meter
+from kuberouter.model.ports import Driver
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R", bound=Row)
+
+LOOK_AFTER = 60.0
+"""Seconds for which what was seen of others counts; it takes a process per variant and family."""
 AUTO = "auto"
 """The value of `--iptables-mode` that leaves the choice to what the kubelet uses."""
 
@@ -20,7 +27,8 @@ AUTO = "auto"
 class XtablesChoice:
     """The variant is found out when it is first needed, so that a missing tool is one table's trouble.
 
-    It is looked for once in the life of the process, for a change in between would leave rules in both.
+    It is looked for once in the life of the process, for a change in between would leave rules in both. What else is in
+    use is looked at again and again, for the kubelet or somebody else may come later.
     """
 
     def __init__(
@@ -32,8 +40,11 @@ class XtablesChoice:
         journal: Journal,
         *,
         meter: Meter = UNMETERED,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mode = mode
+        self._clock = clock
+        self._looked = 0.0
         self._meter = meter
         self._node = ObjectRef("Node", "", node)
         self._families = tuple(families)
@@ -49,8 +60,26 @@ class XtablesChoice:
             found.check()
             self.found = found
             log.info("iptables-%s is used (--iptables-mode=%s)", found.variant.value, self._mode)
-            self._journal.report(Owner("iptables", self._node), self._problems(found))
+            self._report(found)
         return self.found
+
+    def look(self) -> None:
+        """Look again at what else is in use, unless that was a moment ago. Called from the engine's thread."""
+        if self.found is not None and self._clock() - self._looked >= LOOK_AFTER:
+            self._report(self.found)
+
+    def _report(self, used: Xtables) -> None:
+        self._looked = self._clock()
+        self._journal.report(Owner("iptables", self._node), [*self._late(used), *self._problems(used)])
+
+    def _late(self, used: Xtables) -> Iterator[Problem]:
+        hinted = hinted_variant() if self._mode == AUTO else None
+        if hinted not in (None, used.variant):
+            text = (
+                f"the kubelet has taken iptables-{hinted.value} since kube-router began with "
+                f"iptables-{used.variant.value}; a restart of kube-router follows it"
+            )
+            yield Problem(self._node, "iptables", Reason.CONFLICT, text)
 
     def other(self) -> Xtables:
         """The tools of the variant that is not in use."""
@@ -78,6 +107,27 @@ class XtablesChoice:
             )
             found.append(Problem(self._node, "iptables", Reason.UNSUPPORTED, text))
         return found
+
+
+class Surveyed(Generic[R]):
+    """A driver for which what else is in use is looked at whenever it reads: at every audit."""
+
+    def __init__(self, driver: Driver[R], choice: XtablesChoice) -> None:
+        self._driver = driver
+        self._choice = choice
+
+    def read(self) -> Iterable[R]:
+        """What the driver reads."""
+        self._choice.look()
+        return self._driver.read()
+
+    def owns(self, row: R) -> bool:
+        """As the driver does."""
+        return self._driver.owns(row)
+
+    def write(self, batch: Batch[R]) -> Outcome:
+        """As the driver does."""
+        return self._driver.write(batch)
 
 
 def other(used: Xtables) -> Xtables:

@@ -67,7 +67,25 @@ class Variant(enum.Enum):
 def detect_variant() -> Variant:
     """The variant in which the kubelet left its hint chains, nft unless only legacy has them.
 
-    The legacy probe names no table, for that would create the table. Raises Unavailable when neither is installed.
+    Raises Unavailable when neither is installed.
+    """
+    hinted = hinted_variant()
+    if hinted is not None:
+        return hinted
+    missing: Unavailable | None = None
+    for variant in Variant:
+        try:
+            Xtables(variant).check()
+            return variant
+        except Unavailable as error:
+            missing = missing or error
+    raise missing or Unavailable("iptables is not installed")
+
+
+def hinted_variant() -> Variant | None:
+    """The variant in which the kubelet left its hint chains, if it has yet.
+
+    The legacy probe names no table, for that would create the table.
     """
     for variant, words in ((Variant.NFT, ("-t", "mangle")), (Variant.LEGACY, ())):
         for family in Family:
@@ -77,14 +95,7 @@ def detect_variant() -> Variant:
                 continue
             if any(f":{hint} " in saved.output for hint in HINTS):
                 return variant
-    missing: Unavailable | None = None
-    for variant in Variant:
-        try:
-            Xtables(variant).check()
-            return variant
-        except Unavailable as error:
-            missing = missing or error
-    raise missing or Unavailable("iptables is not installed")
+    return None
 
 
 class Xtables:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kuberouter.daemon.xtables import XtablesChoice, other
+from kuberouter.daemon.xtables import LOOK_AFTER, Surveyed, XtablesChoice, other
 from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver, survey
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
 from kuberouter.engine.journal import Journal
@@ -122,6 +122,42 @@ def test_rules_that_this_version_cannot_read_are_told(namespace: str) -> None:
     (problem,) = journal.standing
     assert problem.reason is Reason.UNSUPPORTED
     assert "iptables-nft of this image cannot read" in problem.message
+
+
+def test_who_comes_later_is_told_of_at_an_audit(namespace: str) -> None:
+    """Pain 27: a node boots, and the kubelet comes up behind the daemon, with the other variant."""
+    assert namespace
+    now, journal = [0.0], Journal()
+    choice = XtablesChoice("auto", "n1", FAMILIES, PREFIXES, journal, clock=lambda: now[0])
+    driver = Surveyed(ChainDriver(choice.get(), FAMILIES, PREFIXES), choice)
+    assert choice.get().variant is Variant.NFT
+    sh("iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    sh("iptables-legacy", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
+    assert owned(driver) == {}
+    assert journal.standing == (), "that was a moment ago"
+    now[0] += LOOK_AFTER
+    assert owned(driver) == {}
+    late, others = journal.standing
+    assert (late.owner.kind, late.reason) == ("Node", Reason.CONFLICT)
+    assert "the kubelet has taken iptables-legacy" in late.message
+    assert "(1 in IPv4 filter)" in others.message
+    assert choice.get().variant is Variant.NFT, "rules of ours in both would be worse"
+    sh("iptables-legacy", "-F", "INPUT")
+    sh("iptables-legacy", "-t", "mangle", "-X", "KUBE-KUBELET-CANARY")
+    now[0] += LOOK_AFTER
+    assert owned(driver) == {}
+    assert journal.standing == ()
+
+
+def test_a_mode_that_was_asked_for_is_no_matter_of_the_kubelets(namespace: str) -> None:
+    assert namespace
+    now, journal = [0.0], Journal()
+    choice = XtablesChoice("nft", "n1", FAMILIES, PREFIXES, journal, clock=lambda: now[0])
+    choice.get()
+    sh("iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    now[0] += LOOK_AFTER
+    choice.look()
+    assert journal.standing == ()
 
 
 def test_the_mode_that_is_asked_for_is_taken_whatever_the_kubelet_does(namespace: str) -> None:

@@ -119,8 +119,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("cluster-asn", UINT, 64512, "Private AS number of the nodes."),
     Flag("enable-cni", BOOL, True, "Keep the CNI configuration file up to date with this node's pod CIDRs."),
     Flag("enable-ibgp", BOOL, True, "Peer with the other nodes of the cluster."),
-    Flag("enable-ipv4", BOOL, True, "Serve IPv4 where the node has an IPv4 address."),
-    Flag("enable-ipv6", BOOL, False, "Serve IPv6 where the node has an IPv6 address."),
+    Flag("enable-ipv4", BOOL, True, "Serve IPv4 where the node has an IPv4 address; policy holds for it anyway."),
+    Flag("enable-ipv6", BOOL, False, "Serve IPv6 where the node has an IPv6 address; policy holds for it anyway."),
     Flag("enable-overlay", BOOL, True, "Reach nodes of other subnets through IP-in-IP tunnels."),
     Flag("enable-pod-egress", BOOL, True, "SNAT what pods send to addresses outside the cluster."),
     Flag(

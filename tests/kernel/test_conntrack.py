@@ -9,6 +9,7 @@ import contextlib
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -48,16 +49,22 @@ class Host:
                     else (f"{address}/32", "dev", "lo")
                 )
                 sh("ip", "addr", "add", *words)
+        # The kernel makes the local routes of IPv6 addresses a moment later. Until then packets to them get lost.
+        end = time.monotonic() + BOUND
+        while not all(f"local {a} " in sh("ip", "-6", "route", "show", "table", "local") for a in VIPS[Family.IPV6]):
+            assert time.monotonic() < end
         for tool in ("iptables", "ip6tables"):
             # Nothing is tracked before a rule asks for it.
             sh(tool, "-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
 
     def udp(self, family: Family, address: str, port: int, clients: int = 1) -> None:
-        """Somebody who listens, and datagrams from several clients."""
+        """Somebody who listens, and datagrams from several clients, which have arrived and so are remembered."""
         listener = self._socket(family, socket.SOCK_DGRAM)
+        listener.settimeout(BOUND)
         listener.bind((address, port))
         for _ in range(clients):
             self._socket(family, socket.SOCK_DGRAM).sendto(b"word", (address, port))
+            assert listener.recv(64) == b"word"
 
     def tcp(self, family: Family, address: str, port: int) -> None:
         """An open connection."""

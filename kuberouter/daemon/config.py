@@ -117,7 +117,10 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
     if not 1 <= len(given) <= 2:
         reader.errors.append(f"--service-cluster-ip-range: one CIDR block per family is wanted, {len(given)} given")
     # Settings of a controller that is off are made as well: a mistake in them would show on the day it is turned on.
-    proxy, router, firewall = _proxy(reader, ranges), _router(reader, environment), _firewall(reader, ranges)
+    text = reader.flag("service-node-port-range", str)
+    node_ports = reader.checked("service-node-port-range", _port_range, text) or (30000, 32767)
+    proxy = _proxy(reader, ranges, node_ports=node_ports)
+    router, firewall = _router(reader, environment), _firewall(reader, ranges, node_ports=node_ports)
     served = proxy if reader.flag("run-service-proxy", bool) else None
     config = Config(
         NodeSettings(_node_name(reader, environment), families, ranges["service-cluster-ip-range"]),
@@ -216,7 +219,7 @@ def _node_name(reader: _Reader, environment: Mapping[str, str]) -> str:
     return name
 
 
-def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySettings:
+def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_ports: tuple[int, int]) -> ProxySettings:
     tcp, tcp_fin, udp = (_timeout(reader, name) for name in TIMEOUTS)
     period = reader.flag("ipvs-graceful-period", float)
     if period < 0:
@@ -235,6 +238,7 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> ProxySe
             ranges["loadbalancer-ip-range"],
         ),
         node_ports_everywhere=reader.flag("nodeport-bindon-all-ip", bool),
+        node_ports=node_ports,
         tcp_timeout=tcp,
         tcp_fin_timeout=tcp_fin,
         udp_timeout=udp,
@@ -316,15 +320,16 @@ def _router_id(text: str) -> bytes:
     return packed
 
 
-def _firewall(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]]) -> FirewallSettings:
-    ports = reader.checked("service-node-port-range", _port_range, reader.flag("service-node-port-range", str))
+def _firewall(
+    reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_ports: tuple[int, int]
+) -> FirewallSettings:
     flows = _choice(reader, "netpol-existing-flows", EXISTING_FLOWS)
     return FirewallSettings(
         sync_period=reader.flag("iptables-sync-period", float),
         cluster_ranges=ranges["service-cluster-ip-range"],
         external_ranges=ranges["service-external-ip-range"],
         load_balancer_ranges=ranges["loadbalancer-ip-range"],
-        node_ports=ports or (30000, 32767),
+        node_ports=node_ports,
         default_deny=reader.flag("netpol-default-deny", bool),
         cut_flows=flows == "cut",
         nftables=reader.flag("use-nftables-for-netpol", bool),

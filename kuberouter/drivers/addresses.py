@@ -81,21 +81,27 @@ class AddressDriver(Rtnetlink):
         self._wanted = wanted
         self._excluded = tuple(excluded)
         self._marked: frozenset[AddressKey] = frozenset()
-        self._adopted: frozenset[AddressKey] | None = None
+        self._left: frozenset[AddressKey] | None = None
+        self._adopted: frozenset[AddressKey] = frozenset()
 
     def owns(self, row: Address) -> bool:
-        """By the protocol of its local route; without it what is wanted, and at a take-over what Go's one left."""
+        """By the protocol of its local route; without it what is wanted, and what Go's one has left."""
         key = row.key
         if key.link not in self._owned:
             return False
         if self._wanted(key):
             return True
-        return not inside(self._excluded, key.address) and (key in self._marked or key in (self._adopted or ()))
+        return not inside(self._excluded, key.address) and (key in self._marked or key in self._adopted)
 
     def former(self) -> frozenset[bytes]:
-        """Addresses that a Go kube-router left on our links, if it was the last to be here and none of us was."""
+        """Addresses without our mark that a Go kube-router had left on our links when this process began."""
         self._look()
-        return frozenset(key.address for key in self._adopted or ())
+        return frozenset(key.address for key in self._left or ())
+
+    def everywhere(self) -> frozenset[bytes]:
+        """Every address of every link of this network namespace."""
+        answers = map(rt.parse_address, self.wire.dump(rt.RTM_GETADDR, rt.IFADDR.pack(0, 0, 0, 0, 0)))
+        return frozenset(facts.address for facts in answers if facts is not None)
 
     def read(self) -> Iterable[Address]:
         """Addresses of our links; `source` is the preferred source of the local route that wins for them."""
@@ -118,8 +124,10 @@ class AddressDriver(Rtnetlink):
             if any(route.protocol == ROUTE_PROTOCOL for route in way):
                 found[AddressKey(names[index], address, length)] = _Found(False, 0, tuple(way))
         self._marked = frozenset(key for key, each in found.items() if each.marked)
-        if self._adopted is None:
-            self._adopted = frozenset(k for k, each in found.items() if each.former and not self._marked)
+        if self._left is None:
+            self._left = self._adopted = frozenset(key for key, each in found.items() if each.former)
+        # Whoever puts one of them there again has put it there for himself.
+        self._adopted &= found.keys()
         return found
 
     def _indexes(self) -> dict[str, int]:

@@ -128,7 +128,7 @@ class VirtualServiceDriver(_Ipvs):
         self._ownership = ownership or Ownership()
 
     def owns(self, row: VirtualService) -> bool:
-        """By our mark, a flag bit; without it what is wanted, and at a take-over what the Go kube-router left."""
+        """By our mark, a flag bit; without it what is wanted, and what the Go kube-router has left."""
         return self._ownership.ours(row.key)
 
     def read(self) -> Iterable[VirtualService]:
@@ -223,6 +223,10 @@ class DestinationDriver(_Ipvs):
                 rows.append(Destination(DestinationKey(key, each.address, each.port), each.weight, forward))
         self._served.read(rows)
         return rows
+
+    def plain(self, key: VirtualServiceKey) -> bool:
+        """Whether all destinations of a service are as the Go kube-router makes them: it knows no weights."""
+        return all(each.forward == Forward.MASQUERADE and each.weight <= 1 for each in self._asked(key))
 
     def _asked(self, key: VirtualServiceKey) -> list[ipvs.DestinationFacts]:
         answers = self._dump(ipvs.header(ipvs.CMD_GET_DEST) + ipvs.service_reference(_key(key)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
 from kuberouter.model.core import Prefix
 from kuberouter.model.ipvs import VirtualServiceKey
@@ -25,8 +26,40 @@ def inside(prefixes: Iterable[Prefix], address: bytes) -> bool:
     return any(prefix.covers(address) for prefix in prefixes)
 
 
+class GoServices(NamedTuple):
+    """How the virtual services are told that the Go kube-router has left: no mark in the kernel says whose they are.
+
+    Those at addresses that it has left, and then also those of its node ports: at addresses that the node has anyway.
+    """
+
+    left: Callable[[], Collection[bytes]]
+    """Addresses that it has left on our link; where there are none it has not been here."""
+    local: Callable[[], Collection[bytes]]
+    """Every address of the node, loopback ones too: it binds node ports there as well."""
+    node_ports: tuple[int, int]
+    """First and last."""
+    plain: Callable[[VirtualServiceKey], bool]
+    """Whether all destinations of a service are as it makes them."""
+
+    def among(self, keys: Iterable[VirtualServiceKey]) -> frozenset[VirtualServiceKey]:
+        """Those of some services without our mark that it has left."""
+        left = self.left()
+        if not left:
+            return frozenset()
+        local, (first, last) = self.local(), self.node_ports
+        return frozenset(
+            key
+            for key in keys
+            if key.address in left or (first <= key.port <= last and key.address in local and self.plain(key))
+        )
+
+
+def _nothing(keys: Iterable[VirtualServiceKey]) -> frozenset[VirtualServiceKey]:
+    return frozenset()
+
+
 class Ownership:
-    """`wanted` says whether a service is desired now; `former_addresses` are those that the Go kube-router left behind.
+    """`wanted` says whether a service is desired now, `former` which of some the Go kube-router has left behind.
 
     Nothing in an excluded CIDR is ours unless it is wanted.
     """
@@ -35,11 +68,11 @@ class Ownership:
         self,
         wanted: Callable[[VirtualServiceKey], bool] = lambda key: False,
         *,
-        former_addresses: Callable[[], Collection[bytes]] = frozenset,
+        former: Callable[[Iterable[VirtualServiceKey]], frozenset[VirtualServiceKey]] = _nothing,
         excluded: Collection[Prefix] = (),
     ) -> None:
         self._wanted = wanted
-        self._former_addresses = former_addresses
+        self._former = former
         self._excluded = tuple(excluded)
         self._seen: tuple[VirtualServiceKey, ...] = ()
         self._at = -FRESH
@@ -49,15 +82,16 @@ class Ownership:
     def look(self, services: Iterable[tuple[VirtualServiceKey, int]]) -> None:
         """Take in what the kernel holds, as keys with flags.
 
-        The first look of a process decides about a take-over: only where no service bears our mark has none of us been
-        here before, and those at addresses of the Go kube-router are what it left.
+        The first look of a process decides about a take-over, whatever others bear our mark: a process that ended in
+        the middle of one has marked what is wanted and left the rest. Whoever makes such a service later has made it
+        for himself.
         """
         found = dict(services)
         self._seen, self._at = tuple(found), time.monotonic()
         self._marked = frozenset(key for key, flags in found.items() if flags & OWNED)
         if self._adopted is None:
-            former = frozenset() if self._marked or not found else frozenset(self._former_addresses())
-            self._adopted = frozenset(key for key in found if key.address in former)
+            self._adopted = self._former([key for key in found if key not in self._marked])
+        self._adopted &= found.keys()
 
     def just_seen(self) -> tuple[VirtualServiceKey, ...] | None:
         """The services of the last look, once and only right after it: both tables are read one after the other."""

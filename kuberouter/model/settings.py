@@ -53,6 +53,8 @@ class ProxySettings(Value, frozen=True, gc=False):
     addresses: AddressRules = AddressRules()
     node_ports_everywhere: bool = False
     """`--nodeport-bindon-all-ip`: node ports on every local address, not only on the node's best one per family."""
+    node_ports: tuple[int, int] = (30000, 32767)
+    """`--service-node-port-range`: what an earlier kube-router has left of node ports is told by it."""
     tcp_timeout: int = 0
     tcp_fin_timeout: int = 0
     udp_timeout: int = 0

@@ -84,7 +84,7 @@ def test_what_others_put_on_the_link_stays(vip_link: str) -> None:
     assert "2001:db8:7::7/128" in shown
 
 
-def test_what_the_go_kube_router_left_is_taken_over_once(vip_link: str) -> None:
+def test_what_the_go_kube_router_left_is_taken_over(vip_link: str) -> None:
     for address, source in (("10.96.0.1", NODE4), ("fd96::1", NODE6), ("10.96.0.2", NODE4)):
         as_go_does(vip_link, address, source)
     sh("ip", "addr", "add", "198.51.100.7/32", "dev", vip_link)
@@ -94,16 +94,36 @@ def test_what_the_go_kube_router_left_is_taken_over_once(vip_link: str) -> None:
     assert "10.96.0.2" not in sh("ip", "addr", "show", "dev", vip_link)
     rows = {row.key: row for row in both(1)}
     assert owned(AddressDriver((vip_link,))) == rows, "those that stay are marked"
-    # Whatever looks like that later is not ours: one of us has been here.
-    as_go_does(vip_link, "10.96.0.3", NODE4)
-    again = AddressDriver((vip_link,))
-    assert again.former() == frozenset()
-    assert owned(again) == rows
-    assert converge(again, []) == {}
+    assert owned(driver) == rows
+    # What comes back later is somebody's who has put it there since.
+    as_go_does(vip_link, "10.96.0.2", NODE4)
+    assert owned(driver) == rows
+    assert driver.former() == {packed("10.96.0.1"), packed("fd96::1"), packed("10.96.0.2")}
+    assert converge(driver, []) == {}
     shown = sh("ip", "addr", "show", "dev", vip_link)
-    assert "10.96.0.3" in shown
+    assert "10.96.0.2" in shown
     assert "198.51.100.7" in shown
     assert "10.96.0.1" not in shown
+
+
+def test_a_take_over_that_was_broken_off_is_ended_by_the_next_process(vip_link: str) -> None:
+    for address, source in (("10.96.0.1", NODE4), ("fd96::1", NODE6), ("10.96.0.2", NODE4), ("fd96::2", NODE6)):
+        as_go_does(vip_link, address, source)
+    sh("ip", "addr", "add", "198.51.100.7/32", "dev", vip_link)
+    # What is wanted is marked, and then the process ends.
+    assert not AddressDriver((vip_link,)).write(Batch(tuple(both(1)))).failed
+    driver = AddressDriver((vip_link,))
+    assert driver.former() == {packed("10.96.0.2"), packed("fd96::2")}
+    assert converge(driver, both(1)) == {}
+    shown = sh("ip", "addr", "show", "dev", vip_link)
+    assert [a in shown for a in ("10.96.0.1/", "10.96.0.2/", "fd96::2/", "198.51.100.7/")] == [True, False, False, True]
+
+
+def test_the_addresses_of_all_links_are_known(vip_link: str) -> None:
+    as_go_does(vip_link, "10.96.0.1", NODE4)
+    sh("ip", "link", "set", "lo", "up")
+    found = AddressDriver((vip_link,)).everywhere()
+    assert {packed(a) for a in ("10.96.0.1", "127.0.0.1", "::1", NODE4, NODE6)} <= found
 
 
 def test_an_address_that_is_wanted_is_ours_whoever_put_it_there(vip_link: str) -> None:

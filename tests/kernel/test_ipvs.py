@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
-from kuberouter.drivers.ownership import Ownership
+from kuberouter.drivers.ownership import GoServices, Ownership
 from kuberouter.model.core import Batch, Family, L4Protocol, Prefix, Unavailable, family_of
 from kuberouter.model.ipvs import (
     PERSISTENT,
@@ -185,27 +185,32 @@ def test_what_others_edit_is_mended_and_marked_anew_as_long_as_it_is_wanted(name
 
 def test_what_the_go_kube_router_left_is_taken_over_with_its_destinations(namespace: str) -> None:
     need("ip_vs")
-    for vip in ("10.96.0.1:80", "10.96.0.2:80", "198.51.100.1:80"):
-        sh("ipvsadm", "-A", "-t", vip, "-s", "rr")
-        for pod in ("10.244.1.5:8080", "10.244.1.6:8080"):
-            sh("ipvsadm", "-a", "-t", vip, "-r", pod, "-m", "-w", "7")
-    stays, left = key("10.96.0.1"), key("10.96.0.2")
-    ownership = Ownership({stays}.__contains__, former_addresses=lambda: {stays.address, left.address})
+    stays, left, bound = key("10.96.0.1"), key("10.96.0.2"), key("127.0.0.1", 30080)
+    ports = ("192.0.2.1:31000", "127.0.0.1:30080", "[::1]:30080")
+    foreign = ("198.51.100.1:80", "192.0.2.1:31001", "192.0.2.1:8443")
+    pods = ("10.244.1.5:8080", "10.244.1.6:8080")
+    for place in ("10.96.0.1:80", "10.96.0.2:80", *ports, *foreign):
+        sh("ipvsadm", "-A", "-t", place, "-s", "rr")
+        for target in pods if "[" not in place else ("[fd44::5]:8080",):
+            sh("ipvsadm", "-a", "-t", place, "-r", target, "-m", "-w", "7" if place in foreign else "1")
+    local = [ip_address(address).packed for address in ("192.0.2.1", "127.0.0.1", "::1")]
+    go = GoServices(lambda: {stays.address, left.address}, lambda: local, (30000, 32767), DestinationDriver().plain)
+    ownership = Ownership({stays}.__contains__, former=go.among)
     services, destinations = VirtualServiceDriver(ownership), DestinationDriver(ownership)
     had, answered = owned(services), owned(destinations)
-    assert set(had) == {stays, left}
-    assert len(answered) == 4
+    assert set(had) == {stays, left, bound, key("192.0.2.1", 31000), key("::1", 30080)}
+    assert len(answered) == 9
     row, pod = VirtualService(stays), destination(stays, "10.244.1.5")
     assert not services.write(Batch(change=((had[stays], row),))).failed
     assert converge(destinations, [pod]) == {}
     assert converge(services, [row]) == {}
-    assert listed() == [
-        "-A -t 10.96.0.1:80 -s rr",
-        "-A -t 198.51.100.1:80 -s rr",
-        "-a -t 10.96.0.1:80 -r 10.244.1.5:8080 -m -w 1",
-        "-a -t 198.51.100.1:80 -r 10.244.1.5:8080 -m -w 7",
-        "-a -t 198.51.100.1:80 -r 10.244.1.6:8080 -m -w 7",
-    ]
+    assert listed() == sorted(
+        [
+            *(f"-A -t {place} -s rr" for place in ("10.96.0.1:80", *foreign)),
+            "-a -t 10.96.0.1:80 -r 10.244.1.5:8080 -m -w 1",
+            *(f"-a -t {place} -r {target} -m -w 7" for place in foreign for target in pods),
+        ]
+    )
 
 
 def test_b29_destinations_in_excluded_networks_stay_unless_they_are_wanted(namespace: str) -> None:

@@ -32,7 +32,7 @@ from kuberouter.drivers.healthports import HealthPortDriver
 from kuberouter.drivers.iptables import Xtables
 from kuberouter.drivers.ipvs import DestinationDriver, TimeoutDriver, VirtualServiceDriver
 from kuberouter.drivers.network import BridgePortDriver
-from kuberouter.drivers.ownership import Ownership
+from kuberouter.drivers.ownership import GoServices, Ownership
 from kuberouter.drivers.podnetns import PodReceiverDriver
 from kuberouter.model.cluster import MarkedPlace, MarkUse
 from kuberouter.model.core import Family, L4Protocol, Row
@@ -67,16 +67,21 @@ def proxy_part(settings: ProxySettings) -> Part:
             (DUMMY_LINK,), lambda key: key in part.desired(Address), excluded=excluded, arrived=served.arrived
         )
     )
-    ownership = Ownership(
-        lambda key: key in part.desired(VirtualService),
-        former_addresses=lambda: addresses.get().former(),
-        excluded=excluded,
+    destinations = Once(
+        lambda: DestinationDriver(ownership, lambda key: key in part.desired(Destination), served=served)
     )
+    left = GoServices(
+        left=lambda: addresses.get().former(),
+        local=lambda: addresses.get().everywhere(),
+        node_ports=settings.node_ports,
+        plain=lambda key: destinations.get().plain(key),
+    )
+    ownership = Ownership(lambda key: key in part.desired(VirtualService), former=left.among, excluded=excluded)
     part.drivers = {
         **dict.fromkeys((Sysctl, IpSet, Member, Chain, Hook, Link), shared),
         IpvsTimeout: TimeoutDriver,
         VirtualService: lambda: VirtualServiceDriver(ownership),
-        Destination: lambda: DestinationDriver(ownership, lambda key: key in part.desired(Destination), served=served),
+        Destination: destinations.get,
         HealthPort: lambda: HealthPortDriver(lambda: part.alive()),
         BridgePort: BridgePortDriver,
         Address: addresses.get,

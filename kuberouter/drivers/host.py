@@ -14,7 +14,8 @@ from kuberouter.wire.text import cni
 
 MODULES = {"net/bridge/": "br_netfilter", "net/ipv4/vs/": "ip_vs"}
 """Kernel modules that bring settings, by path prefix."""
-
+BEFORE_FORWARDING = "/accept_ra"
+"""Linux forgets default routes of router advertisements when it begins to forward, but of links that have this set."""
 
 Changed = Callable[[str, str, str], None]
 """Told of each setting that was changed: its name, the value before, the value now."""
@@ -49,7 +50,8 @@ class SysctlDriver:
     def write(self, batch: Batch[Sysctl]) -> Outcome:
         """Write what differs; a setting that does not exist names the module that would bring it."""
         failed: dict[Hashable, str] = {}
-        for row in (*batch.add, *(new for _, new in batch.change)):
+        wanted = (*batch.add, *(new for _, new in batch.change))
+        for row in sorted(wanted, key=lambda row: not row.key.path.endswith(BEFORE_FORWARDING)):
             self._asked[row.key] = row
             error = self._set(row)
             if error:

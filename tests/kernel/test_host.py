@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from kuberouter.drivers.host import CniDriver, SysctlDriver
 from kuberouter.model.core import Batch, Prefix
 from kuberouter.model.host import CniSettings, CniSettingsKey, Sysctl, SysctlKey
 from kuberouter.model.node import NodeFacts
-from tests.kernel.drive import converge, owned
+from tests.kernel.drive import converge, owned, sh
 from tests.support.lab import netns
 
 pytestmark = pytest.mark.root
@@ -38,6 +41,49 @@ def test_settings_are_written_and_read_back(namespace: str) -> None:
     Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
     assert converge(driver, rows) == {}
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
+
+
+def test_a_node_that_begins_to_forward_keeps_its_default_route_of_router_advertisements(namespace: str) -> None:
+    router = f"{namespace}-router"
+    netns.add(router)
+    try:
+        sh("ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", router)
+        netns.configure(
+            router, "link set eth0 addrgenmode none", "addr add fe80::1/64 dev eth0 nodad", "link set eth0 up"
+        )
+        Path("/proc/sys/net/ipv6/conf/up0/accept_ra").write_text("1")
+        sh("ip", "link", "set", "up0", "up")
+        assert advertised(router)
+        kept = Sysctl(SysctlKey("net/ipv6/conf/up0/accept_ra"), "2", "1", optional=True)
+        # Whatever the order in which they are asked for.
+        assert converge(SysctlDriver(), [sysctl("net/ipv6/conf/all/forwarding", "1"), kept]) == {}
+        assert default_route()
+        sh("ip", "-6", "route", "flush", "default")
+        assert advertised(router), "the next advertisement is listened to"
+    finally:
+        netns.remove(router)
+
+
+def default_route() -> str:
+    return sh("ip", "-6", "route", "show", "default")
+
+
+def advertised(router: str) -> bool:
+    """Have a router advertise itself until there is a default route."""
+    end = time.monotonic() + 10.0
+    with netns.inside(router):
+        made = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    with made:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        with netns.inside(router):
+            everybody = ("ff02::1", 0, 0, socket.if_nametoindex("eth0"))
+        while time.monotonic() < end:
+            # RFC 4861, 4.2: type, code, checksum, hop limit, flags, lifetime of half an hour, two timers.
+            made.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), everybody)
+            if "proto ra" in default_route():
+                return True
+            time.sleep(0.1)
+    return False
 
 
 def test_a_removed_setting_stays_as_it_is(namespace: str) -> None:

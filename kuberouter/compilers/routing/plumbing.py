@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kuberouter.cluster.routes import node_addresses
 from kuberouter.cluster.view import ClusterView
-from kuberouter.compilers.host import family_settings
+from kuberouter.compilers.host import advertised_routes, family_settings
 from kuberouter.compilers.names import BRIDGE_LINK, NODE_ADDRESS_SET, POD_SUBNET_SET, TUNNEL_TABLE, set_name
 from kuberouter.compilers.routing.mtu import pod_mtu
 from kuberouter.model.core import Family, Fragment, Owner, Row, family_of
@@ -39,6 +39,7 @@ def compile_plumbing(key: Owner, view: ClusterView, *, node: NodeFacts, settings
     del key, view
     rows: list[Row] = [Link(LinkKey(BRIDGE_LINK), LinkKind.BRIDGE, pod_mtu(node, settings))]
     rows += family_settings(node)
+    rows += advertised_routes(node)
     for family in node.families:
         rows += (Sysctl(SysctlKey(path), "1") for path in SYSCTLS[family])
         rows += _forwarding(family, node)

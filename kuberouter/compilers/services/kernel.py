@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kuberouter.compilers.host import family_settings
+from kuberouter.compilers.host import advertised_routes, family_settings
 from kuberouter.compilers.names import BRIDGE_LINK, DUMMY_LINK
 from kuberouter.model.core import Family, Row
 from kuberouter.model.host import Sysctl, SysctlKey
@@ -39,6 +39,7 @@ def kernel_rows(node: NodeFacts, settings: ProxySettings) -> Iterator[Row]:
             if link:
                 yield Sysctl(SysctlKey(f"net/ipv4/conf/{link}/rp_filter"), LOOSE, STRICT, optional=True)
     yield from family_settings(node)
+    yield from advertised_routes(node)
     if Family.IPV6 in node.families:
         for path, value in SYSCTLS_V6:
             yield Sysctl(SysctlKey(path), value)

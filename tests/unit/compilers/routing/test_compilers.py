@@ -287,6 +287,8 @@ def test_plumbing_of_both_families() -> None:
         "net/bridge/bridge-nf-call-iptables",
         "net/bridge/bridge-nf-call-ip6tables",
     }
+    kept = [(row.key.path, row.value, row.optional) for row in of(fragment, Sysctl) if row.value == "2"]
+    assert kept == [("net/ipv6/conf/eth0/accept_ra", "2", True)], "the uplink's IPv6 default route stays"
     forward = {row.key.text for row in of(fragment, Hook) if row.key.chain == "FORWARD" and row.key.family is V6}
     assert forward == {"-i kube-bridge -j ACCEPT", "-o kube-bridge -j ACCEPT", "-o eth0 -j ACCEPT"}
     (egress,) = (row for row in of(fragment, Hook) if row.key.chain == "POSTROUTING" and row.key.family is V4)

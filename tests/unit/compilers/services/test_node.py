@@ -16,6 +16,7 @@ from kuberouter.model.netfilter import Chain, Hook, Member
 from kuberouter.model.network import Address, BridgePort, Link, LocalRoute
 from kuberouter.model.settings import ProxySettings
 from tests.support.world import NODE, ProxyWorld, node_bytes
+from tests.unit.compilers.services.test_frontends import dual_node
 from tests.unit.compilers.services.test_services import endpoints, service
 
 
@@ -46,6 +47,16 @@ def test_kernel_settings_follow_the_node_and_the_flags() -> None:
         f"net.ipv4.conf.{name}.rp_filter": ("1", "2") for name in ("all", "kube-bridge", "kube-dummy-if", "eth0/7")
     }
     assert world.table(Sysctl)[SysctlKey("net/ipv4/vs/conntrack")].optional is False
+
+
+def test_the_uplink_keeps_its_default_route_of_router_advertisements() -> None:
+    world = ProxyWorld(families=BOTH, node=dual_node())
+    asked = {str(key): row for key, row in world.table(Sysctl).items()}
+    assert not any("accept_ra" in name for name in asked), "which link is the uplink is not known yet"
+    world.put(link("eth0.7", (bytes((192, 0, 2, 1)), 24)))
+    world.sync()
+    row = world.table(Sysctl)[SysctlKey("net/ipv6/conf/eth0.7/accept_ra")]
+    assert (row.value, row.instead_of, row.optional) == ("2", "1", True)
 
 
 HAIRPIN = "-m set --match-set kube-router-hairpin src,dst,dst -j SNAT --to-source 192.0.2.1 --random-fully"

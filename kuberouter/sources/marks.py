@@ -43,12 +43,13 @@ class MarkSource:
         *,
         sets: Mapping[str, bytes | None] = NO_SETS,
         revisit: tuple[type[Row], ...] = (),
+        warning: str = "",
     ) -> None:
         """`chains` are ours, with what marks are for in each; marks above `limit` are none of our business.
 
         So are the `sets` with the marks of clients inside, named without `inet6:`, each with the address of the places
         that its entries stand for, or None where that is the entry's own. Tables in `revisit` are read again where
-        anything of direct return was found: what depends on it may be left in them.
+        anything of direct return was found: what depends on it may be left in them. There the `warning` is logged too.
         """
         self.name = "marks"
         self.trouble = ""
@@ -58,6 +59,7 @@ class MarkSource:
         self._limit = limit
         self._sets = sets
         self._revisit = revisit
+        self._warning = warning
 
     def run(self, inbox: Inbox, stop: Stop) -> None:
         """Look once, tell, and wait for the end."""
@@ -74,6 +76,8 @@ class MarkSource:
             if mark <= self._limit:
                 inbox.put(Upserted(KnownMark(ObjectRef("KnownMark", "", str(mark)), mark)))
         self.found = any(place.use is MarkUse.DSR for place in places)
+        if self.found and self._warning:
+            log.warning("%s", self._warning)
         inbox.put(Synced(self.name))
         for row in self._revisit if self.found else ():
             inbox.put(Drifted(row))

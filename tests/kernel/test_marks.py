@@ -14,7 +14,7 @@ from kuberouter.model.core import Family, L4Protocol
 from kuberouter.model.events import Event, Synced, Upserted
 from kuberouter.model.netfilter import IpSet, IpSetKey, Member, MemberKey, SetType
 from kuberouter.sources.marks import MarkSource
-from tests.kernel.drive import converge
+from tests.kernel.drive import converge, sh
 
 pytestmark = pytest.mark.root
 
@@ -43,7 +43,21 @@ def marks_of(source: MarkSource) -> dict[MarkedPlace | None, int]:
     return {known.place: known.mark for known in found if isinstance(known, KnownMark)}
 
 
-def test_marks_for_clients_inside_are_found_in_their_sets(namespace: str) -> None:
+def test_whoever_can_no_longer_enter_pods_says_what_is_left_in_them(
+    namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert namespace
+    words = "-d 203.0.113.7/32 -p tcp -m tcp --dport 80 -j MARK --set-mark 0x7"
+    sh("iptables", "-t", "mangle", "-A", "PREROUTING", *words.split())
+    for warning, told in (("", []), ("left in pods", ["left in pods"])):
+        source = MarkSource({}, 0x3FFF, warning=warning)
+        place = MarkedPlace(ip_address("203.0.113.7").packed, L4Protocol.TCP, 80, MarkUse.DSR)
+        assert marks_of(source) == {place: 7}
+        assert source.found
+        assert caplog.messages == told
+
+
+def test_marks_for_clients_inside_are_found_in_their_sets(namespace: str, caplog: pytest.LogCaptureFixture) -> None:
     del namespace
 
     def ours(name: str) -> bool:
@@ -62,11 +76,12 @@ def test_marks_for_clients_inside_are_found_in_their_sets(namespace: str) -> Non
         Member(MemberKey(PLACES, four, 32, L4Protocol.TCP, 81), 0x4000),
     ]
     assert converge(MemberDriver(ours), members) == {}
-    source = MarkSource({}, 0x3FFF, sets={PLACES: None, PORTS: ANYWHERE})
+    source = MarkSource({}, 0x3FFF, sets={PLACES: None, PORTS: ANYWHERE}, warning="left in pods")
     assert marks_of(source) == {
         MarkedPlace(four, L4Protocol.TCP, 80, MarkUse.INSIDE): 7,
         MarkedPlace(six, L4Protocol.UDP, 53, MarkUse.INSIDE): 0x3FFF,
         MarkedPlace(ANYWHERE, L4Protocol.TCP, 30080, MarkUse.INSIDE): 9,
     }
     assert not source.found, "nothing of direct return"
+    assert caplog.messages == []
     assert marks_of(MarkSource({}, 0x3FFF)) == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from itertools import islice
 
@@ -46,16 +48,24 @@ from kuberouter.sources.marks import MarkSource
 from kuberouter.sources.podlinks import PodLinkSource
 from kuberouter.wire.cri.client import Runtime
 
+log = logging.getLogger(__name__)
+
+LEFT_IN_PODS = (
+    "pods have answered clients directly, and --runtime-endpoint is not given: tunnels and service addresses stay in "
+    "those that run, which reach themselves there instead of their Service until they are made anew"
+)
 GO_TRIES = 8
 """Most marks that the Go kube-router may have tried before it found one that was free."""
 
 
 def proxy_part(settings: ProxySettings) -> Part:
     """What the service proxy brings along."""
+    log.info("net.ipv4.vs.conn_reuse_mode=%d fits Linux %s", settings.reuse_mode, os.uname().release)
     part = Part("service-proxy")
     part.watched = ("nodes", "services", "endpointslices", *((LOCAL_PODS,) if settings.runtime_endpoint else ()))
     sets = {INSIDE_SET: None, INSIDE_PORT_SET: ANYWHERE}
-    marks = MarkSource({DIRECT_CHAIN: MarkUse.DSR}, MARK_MASK, sets=sets, revisit=(PodReceiver,))
+    warning = "" if settings.runtime_endpoint else LEFT_IN_PODS
+    marks = MarkSource({DIRECT_CHAIN: MarkUse.DSR}, MARK_MASK, sets=sets, revisit=(PodReceiver,), warning=warning)
     part.sources = [marks, PodLinkSource()]
     part.needs = frozenset((*part.watched, "interfaces", marks.name))
     part.dependents = [services]

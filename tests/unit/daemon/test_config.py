@@ -90,6 +90,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert config.proxy.sync_period == 120.0
     assert config.proxy.masquerade_all
     assert not config.proxy.guard
+    assert config.proxy.node_ports == (20000, 30000)
     assert config.health_address == "::1"
 
 

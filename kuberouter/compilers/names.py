@@ -58,9 +58,19 @@ SERVICE_PREFIXES = {Family.IPV4: "servicevipsdefinedset", Family.IPV6: "servicev
 DEFAULT_ROUTE_PREFIXES = {Family.IPV4: "defaultroutedefinedset", Family.IPV6: "defaultroutedefinedsetv6"}
 NODE_PEERS = {Family.IPV4: "iBGPpeerset", Family.IPV6: "iBGPpeersetv6"}
 ALL_PEERS = {Family.IPV4: "allpeerset", Family.IPV6: "allpeersetv6"}
+EXTERNAL_PEERS = {Family.IPV4: "externalpeerset", Family.IPV6: "externalpeersetv6"}
+REJECTED_PREFIXES = {Family.IPV4: "customimportrejectdefinedset", Family.IPV6: "customimportrejectdefinedsetv6"}
 BGP_SETS = tuple(
     name
-    for by_family in (POD_CIDR_PREFIXES, SERVICE_PREFIXES, DEFAULT_ROUTE_PREFIXES, NODE_PEERS, ALL_PEERS)
+    for by_family in (
+        POD_CIDR_PREFIXES,
+        SERVICE_PREFIXES,
+        DEFAULT_ROUTE_PREFIXES,
+        NODE_PEERS,
+        ALL_PEERS,
+        EXTERNAL_PEERS,
+        REJECTED_PREFIXES,
+    )
     for name in by_family.values()
 )
 

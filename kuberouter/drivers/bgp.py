@@ -6,8 +6,11 @@ it is recognised by the names of sets and policies; peers and paths are ours alt
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
+
+from msgspec import structs
 
 from kuberouter.model.bgp import (
     DefinedSet,
@@ -98,7 +101,7 @@ class SpeakerDriver:
 
     def _start(self, row: Speaker) -> None:
         self._gobgp.api.start(row)
-        self._gobgp.started()
+        self._gobgp.started(fresh=True)
 
     def _restart(self, row: Speaker) -> None:
         if self._gobgp.api.speaker() is not None:
@@ -291,17 +294,37 @@ class PeerDriver(_Table[Peer]):
         return self._api.peers()
 
     def write(self, batch: Batch[Peer]) -> Outcome:
-        """Add, change and remove peers. None is added while policy lets out whatever we have, or in whatever comes."""
+        """Add and remove peers, and change them, which is both. None is added while policy lets out whatever we have,
+        or in whatever comes.
+
+        Peers of a daemon that is new hear that it restarted, and so keep what they knew of it; whoever is added later
+        does not. A session whose BFD this daemon has no idea of runs without.
+        """
         self._fresh()
         failed: dict[Hashable, str] = {}
         _each(batch.remove, self._api.remove_peer, failed)
-        if batch.add and (unguarded := self._unguarded()):
+        instead: dict[Hashable, str] = {}
+        add, change = batch.add, batch.change
+        if no_bfd := self._api.no_bfd:
+            rows = (*add, *(new for _, new in change))
+            instead = {row.key: f"{no_bfd}; the session runs without" for row in rows if row.bfd is not None}
+            change = tuple(pair for pair in change if pair[0] != structs.replace(pair[1], bfd=None))
+        if add and (unguarded := self._unguarded()):
             error = f"the {' and '.join(unguarded)} policy is not in place"
-            failed.update((row.key, error) for row in batch.add)
-        else:
-            _each(batch.add, self._api.add_peer, failed)
-        _each((new for _, new in batch.change), self._api.update_peer, failed)
-        return Outcome(failed)
+            failed.update((row.key, error) for row in add)
+        elif add:
+            restarting = self._gobgp.take_fresh()
+            _each(add, lambda row: self._api.add_peer(row, restarting=restarting), failed)
+        _each((new for _, new in change), self._replace, failed)
+        return Outcome(failed, {key: text for key, text in instead.items() if key not in failed})
+
+    def _replace(self, row: Peer) -> None:
+        # Each field is told in the first message of a session or belongs to its socket, so it ends anyway. GoBGP's own
+        # way to change a peer leaves some fields as they were.
+        with contextlib.suppress(Refused):
+            # Refused where an earlier attempt came as far as this.
+            self._api.remove_peer(row)
+        self._api.add_peer(row)
 
     def _unguarded(self) -> list[str]:
         """Directions without our policy: what goes out has to be named by one, what comes in only be judged by one."""

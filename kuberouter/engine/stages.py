@@ -86,8 +86,8 @@ ADD_ORDER: tuple[type[Row], ...] = (
     Statement,
     Policy,
     PolicyAssignment,  # without one GoBGP accepts and exports everything
-    Peer,
     Path,  # what serves the traffic that it attracts stands by now
+    Peer,  # a restarted daemon has all its paths before the first session: what it does not tell then is forgotten
     CniSettings,  # the kubelet starts pods once the file is there, so the datapath comes first
 )
 
@@ -116,8 +116,8 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
     Statement: (DefinedSet,),
     Policy: (Statement,),
     PolicyAssignment: (Policy, PrefixSetEntry, NeighborSetEntry),
-    Peer: (PolicyAssignment,),
     Path: (PolicyAssignment,),
+    Peer: (PolicyAssignment, Path),
 }
 """Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 
-from kuberouter.model.core import Family, KeyValue, Prefix, Value
+from kuberouter.model.core import Family, KeyValue, Prefix, Secret, Value
 
 
 class SpeakerKey(KeyValue, frozen=True, gc=False, cache_hash=True):
@@ -81,13 +81,24 @@ class StatementKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     name: str
 
 
+class Prepend(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """An AS number that is put before the AS path so many times."""
+
+    asn: int
+    repeat: int
+
+
 class Statement(Value, frozen=True, gc=False):
-    """Accept or reject routes that match any entry of both sets."""
+    """Accept or reject routes that match any entry of both sets; what is accepted may be changed on its way out."""
 
     key: StatementKey
     prefix_set: str
     neighbor_set: str
     accept: bool
+    prepend: Prepend | None = None
+    next_hop_self: bool = False
+    communities: tuple[int, ...] = ()
+    """Communities that are added (RFC 1997), as numbers of 32 bits, sorted and each once."""
 
 
 class PolicyKey(KeyValue, frozen=True, gc=False, cache_hash=True):
@@ -130,14 +141,46 @@ class PeerKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     address: bytes
 
 
+DEFAULT_PORT = 179
+DEFAULT_HOLD_TIME = 90
+"""Seconds; what GoBGP proposes where nothing else is asked for."""
+
+
+class Bfd(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Bidirectional forwarding detection with a peer (RFC 5880). Intervals are milliseconds."""
+
+    port: int = 3784
+    multiplier: int = 3
+    send_interval: int = 1000
+    """DesiredMinTxInterval."""
+    receive_interval: int = 1000
+    """RequiredMinRxInterval."""
+
+
 class Peer(Value, frozen=True, gc=False):
     """A configured session. Any change of it tears the session down for a moment."""
 
     key: PeerKey
     asn: int
+    """0: whatever number it has."""
     local_address: bytes
-    port: int = 179
+    port: int = DEFAULT_PORT
     families: tuple[Family, ...] = (Family.IPV4,)
+    hold_time: int = DEFAULT_HOLD_TIME
+    """Seconds that we propose."""
+    password: Secret | None = None
+    """TCP MD5 (RFC 2385)."""
+    multihop_ttl: int = 0
+    """Hops that an external peer may be away; 0 and 1 are a neighbour on the wire."""
+    restart_time: int = 0
+    """Seconds that the peer keeps our routes while we restart (RFC 4724); 0 is no graceful restart."""
+    deferral_time: int = 0
+    """Most seconds that we wait, after a restart of ours, for what peers have to tell before we tell anything."""
+    reflector_cluster: bytes = b""
+    """Packed cluster id (RFC 4456) under which routes are reflected to and from this peer; empty: it is no client."""
+    passive: bool = False
+    """The peer dials, we only listen."""
+    bfd: Bfd | None = None
 
 
 class PathKey(KeyValue, frozen=True, gc=False, cache_hash=True):
@@ -153,5 +196,45 @@ class Path(Value, frozen=True, gc=False):
     next_hop: bytes
 
 
-TABLES = (Speaker, DefinedSet, PrefixSetEntry, NeighborSetEntry, Statement, Policy, PolicyAssignment, Peer, Path)
+TABLES = (Speaker, DefinedSet, PrefixSetEntry, NeighborSetEntry, Statement, Policy, PolicyAssignment, Path, Peer)
 """All BGP tables, in the order in which a fresh daemon has to hear of them."""
+
+
+# --- what users ask for
+
+
+class PeerSpec(Value, frozen=True, gc=False):
+    """A peer outside the cluster, as flags or an annotation of a Node name it."""
+
+    address: bytes
+    asn: int
+    port: int = DEFAULT_PORT
+    local_address: bytes = b""
+    """Empty: the node's primary address."""
+    password: Secret | None = None
+    bfd: Bfd | None = None
+
+
+class Reflector(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A node's part in route reflection (RFC 4456): it serves a cluster, packed id, or is one of its clients."""
+
+    cluster: bytes
+    server: bool = False
+
+
+class NodeBgp(Value, frozen=True, gc=False):
+    """The `kube-router.io/*` annotations of a Node about BGP, typed."""
+
+    asn: int = 0
+    """`node.asn`; 0 is none."""
+    reflector: Reflector | None = None
+    prepend: Prepend | None = None
+    communities: tuple[int, ...] = ()
+    """Sorted, each once."""
+    import_reject: tuple[Prefix, ...] = ()
+    local_addresses: tuple[bytes, ...] = ()
+    """Addresses to listen on; empty: the node's best one per family."""
+    peers: tuple[PeerSpec, ...] | None = None
+    """Peers outside the cluster; None where no annotation speaks of them."""
+    unreadable: tuple[str, ...] = ()
+    """Fields whose annotation cannot be used: in them the last good value stays (`cluster/store.py`)."""

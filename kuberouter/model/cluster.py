@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 
+from kuberouter.model.bgp import NodeBgp
 from kuberouter.model.core import KeyValue, L4Protocol, ObjectRef, Prefix, Problem, Value
 from kuberouter.model.ipvs import DestinationKey, Forward
 
@@ -240,6 +241,7 @@ class NodeOptions(Value, frozen=True, gc=False):
 
     pod_cidrs: tuple[Prefix, ...] = ()
     """`kube-router.io/pod-cidrs` or the older `pod-cidr`; overrides `spec.podCIDRs`."""
+    bgp: NodeBgp = NodeBgp()
 
 
 class Node(Value, frozen=True, gc=False):

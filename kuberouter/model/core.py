@@ -44,6 +44,52 @@ def family_of(address: bytes) -> Family:
 _FAMILY_OF_SIZE = {4: Family.IPV4, 16: Family.IPV6}
 
 
+class Secret(str):
+    """A password. Whatever prints, formats, joins or logs it gets `***`, so does what encodes it, unless it refuses to.
+
+    Equality and hash are by content.
+
+    To Python it is the text `***`, so that no road leads to the content but `reveal`, which only `wire/` may call.
+    """
+
+    __slots__ = ("_content",)
+
+    def __new__(cls, content: str) -> Secret:
+        made = super().__new__(cls, "***")
+        object.__setattr__(made, "_content", content)
+        return made
+
+    def reveal(self) -> str:
+        """The password itself."""
+        content: str = object.__getattribute__(self, "_content")
+        return content
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Secret cannot be changed: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self.reveal() == other.reveal()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(("Secret", self.reveal()))
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        # A copy by way of bytes has nothing to hide any more.
+        return str, ("***",)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, _: object) -> Secret:
+        return self
+
+
 class Prefix(KeyValue, frozen=True, gc=False, cache_hash=True):
     """A CIDR block: packed network address (host bits zero) and prefix length in bits."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kuberouter.model.bgp import DEFAULT_HOLD_TIME, PeerSpec
 from kuberouter.model.core import Family, Prefix, Value
 
 
@@ -69,6 +70,35 @@ class ProxySettings(Value, frozen=True, gc=False):
     """Seconds for which it does at most if no pod says how long it may take to end."""
 
 
+class ExternalPeers(Value, frozen=True, gc=False):
+    """Peers outside the cluster that flags name, and what holds for those of annotations, too."""
+
+    specs: tuple[PeerSpec, ...] = ()
+    """`--peer-router-*`: peers of every node. Where there are any, the annotations of Nodes name none."""
+    hold_time: int = DEFAULT_HOLD_TIME
+    multihop_ttl: int = 0
+    next_hop_self: bool = False
+    """`--override-nexthop`: what is told to them carries the session's own address as next hop."""
+
+
+class GracefulRestart(Value, frozen=True, gc=False):
+    """`--bgp-graceful-restart`: peers keep our routes while gobgpd is away. Seconds."""
+
+    restart_time: int = 90
+    deferral_time: int = 360
+
+
+class Advertise(Value, frozen=True, gc=False):
+    """What peers outside the cluster are told of; annotations of a Service have the last word on its addresses."""
+
+    pod_cidr: bool = True
+    cluster_ip: bool = False
+    external_ip: bool = False
+    load_balancer_ip: bool = False
+    withdraw_unschedulable: bool = False
+    """A node that takes no new pods (`spec.unschedulable`) withdraws its service addresses, as a drained one does."""
+
+
 class RouterSettings(Value, frozen=True, gc=False):
     """Route controller."""
 
@@ -80,9 +110,19 @@ class RouterSettings(Value, frozen=True, gc=False):
     router_id: str = ""
     bgp_port: int = 179
     ibgp: bool = True
+    full_mesh: bool = True
+    """`--nodes-full-mesh`: every node peers with every other; otherwise with those of its own AS number."""
+    peers: ExternalPeers = ExternalPeers()
+    graceful: GracefulRestart | None = None
+    advertise: Advertise = Advertise()
+    import_allow: tuple[Prefix, ...] = ()
+    """`--bgp-import-allow-cidrs`: nothing else is learned; none at all is no limit."""
     overlay: bool = True
     overlay_full: bool = False
     """Tunnel to every node, not only to those of other subnets."""
+    overlay_encap: str = "ipip"
+    overlay_port: int = 5555
+    """UDP port of `--overlay-encap=fou`."""
     cni: bool = True
     cni_file: str = "/etc/cni/net.d/10-kuberouter.conf"
     pod_egress: bool = True

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from kuberouter.compilers.names import BGP_SETS
 from kuberouter.model import bgp
-from kuberouter.model.core import Batch, Family, Prefix, Row, Unavailable
+from kuberouter.model.core import Batch, Family, Prefix, Row, Secret, Unavailable
 from kuberouter.wire.gobgp.client import DEADLINE, Connection, Gobgp, Refused
 from kuberouter.wire.gobgp.stubs import v3_pb2
 from kuberouter.wire.gobgp.v3 import V3
+from kuberouter.wire.gobgp.v3codec import packed_of
 from tests.kernel.drive import converge, owned
 from tests.support.bgp import Station, Wire, bgp_drivers, prefix, wait
 
@@ -48,6 +50,34 @@ def path(text: str, next_hop: str) -> bgp.Path:
 
 
 STATEMENT = bgp.Statement(bgp.StatementKey(PODS + NODES), PODS, NODES, True)
+CHANGING = bgp.Statement(
+    bgp.StatementKey(PODS + NODES + "-1"),
+    PODS,
+    NODES,
+    True,
+    bgp.Prepend(65001, 3),
+    next_hop_self=True,
+    communities=(65000 << 16 | 100, 0xFFFFFF01),
+)
+EXTERNAL = bgp.Peer(
+    bgp.PeerKey(ip_address("192.0.2.4").packed),
+    65001,
+    ip_address(A).packed,
+    1790,
+    (Family.IPV4, Family.IPV6),
+    hold_time=30,
+    password=Secret("hush"),
+    multihop_ttl=4,
+    restart_time=120,
+    deferral_time=3,
+    passive=True,
+)
+CLIENT = bgp.Peer(
+    bgp.PeerKey(ip_address("192.0.2.5").packed),
+    0,
+    ip_address(A).packed,
+    reflector_cluster=ip_address("0.0.0.42").packed,
+)
 POLICY = bgp.Policy(bgp.PolicyKey("kube_router_export1"), (STATEMENT.key.name,))
 CLOSED = bgp.PolicyAssignment(bgp.PolicyAssignmentKey(bgp.RouteDirection.EXPORT), (POLICY.key.name,), False)
 JUDGED = bgp.PolicyAssignment(bgp.PolicyAssignmentKey(bgp.RouteDirection.IMPORT), (POLICY.key.name,), True)
@@ -62,11 +92,11 @@ WORLD: tuple[tuple[type[Row], tuple[Any, ...]], ...] = (
     ),
     (bgp.PrefixSetEntry, (entry(PODS, "10.244.1.0/24"), entry(PODS, "10.245.0.0/16"), entry(PODS6, "fd44::/64"))),
     (bgp.NeighborSetEntry, (neighbor(NODES, "192.0.2.2/32"), neighbor(NODES6, "2001:db8::2/128"))),
-    (bgp.Statement, (STATEMENT,)),
+    (bgp.Statement, (STATEMENT, CHANGING)),
     (bgp.Policy, (POLICY,)),
     (bgp.PolicyAssignment, (CLOSED, JUDGED)),
-    (bgp.Peer, (peer("192.0.2.2", Family.IPV4), peer("192.0.2.3", Family.IPV4, Family.IPV6))),
     (bgp.Path, (path("10.244.1.0/24", A), path("fd44::/64", "2001:db8::1"))),
+    (bgp.Peer, (peer("192.0.2.2", Family.IPV4), peer("192.0.2.3", Family.IPV4, Family.IPV6), EXTERNAL, CLIENT)),
 )
 
 
@@ -159,6 +189,73 @@ def test_no_peer_is_added_while_everything_would_be_exported_or_imported(gobgp: 
         assert owned(drivers[bgp.Peer]) == {}
     converge(drivers[bgp.PolicyAssignment], (CLOSED, JUDGED))
     assert converge(drivers[bgp.Peer], (row,)) == {}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"asn": 65002},
+        {"port": 179},
+        {"families": (Family.IPV4,)},
+        {"hold_time": 90},
+        {"password": Secret("hush, hush")},
+        {"password": None},
+        {"multihop_ttl": 0},
+        {"restart_time": 0, "deferral_time": 0},
+        {"deferral_time": 30},
+        {"passive": False},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_b15_a_change_of_a_peer_reaches_it_and_no_other(
+    gobgp: Gobgp, station: Station, changed: dict[str, Any]
+) -> None:
+    drivers = bgp_drivers(gobgp)
+    for row, rows in WORLD:
+        converge(drivers[row], rows)
+    added = log_lines(station, "Add a peer configuration")
+    wanted = (*WORLD[-1][1][:2], structs.replace(EXTERNAL, **changed), CLIENT)
+    assert converge(drivers[bgp.Peer], wanted) == {}
+    assert owned(drivers[bgp.Peer]) == {row.key: row for row in wanted}
+    assert log_lines(station, "Add a peer configuration") == added + 1
+
+
+def test_a_session_without_bfd_is_said_to_be_and_not_touched_again(gobgp: Gobgp, station: Station) -> None:
+    drivers = bgp_drivers(gobgp)
+    for row, rows in WORLD[:-1]:
+        converge(drivers[row], rows)
+    wanted = structs.replace(EXTERNAL, bfd=bgp.Bfd())
+    assert owned(drivers[bgp.Peer]) == {}
+    said = "gobgpd 3, which answers here, has no BFD (that came with 4.5); the session runs without"
+    assert drivers[bgp.Peer].write(Batch(add=(wanted,))).instead == {wanted.key: said}
+    assert owned(drivers[bgp.Peer]) == {EXTERNAL.key: EXTERNAL}
+    added = log_lines(station, "Add a peer configuration")
+    assert drivers[bgp.Peer].write(Batch(change=((EXTERNAL, wanted),))).instead == {wanted.key: said}
+    assert log_lines(station, "Add a peer configuration") == added
+
+
+def test_no_password_is_logged_by_gobgpd_or_shown_by_a_row(gobgp: Gobgp, station: Station) -> None:
+    drivers = bgp_drivers(gobgp)
+    for row, rows in WORLD:
+        converge(drivers[row], rows)
+    (found,) = (row for row in drivers[bgp.Peer].read() if row.password is not None)
+    assert found.password == Secret("hush")
+    assert "hush" not in repr(found) + str(found) + f"{found.password}" + (station.home / "gobgpd.log").read_text()
+
+
+def test_b16_only_the_first_peers_of_a_new_process_hear_of_a_restart(gobgp: Gobgp) -> None:
+    drivers = bgp_drivers(gobgp)
+    for row, rows in WORLD[:-1]:
+        converge(drivers[row], rows)
+    first, late = EXTERNAL, structs.replace(EXTERNAL, key=bgp.PeerKey(ip_address("192.0.2.9").packed))
+    assert converge(drivers[bgp.Peer], (first,)) == {}
+    assert converge(drivers[bgp.Peer], (first, late)) == {}
+    assert restarting(gobgp) == {first.key: True, late.key: False}
+    # A change of identity is no restart: everybody was told good-bye.
+    other = structs.replace(SPEAKER, router_id=ip_address("192.0.2.77").packed)
+    for row, rows in ((bgp.Speaker, (other,)), *WORLD[1:-1], (bgp.Peer, (first,))):
+        assert converge(drivers[row], rows) == {}
+    assert restarting(gobgp) == {first.key: False}
 
 
 def test_tables_read_before_another_start_have_to_be_read_again(gobgp: Gobgp) -> None:
@@ -261,6 +358,18 @@ def listeners(station: Station) -> set[str]:
     words = ["ip", "netns", "exec", station.namespace, "ss", "-Hltn"]
     lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     return {line.split()[3] for line in lines}
+
+
+def restarting(gobgp: Gobgp) -> dict[bgp.PeerKey, bool]:
+    assert isinstance(gobgp.api, V3)
+    found = (reply.peer for reply in gobgp.api._peers())
+    return {
+        bgp.PeerKey(packed_of(peer.conf.neighbor_address)): peer.graceful_restart.local_restarting for peer in found
+    }
+
+
+def log_lines(station: Station, word: str) -> int:
+    return (station.home / "gobgpd.log").read_text().count(word)
 
 
 def cli(station: Station, words: str) -> None:

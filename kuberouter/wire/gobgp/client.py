@@ -76,6 +76,10 @@ SetEntry = PrefixSetEntryKey | NeighborSetEntryKey
 class Api(Protocol):
     """What we ask of a gobgpd, in rows. All raise Unavailable and Refused."""
 
+    @property
+    def no_bfd(self) -> str:
+        """Why this daemon knows nothing of BFD, with its version; empty where it does."""
+
     def speaker(self) -> Speaker | None:
         """Its identity; None before `start`."""
 
@@ -98,7 +102,7 @@ class Api(Protocol):
         """Remove a set that no statement refers to."""
 
     def statements(self) -> Iterable[Statement]:
-        """All statements that consist of two sets and a verdict."""
+        """All statements, as far as they consist of two sets, a verdict and the changes that we make."""
 
     def add_statement(self, row: Statement) -> None:
         """Make a statement under a new name."""
@@ -130,11 +134,8 @@ class Api(Protocol):
     def sessions(self) -> Sessions:
         """How many of them have a session."""
 
-    def add_peer(self, row: Peer) -> None:
-        """Configure a peer."""
-
-    def update_peer(self, row: Peer) -> None:
-        """Change a peer."""
+    def add_peer(self, row: Peer, *, restarting: bool = False) -> None:
+        """Configure a peer, all but `bfd` where there is none. `restarting` tells it that we are back (RFC 4724)."""
 
     def remove_peer(self, row: Peer) -> None:
         """Remove a peer."""
@@ -242,6 +243,7 @@ class Gobgp:
         self.api = api
         self._lock = threading.Lock()
         self._starts = 0
+        self._fresh = False
 
     @property
     def starts(self) -> int:
@@ -249,7 +251,14 @@ class Gobgp:
         with self._lock:
             return self._starts
 
-    def started(self) -> None:
-        """Note that it was given an identity."""
+    def started(self, *, fresh: bool = False) -> None:
+        """Note that it was given an identity; `fresh` says that the process had none before, so it is a new one."""
         with self._lock:
             self._starts += 1
+            self._fresh = fresh
+
+    def take_fresh(self) -> bool:
+        """Whether it is a new process that has had no peers yet; asked once, it has."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, False
+            return fresh

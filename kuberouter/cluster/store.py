@@ -11,8 +11,9 @@ from typing import Protocol
 from kuberouter.cluster.dependents import Change, Dependents, Dirty
 from kuberouter.cluster.derived import Derive
 from kuberouter.cluster.facts import node_facts
+from kuberouter.cluster.lastgood import with_last_good
 from kuberouter.cluster.view import ClusterView
-from kuberouter.model.cluster import ClusterObject, EndpointSlice
+from kuberouter.model.cluster import ClusterObject, EndpointSlice, Node
 from kuberouter.model.core import ObjectRef
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.settings import NodeSettings
@@ -84,12 +85,16 @@ class Cluster(ClusterView):
             ref, new = event.ref, None
         table = self._by_kind[ref.kind]
         old = table.get(ref)
+        if new is not None:
+            new = with_last_good(old, new)
         if old == new:
             return
         if new is None:
             del table[ref]
         else:
             table[ref] = new
+        if isinstance(new, Node) and ref.name == self._settings.name:
+            self._bgp = new.options.bgp
         self._index(ref.kind, old, new)
         change = Change(ref, old, new)
         for dependents in self._dependents:

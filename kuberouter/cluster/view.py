@@ -14,6 +14,7 @@ from kuberouter.cluster.indexes import MatchIndex
 from kuberouter.cluster.localendpoints import LocalEndpointIndex
 from kuberouter.cluster.receivers import ReceiverIndex
 from kuberouter.cluster.routes import RouteIndex
+from kuberouter.model.bgp import NodeBgp
 from kuberouter.model.cluster import (
     ClusterObject,
     Departed,
@@ -57,6 +58,7 @@ class ClusterView:
         self._objects: dict[type[ClusterObject], dict[ObjectRef, ClusterObject]] = {kind: {} for kind in KINDS}
         self._slices: dict[ObjectRef, dict[ObjectRef, EndpointSlice]] = {}
         self._node: NodeFacts | None = None
+        self._bgp = NodeBgp()
         self.frontends = FrontendIndex(node)
         """Which Service owns an address with a port, and which groups of endpoints have ready ones."""
         self.marks = MarkIndex()
@@ -82,6 +84,11 @@ class ClusterView:
     def node(self) -> NodeFacts | None:
         """This node, or None as long as its Node object or its address is not known."""
         return self._node
+
+    @property
+    def bgp(self) -> NodeBgp:
+        """What annotations of this node say of BGP; kept if its Node object vanishes, as the facts are."""
+        return self._bgp
 
     def _get(self, kind: type[T], ref: ObjectRef) -> T | None:
         obj = self._objects[kind].get(ref)  # type: ignore[index]  # T is one of KINDS

@@ -9,21 +9,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from kuberouter.decode.scalars import boolean, duration
+from kuberouter.decode.scalars import boolean, duration, in_range, unsigned
 
 Value = bool | int | float | str | tuple[str, ...] | tuple[int, ...]
 
-_BASES = (
-    (re.compile(r"0[xX](?:_?[0-9a-fA-F])+"), 16),
-    (re.compile(r"0[oO](?:_?[0-7])+"), 8),
-    (re.compile(r"0[bB](?:_?[01])+"), 2),
-    (re.compile(r"0(?:_?[0-7])+"), 8),
-    (re.compile(r"0|[1-9](?:_?[0-9])*"), 10),
-)
-"""How a single number may be written; numbers of a list are decimal."""
 _DECIMAL = re.compile(r"[0-9]+")
-_LONGEST_NUMBER = 64
-"""Digits. A longer number is out of range in every base, and Python refuses to convert very long ones."""
 _LONGEST_DURATION = (1 << 63) / 1e9
 _ITEM = re.compile(r'"((?:[^"]|"")*)"(?=,|$)|([^",\r\n]*)(?=,|$)')
 
@@ -37,22 +27,7 @@ class Kind(NamedTuple):
 
 
 def _unsigned(bits: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        for pattern, base in _BASES:
-            if pattern.fullmatch(text):
-                digits = text.replace("_", "").lower()
-                return _in_range(digits[2:] if digits[:2] in ("0x", "0o", "0b") else digits, base, bits)
-        raise ValueError(f"{text!r} is not a whole number without sign")
-
-    return parse
-
-
-def _in_range(digits: str, base: int, bits: int) -> int:
-    significant = digits.lstrip("0") or "0"
-    number = int(significant, base) if len(significant) <= _LONGEST_NUMBER else 1 << bits
-    if number >= 1 << bits:
-        raise ValueError(f"out of range, the largest is {(1 << bits) - 1}")
-    return number
+    return lambda text: unsigned(text, bits)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -61,7 +36,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     for item in items:
         if not _DECIMAL.fullmatch(item):
             raise ValueError(f"{item!r} is not a decimal number without sign")
-    return tuple(_in_range(item, 10, 64) for item in items)
+    return tuple(in_range(item, 10, 64) for item in items)
 
 
 def _items(text: str) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from kuberouter.decode import bgp
 from kuberouter.decode.common import Trouble
-from kuberouter.decode.scalars import prefix
+from kuberouter.decode.scalars import address, prefix
 from kuberouter.decode.schema import NamespacePolicy
+from kuberouter.model.bgp import NodeBgp, PeerSpec, Prepend, Reflector
 from kuberouter.model.cluster import NodeOptions, ServiceOptions
-from kuberouter.model.core import Prefix, Reason
+from kuberouter.model.core import Prefix, Reason, Secret
 
 T = TypeVar("T")
 
@@ -30,6 +32,10 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 
+def _field(key: str) -> str:
+    return f"metadata.annotations[{key}]"
+
+
 class Annotation(Generic[T]):
     """One annotation: its key, how its text is read, and what it is when absent or unusable."""
 
@@ -45,7 +51,7 @@ class Annotation(Generic[T]):
         try:
             return self.parse(text)
         except ValueError as error:
-            trouble.add(f"metadata.annotations[{self.key}]", f"{error}; it is ignored", Reason.UNSUPPORTED)
+            trouble.add(_field(self.key), f"{error}; it is ignored", Reason.UNSUPPORTED)
             return self.default
 
 
@@ -129,6 +135,28 @@ SERVICE_SKIP_LB_IPS = Presence("kube-router.io/service.skiplbips")
 SERVICE_DSR = Annotation("kube-router.io/service.dsr", _dsr, False)
 NODE_POD_CIDRS: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidrs", _prefixes, ())
 NODE_POD_CIDR: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidr", _prefixes, ())
+NODE_ASN: Annotation[int | None] = Annotation("kube-router.io/node.asn", bgp.node_asn, None)
+NODE_REFLECTOR = Annotation[Reflector | None]("kube-router.io/rr.server", bgp.reflector(server=True), None)
+NODE_REFLECTED = Annotation[Reflector | None]("kube-router.io/rr.client", bgp.reflector(server=False), None)
+NODE_PREPEND_ASN: Annotation[int | None] = Annotation("kube-router.io/path-prepend.as", bgp.node_asn, None)
+NODE_PREPEND_REPEAT: Annotation[int | None] = Annotation("kube-router.io/path-prepend.repeat-n", bgp.repeat, None)
+NODE_COMMUNITIES = Annotation[tuple[int, ...] | None]("kube-router.io/node.bgp.communities", bgp.communities, None)
+NODE_IMPORT_REJECT = Annotation[tuple[Prefix, ...] | None](
+    "kube-router.io/node.bgp.customimportreject", bgp.prefixes, None
+)
+NODE_LOCAL_ADDRESSES = Annotation[tuple[bytes, ...] | None](
+    "kube-router.io/bgp-local-addresses", bgp.listed(address), None
+)
+NODE_PEERS = Annotation[tuple[PeerSpec, ...] | None]("kube-router.io/peers", bgp.peers_document, None)
+NODE_PEER_IPS = Annotation[tuple[bytes, ...] | None]("kube-router.io/peer.ips", bgp.listed(address), None)
+NODE_PEER_ASNS = Annotation[tuple[int, ...] | None]("kube-router.io/peer.asns", bgp.listed(bgp.peer_asn), None)
+NODE_PEER_PORTS = Annotation[tuple[int, ...] | None]("kube-router.io/peer.ports", bgp.listed(bgp.peer_port), None)
+NODE_PEER_PASSWORDS = Annotation[tuple[Secret | None, ...] | None](
+    "kube-router.io/peer.passwords", bgp.listed(bgp.password), None
+)
+NODE_PEER_LOCAL = Annotation[tuple[bytes, ...] | None](
+    "kube-router.io/peer.localips", bgp.listed(bgp.local_address), None
+)
 NAMESPACE_POLICY = Annotation("net.beta.kubernetes.io/network-policy", _default_deny, False)
 
 _NO_OPTIONS = ServiceOptions()
@@ -159,4 +187,88 @@ def service_options(annotations: dict[str, str] | None, trouble: Trouble) -> Ser
 def node_options(annotations: dict[str, str] | None, trouble: Trouble) -> NodeOptions:
     """The typed annotations of a Node; `pod-cidrs` wins over the older `pod-cidr`."""
     listed = NODE_POD_CIDRS.read(annotations, trouble)
-    return NodeOptions(listed or NODE_POD_CIDR.read(annotations, trouble))
+    cidrs = listed or NODE_POD_CIDR.read(annotations, trouble)
+    return NodeOptions(cidrs, _NodeBgp(annotations, trouble).read() if annotations else NodeBgp())
+
+
+class _NodeBgp:
+    """Reads what a Node says of BGP. Of a field that cannot be used the last good value stays, hence its name."""
+
+    def __init__(self, annotations: dict[str, str], trouble: Trouble) -> None:
+        self._annotations = annotations
+        self._trouble = trouble
+        self._unreadable: dict[str, None] = {}
+
+    def read(self) -> NodeBgp:
+        return NodeBgp(
+            self._value("asn", NODE_ASN) or 0,
+            self._reflector(),
+            self._prepend(),
+            self._value("communities", NODE_COMMUNITIES) or (),
+            self._value("import_reject", NODE_IMPORT_REJECT) or (),
+            self._value("local_addresses", NODE_LOCAL_ADDRESSES) or (),
+            self._peers(),
+            tuple(self._unreadable),
+        )
+
+    def _has(self, key: str) -> bool:
+        return key in self._annotations
+
+    def _value(self, field: str, annotation: Annotation[T | None]) -> T | None:
+        text = self._annotations.get(annotation.key)
+        if text is None:
+            return None
+        try:
+            return annotation.parse(text)
+        except ValueError as error:
+            self._unusable(field, annotation.key, str(error))
+            return None
+
+    def _unusable(self, field: str, key: str, why: str) -> None:
+        self._unreadable[field] = None
+        self._trouble.add(_field(key), f"{why}; the last good value stays")
+
+    def _ignored(self, key: str, why: str) -> None:
+        self._trouble.add(_field(key), f"{why}; it is ignored", Reason.IGNORED)
+
+    def _reflector(self) -> Reflector | None:
+        if not self._has(NODE_REFLECTOR.key):
+            return self._value("reflector", NODE_REFLECTED)
+        if self._has(NODE_REFLECTED.key):
+            self._ignored(NODE_REFLECTED.key, f"{NODE_REFLECTOR.key} is there, too")
+        return self._value("reflector", NODE_REFLECTOR)
+
+    def _prepend(self) -> Prepend | None:
+        if not self._has(NODE_PREPEND_ASN.key):
+            if self._has(NODE_PREPEND_REPEAT.key):
+                self._ignored(NODE_PREPEND_REPEAT.key, f"{NODE_PREPEND_ASN.key} is not there")
+            return None
+        if not self._has(NODE_PREPEND_REPEAT.key):
+            self._unusable("prepend", NODE_PREPEND_ASN.key, f"{NODE_PREPEND_REPEAT.key} must be there, too")
+            return None
+        asn, repeat = self._value("prepend", NODE_PREPEND_ASN), self._value("prepend", NODE_PREPEND_REPEAT)
+        return Prepend(asn, repeat) if asn and repeat else None
+
+    def _peers(self) -> tuple[PeerSpec, ...] | None:
+        lists = (NODE_PEER_IPS, NODE_PEER_ASNS, NODE_PEER_PORTS, NODE_PEER_PASSWORDS, NODE_PEER_LOCAL)
+        present = [each.key for each in lists if self._has(each.key)]
+        if self._has(NODE_PEERS.key):
+            for key in present:
+                self._ignored(key, f"{NODE_PEERS.key} is there, too")
+            return self._value("peers", NODE_PEERS)
+        if not present:
+            return None
+        for key in (NODE_PEER_IPS.key, NODE_PEER_ASNS.key):
+            if not self._has(key):
+                self._unusable("peers", present[0], f"{key} must be there, too")
+                return None
+        ips, asns = self._value("peers", NODE_PEER_IPS), self._value("peers", NODE_PEER_ASNS)
+        ports, passwords = self._value("peers", NODE_PEER_PORTS), self._value("peers", NODE_PEER_PASSWORDS)
+        local = self._value("peers", NODE_PEER_LOCAL)
+        if "peers" in self._unreadable or ips is None or asns is None:
+            return None
+        try:
+            return bgp.parallel(ips, asns, ports, passwords=passwords, local=local)
+        except ValueError as error:
+            self._unusable("peers", NODE_PEER_IPS.key, str(error))
+            return None

@@ -12,6 +12,16 @@ _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_BASES = (
+    (re.compile(r"0[xX](?:_?[0-9a-fA-F])+"), 16),
+    (re.compile(r"0[oO](?:_?[0-7])+"), 8),
+    (re.compile(r"0[bB](?:_?[01])+"), 2),
+    (re.compile(r"0(?:_?[0-7])+"), 8),
+    (re.compile(r"0|[1-9](?:_?[0-9])*"), 10),
+)
+"""How a number may be written (Go's strconv.ParseUint with base 0)."""
+_LONGEST_NUMBER = 64
+"""Digits. A longer number is out of range in every base, and Python refuses to convert very long ones."""
 _HEXADECIMAL = re.compile("[0-9a-fA-F:]+").fullmatch
 _LENGTH = re.compile("[0-9]{1,9}").fullmatch
 # At least one letter, no hyphen at either end or beside another (RFC 6335, section 5.1, in lower case).
@@ -111,6 +121,24 @@ def boolean(text: str) -> bool:
     if text in _FALSE:
         return False
     raise ValueError(f"{text!r} is not a boolean")
+
+
+def unsigned(text: str, bits: int) -> int:
+    """A whole number without sign of so many bits, in the base that its prefix tells (0x, 0o, 0b, 0)."""
+    for pattern, base in _BASES:
+        if pattern.fullmatch(text):
+            digits = text.replace("_", "").lower()
+            return in_range(digits[2:] if digits[:2] in ("0x", "0o", "0b") else digits, base, bits)
+    raise ValueError(f"{text!r} is not a whole number without sign")
+
+
+def in_range(digits: str, base: int, bits: int) -> int:
+    """The number that digits of a base write, if so many bits hold it."""
+    significant = digits.lstrip("0") or "0"
+    number = int(significant, base) if len(significant) <= _LONGEST_NUMBER else 1 << bits
+    if number >= 1 << bits:
+        raise ValueError(f"out of range, the largest is {(1 << bits) - 1}")
+    return number
 
 
 def duration(text: str) -> float:

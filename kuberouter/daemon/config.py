@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
+from kuberouter.daemon.configreader import Reader
+from kuberouter.daemon.configrouter import LONGEST_SOCKET, read_router
 from kuberouter.daemon.flags import Parsed, show_duration
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.core import Family, Prefix
@@ -40,9 +42,6 @@ LONGEST_TIMEOUT = 0x7FFFFFFF // 1000
 IPTABLES_MODES = ("auto", "nft", "legacy")
 VIP_MODES = ("address", "route")
 EXISTING_FLOWS = ("keep", "cut")
-DEFAULT_CNI_FILE = "/etc/cni/net.d/10-kuberouter.conf"
-LONGEST_SOCKET = 107
-"""Bytes of a unix socket's path: `sun_path` of unix(7) without the closing zero."""
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -64,43 +63,9 @@ class Config(msgspec.Struct, frozen=True):
     """Seconds for which a start waits until the apiserver has told of everything."""
 
 
-class _Reader:
-    """Reads flags and gathers every mistake."""
-
-    def __init__(self, parsed: Parsed) -> None:
-        self._values = parsed.values
-        self.given = parsed.given
-        self.errors: list[str] = []
-
-    def flag(self, name: str, kind: type[T]) -> T:
-        value = self._values[name]
-        assert isinstance(value, kind)
-        return value
-
-    def checked(self, name: str, parse: Callable[[str], T], text: str) -> T | None:
-        try:
-            return parse(text)
-        except ValueError as error:
-            self.errors.append(f"--{name}: {error}")
-            return None
-
-    def prefixes(self, name: str, families: tuple[Family, ...]) -> tuple[Prefix, ...]:
-        found: list[Prefix] = []
-        for text in self.flag(name, tuple):
-            block = self.checked(name, prefix, text)
-            if block is None:
-                continue
-            if block.family not in families:
-                family = "IPv4" if block.family is Family.IPV4 else "IPv6"
-                hint = "" if name in self.given else f"; it is the default, set --{name}"
-                self.errors.append(f"--{name}: {text} is an {family} CIDR block while {family} is disabled{hint}")
-            found.append(block)
-        return tuple(found)
-
-
 def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[Config | None, list[str]]:
     """The configuration, or None and all mistakes, each naming its flag."""
-    reader = _Reader(parsed)
+    reader = Reader(parsed)
     families = tuple(
         family
         for family, name in ((Family.IPV4, "enable-ipv4"), (Family.IPV6, "enable-ipv6"))
@@ -120,7 +85,8 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
     text = reader.flag("service-node-port-range", str)
     node_ports = reader.checked("service-node-port-range", _port_range, text) or (30000, 32767)
     proxy = _proxy(reader, ranges, node_ports=node_ports)
-    router, firewall = _router(reader, environment), _firewall(reader, ranges, node_ports=node_ports)
+    router = read_router(reader, environment, families)
+    firewall = _firewall(reader, ranges, node_ports=node_ports)
     served = proxy if reader.flag("run-service-proxy", bool) else None
     config = Config(
         NodeSettings(_node_name(reader, environment), families, ranges["service-cluster-ip-range"]),
@@ -133,7 +99,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         reader.flag("health-addr", str).strip("[]"),
         reader.flag("health-port", int),
         _metrics(reader),
-        _choice(reader, "iptables-mode", IPTABLES_MODES),
+        reader.choice("iptables-mode", IPTABLES_MODES),
         reader.flag("cache-sync-timeout", float),
     )
     _check_cluster(reader, config, environment)
@@ -146,7 +112,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
     return (None, reader.errors) if reader.errors else (config, [])
 
 
-def _metrics(reader: _Reader) -> MetricsSettings | None:
+def _metrics(reader: Reader) -> MetricsSettings | None:
     settings = MetricsSettings(
         reader.flag("metrics-port", int),
         reader.flag("metrics-addr", str).strip("[]"),
@@ -160,7 +126,7 @@ def _metrics(reader: _Reader) -> MetricsSettings | None:
     return settings if settings.port else None
 
 
-def _check_cluster(reader: _Reader, config: Config, environment: Mapping[str, str]) -> None:
+def _check_cluster(reader: Reader, config: Config, environment: Mapping[str, str]) -> None:
     """There is one place from which the cluster is known, as far as one can tell without asking it."""
     if config.manifests:
         if not Path(config.manifests).is_dir():
@@ -181,7 +147,7 @@ def _check_cluster(reader: _Reader, config: Config, environment: Mapping[str, st
         reader.errors.append(f"--master: {config.master!r} is not a URL such as https://10.0.0.1:6443")
 
 
-def _check_kubeconfig(reader: _Reader, config: Config) -> None:
+def _check_kubeconfig(reader: Reader, config: Config) -> None:
     # A reader of YAML: only who has such a file pays for it.
     from kuberouter.wire.kubeconfig import read
 
@@ -196,13 +162,6 @@ def _check_kubeconfig(reader: _Reader, config: Config) -> None:
         reader.errors.append(f"--kubeconfig: {config.kubeconfig}: tokenFile {found.token_file} does not exist")
 
 
-def _choice(reader: _Reader, name: str, choices: tuple[str, ...]) -> str:
-    chosen = reader.flag(name, str)
-    if chosen not in choices:
-        reader.errors.append(f"--{name}: {chosen!r} is not one of {', '.join(choices)}")
-    return chosen
-
-
 def _is_url(text: str) -> bool:
     try:
         url = urlsplit(text)
@@ -211,7 +170,7 @@ def _is_url(text: str) -> bool:
         return False
 
 
-def _node_name(reader: _Reader, environment: Mapping[str, str]) -> str:
+def _node_name(reader: Reader, environment: Mapping[str, str]) -> str:
     # Names of Node objects are in lower case; the name of a host need not be.
     name = reader.flag("hostname-override", str) or environment.get("NODE_NAME") or socket.gethostname().lower()
     if not name:
@@ -219,15 +178,15 @@ def _node_name(reader: _Reader, environment: Mapping[str, str]) -> str:
     return name
 
 
-def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_ports: tuple[int, int]) -> ProxySettings:
-    tcp, tcp_fin, udp = (_timeout(reader, name) for name in TIMEOUTS)
+def _proxy(reader: Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_ports: tuple[int, int]) -> ProxySettings:
+    tcp, tcp_fin, udp = (reader.seconds(name, 0, LONGEST_TIMEOUT) for name in TIMEOUTS)
     period = reader.flag("ipvs-graceful-period", float)
     if period < 0:
         reader.errors.append(f"--ipvs-graceful-period: {show_duration(period)} is shorter than zero")
     return ProxySettings(
         sync_period=reader.flag("ipvs-sync-period", float),
         masquerade_all=reader.flag("masquerade-all", bool),
-        local_routes=_choice(reader, "vip-mode", VIP_MODES) == "route",
+        local_routes=reader.choice("vip-mode", VIP_MODES) == "route",
         excluded=_excluded(reader),
         hairpin=reader.flag("hairpin-mode", bool),
         guard=reader.flag("ipvs-permit-all", bool),
@@ -249,12 +208,12 @@ def _proxy(reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_po
     )
 
 
-def _excluded(reader: _Reader) -> tuple[Prefix, ...]:
+def _excluded(reader: Reader) -> tuple[Prefix, ...]:
     blocks = (reader.checked("excluded-cidrs", prefix, text) for text in reader.flag("excluded-cidrs", tuple))
     return tuple(block for block in blocks if block is not None)
 
 
-def _runtime(reader: _Reader) -> str:
+def _runtime(reader: Reader) -> str:
     endpoint = reader.flag("runtime-endpoint", str)
     path = endpoint.removeprefix("unix://")
     if endpoint and (path == endpoint or not path.startswith("/") or len(os.fsencode(path)) > LONGEST_SOCKET):
@@ -264,66 +223,16 @@ def _runtime(reader: _Reader) -> str:
     return endpoint
 
 
-def _timeout(reader: _Reader, name: str) -> int:
-    seconds = reader.flag(name, float)
-    if seconds != int(seconds) or not 0 <= seconds <= LONGEST_TIMEOUT:
-        shown = show_duration(seconds)
-        reader.errors.append(f"--{name}: {shown} is not a whole number of seconds from 0 to {LONGEST_TIMEOUT}")
-    return int(seconds)
-
-
 def _reuse_mode(release: str) -> int:
     """Whether a client's port that is used again is balanced anew: since Linux 5.9 that no longer stalls a second."""
     found = re.match(r"([0-9]+)\.([0-9]+)", release)
     return 1 if found is None or (int(found[1]), int(found[2])) >= (5, 9) else 0
 
 
-def _router(reader: _Reader, environment: Mapping[str, str]) -> RouterSettings:
-    asn = reader.flag("cluster-asn", int) or 64512
-    if not (64512 <= asn <= 65535 or 4200000000 <= asn <= 4294967294):
-        reader.errors.append(
-            f"--cluster-asn: {asn} is not a private AS number (64512 to 65535, 4200000000 to 4294967294)"
-        )
-    overlay_type = _choice(reader, "overlay-type", ("subnet", "full"))
-    router_id = reader.flag("router-id", str)
-    if router_id not in ("", "generate"):
-        reader.checked("router-id", _router_id, router_id)
-    port = reader.flag("bgp-port", int)
-    if not 1 <= port <= 65535:
-        reader.errors.append(f"--bgp-port: {port} is not a port number")
-    socket_path = reader.flag("gobgp-socket", str)
-    if not socket_path.startswith("/") or len(os.fsencode(socket_path)) > LONGEST_SOCKET:
-        reader.errors.append(
-            f"--gobgp-socket: {socket_path!r} is not an absolute path of at most {LONGEST_SOCKET} bytes"
-        )
-    return RouterSettings(
-        sync_period=reader.flag("routes-sync-period", float),
-        route_sync_period=reader.flag("injected-routes-sync-period", float),
-        gobgp_socket=socket_path,
-        asn=asn,
-        router_id=router_id,
-        bgp_port=port,
-        ibgp=reader.flag("enable-ibgp", bool),
-        overlay=reader.flag("enable-overlay", bool),
-        overlay_full=overlay_type == "full",
-        cni=reader.flag("enable-cni", bool),
-        cni_file=environment.get("KUBE_ROUTER_CNI_CONF_FILE") or DEFAULT_CNI_FILE,
-        pod_egress=reader.flag("enable-pod-egress", bool),
-        auto_mtu=reader.flag("auto-mtu", bool),
-    )
-
-
-def _router_id(text: str) -> bytes:
-    packed = address(text)
-    if len(packed) != 4 or ":" in text or not any(packed):
-        raise ValueError(f"{text!r} is neither an IPv4 address other than 0.0.0.0 nor generate")
-    return packed
-
-
 def _firewall(
-    reader: _Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_ports: tuple[int, int]
+    reader: Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_ports: tuple[int, int]
 ) -> FirewallSettings:
-    flows = _choice(reader, "netpol-existing-flows", EXISTING_FLOWS)
+    flows = reader.choice("netpol-existing-flows", EXISTING_FLOWS)
     return FirewallSettings(
         sync_period=reader.flag("iptables-sync-period", float),
         cluster_ranges=ranges["service-cluster-ip-range"],

@@ -31,7 +31,7 @@ def _unsigned(bits: int) -> Callable[[str], int]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Comma separated decimal numbers of 64 bits."""
+    """Comma separated decimal numbers of 64 bits; as with pflag there is no way to write that there are none."""
     items = text.split(",")
     for item in items:
         if not _DECIMAL.fullmatch(item):
@@ -68,22 +68,52 @@ STRINGS = Kind("strings", _items, many=True)
 UINTS = Kind("uints", _numbers, many=True)
 DURATION = Kind("duration", _duration)
 UINT = Kind("uint", _unsigned(64))
+UINT8 = Kind("uint8", _unsigned(8))
 UINT16 = Kind("uint16", _unsigned(16))
 UINT32 = Kind("uint32", _unsigned(32))
 
 
 class Flag(NamedTuple):
-    """One flag: name, kind, default, what it does in a sentence or two, and its one-letter form."""
+    """One flag: name, kind, default, what it does in a sentence or two, and its one-letter form.
+
+    What is given to a `secret` one is shown in no message.
+    """
 
     name: str
     kind: Kind
     default: Value
     help: str
     short: str = ""
+    secret: bool = False
 
 
 FLAGS: tuple[Flag, ...] = (
+    Flag("advertise-pod-cidr", BOOL, True, "Tell peers outside the cluster of this node's pod CIDRs."),
     Flag("auto-mtu", BOOL, True, "Give pods and kube-bridge the MTU of the node's uplink, less what tunnels need."),
+    Flag("bfd-detection-multiplier", UINT32, 3, "Packets of BFD in a row whose loss ends a session."),
+    Flag("bfd-desired-min-tx-interval", UINT32, 1000, "Milliseconds between packets of BFD that are sent."),
+    Flag("bfd-port", UINT32, 3784, "UDP port of BFD."),
+    Flag("bfd-required-min-rx-interval", UINT32, 1000, "Milliseconds between packets of BFD that are asked for."),
+    Flag(
+        "bgp-graceful-restart",
+        BOOL,
+        False,
+        "Have peers keep this node's routes while gobgpd is away, if they can (RFC 4724).",
+    ),
+    Flag(
+        "bgp-graceful-restart-deferral-time",
+        DURATION,
+        360.0,
+        "The most that a gobgpd that is back waits for what its peers have to tell before it tells them anything.",
+    ),
+    Flag("bgp-graceful-restart-time", DURATION, 90.0, "How long peers keep the routes of a gobgpd that is away."),
+    Flag("bgp-holdtime", DURATION, 90.0, "Silence after which a session with a peer outside the cluster is given up."),
+    Flag(
+        "bgp-import-allow-cidrs",
+        STRINGS,
+        (),
+        "CIDR in which routes are learned from peers, none outside of these; may be repeated. Without it all are.",
+    ),
     Flag("bgp-port", UINT32, 179, "TCP port on which BGP listens, and on which the other nodes are dialled."),
     Flag(
         "cache-sync-timeout",
@@ -92,6 +122,9 @@ FLAGS: tuple[Flag, ...] = (
         "How long a start waits for the apiserver to have told of everything; then the process ends with 1.",
     ),
     Flag("cluster-asn", UINT, 64512, "Private AS number of the nodes."),
+    Flag(
+        "enable-bfd", BOOL, False, "Watch the peers of --peer-router-ips by BFD (RFC 5880); needs gobgpd 4.5 or later."
+    ),
     Flag("enable-cni", BOOL, True, "Keep the CNI configuration file up to date with this node's pod CIDRs."),
     Flag("enable-ibgp", BOOL, True, "Peer with the other nodes of the cluster."),
     Flag("enable-ipv4", BOOL, True, "Serve IPv4 where the node has an IPv4 address; policy holds for it anyway."),
@@ -198,7 +231,36 @@ FLAGS: tuple[Flag, ...] = (
         False,
         "Serve node ports on every local address, loopback apart, not only on the node's best one of each family.",
     ),
+    Flag(
+        "nodes-full-mesh",
+        BOOL,
+        True,
+        "Peer with every other node; false peers with those of the same AS number, kube-router.io/node.asn.",
+    ),
+    Flag("override-nexthop", BOOL, False, "Tell peers outside the cluster the session's own address as the next hop."),
     Flag("overlay-type", STRING, "subnet", "When to tunnel: subnet, only to nodes of other subnets; full, to all."),
+    Flag("peer-router-asns", UINTS, (), "AS numbers of the peers of --peer-router-ips, in the same order."),
+    Flag("peer-router-ips", STRINGS, (), "Addresses of peers outside the cluster that every node has."),
+    Flag(
+        "peer-router-multihop-ttl",
+        UINT8,
+        0,
+        "How many hops peers outside the cluster may be away; 0 and 1 are neighbours of the node.",
+    ),
+    Flag(
+        "peer-router-passwords",
+        STRINGS,
+        (),
+        "Passwords of the peers of --peer-router-ips in base64, in the same order; an empty one is none.",
+        secret=True,
+    ),
+    Flag(
+        "peer-router-passwords-file",
+        STRING,
+        "",
+        "File whose first line has what --peer-router-passwords takes, for everybody can read a command line.",
+    ),
+    Flag("peer-router-ports", UINTS, (), "TCP ports of the peers of --peer-router-ips, in the same order."),
     Flag(
         "router-id",
         STRING,
@@ -332,7 +394,8 @@ class _Reader:
             value = flag.kind.parse(text)
         except ValueError as error:
             name = f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
-            raise UsageError(f"invalid argument {text!r} for {name}: {error}") from None
+            shown = "" if flag.secret else f" {text!r}"
+            raise UsageError(f"invalid argument{shown} for {name}: {error}") from None
         before = self._values[flag.name]
         if flag.name in self._given and isinstance(value, tuple) and isinstance(before, tuple):
             value = (*before, *value)

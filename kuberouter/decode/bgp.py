@@ -148,6 +148,7 @@ def parallel(
     *,
     passwords: Sequence[Secret | None] | None = None,
     local: Sequence[bytes] | None = None,
+    bfd: Bfd | None = None,
 ) -> tuple[PeerSpec, ...]:
     """Peers from parallel lists; those that are None are absent, the others must be as long as that of addresses."""
     count = len(ips)
@@ -161,6 +162,7 @@ def parallel(
             ports[at] if ports is not None else DEFAULT_PORT,
             local[at] if local is not None else b"",
             passwords[at] if passwords is not None else None,
+            bfd,
         )
         for at, each in enumerate(ips)
     )

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from kuberouter.daemon.config import Config, _reuse_mode, load
-from kuberouter.daemon.flags import parse
-from kuberouter.decode.scalars import prefix
-from kuberouter.model.core import Family
-from kuberouter.model.settings import MetricsSettings
+from kuberouter.daemon.flags import UsageError, parse
+from kuberouter.decode.scalars import address, prefix
+from kuberouter.model.bgp import Bfd, PeerSpec
+from kuberouter.model.core import Family, Secret
+from kuberouter.model.settings import ExternalPeers, GracefulRestart, MetricsSettings
 
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "NODE_NAME": "node-1"}
 
@@ -68,7 +69,8 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--loadbalancer-ip-range=fd00:2::/64 --service-external-ip-range=10.3.0.0/16 --health-addr=[::1] "
         "--service-node-port-range=20000:30000 --iptables-sync-period=1m --ipvs-sync-period=2m --masquerade-all "
         "--ipvs-permit-all=false --netpol-namespace-annotation --iptables-mode=legacy "
-        "--netpol-default-deny --netpol-existing-flows=cut"
+        "--netpol-default-deny --netpol-existing-flows=cut --nodes-full-mesh=false --advertise-pod-cidr=false "
+        "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48"
     )
     config = good(words, environment)
     assert config.node.families == (Family.IPV4, Family.IPV6)
@@ -77,6 +79,9 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert config.router.overlay_full
     assert config.router.router_id == "generate"
     assert not config.router.ibgp
+    assert not config.router.full_mesh
+    assert not config.router.advertise.pod_cidr
+    assert config.router.import_allow == (prefix("10.244.0.0/16"), prefix("fd44::/48"))
     assert config.firewall is not None
     assert config.firewall.load_balancer_ranges == (prefix("10.2.0.0/16"), prefix("fd00:2::/64"))
     assert config.firewall.external_ranges == (prefix("10.3.0.0/16"),)
@@ -174,6 +179,29 @@ def test_cluster_ip_ranges_are_repeated_and_replace_the_default(
         ("--router-id=Generate", "--router-id: 'Generate'"),
         ("--gobgp-socket=run/x.sock", "--gobgp-socket: 'run/x.sock'"),
         ("--gobgp-socket=/" + "x" * 107, "--gobgp-socket"),
+        ("--bgp-import-allow-cidrs=x", "--bgp-import-allow-cidrs: 'x'"),
+        ("--bgp-holdtime=2s", "--bgp-holdtime: 2s is not a whole number of seconds from 3 to 65535"),
+        ("--bgp-holdtime=1500ms", "--bgp-holdtime: 1.5s"),
+        ("--bgp-graceful-restart-time=4096s", "--bgp-graceful-restart-time: 1h8m16s"),
+        ("--bgp-graceful-restart-deferral-time=0", "--bgp-graceful-restart-deferral-time: 0s"),
+        ("--peer-router-ips=10.0.0.1", "--peer-router-ips: there are 1 addresses and 0 AS numbers"),
+        ("--peer-router-asns=65000", "--peer-router-ips: there are 0 addresses and 1 AS numbers"),
+        ("--peer-router-ips=10.0.0 --peer-router-asns=65000", "--peer-router-ips: '10.0.0'"),
+        ("--peer-router-ips=10.0.0.1 --peer-router-asns=64000", "--peer-router-asns: '64000'"),
+        ("--peer-router-ips=10.0.0.1,10.0.0.1 --peer-router-asns=1,2", "--peer-router-ips: 10.0.0.1 is named twice"),
+        (
+            "--peer-router-ips=10.0.0.1 --peer-router-asns=1 --peer-router-ports=0",
+            "--peer-router-ports: 0 is not a port",
+        ),
+        (
+            "--peer-router-ips=10.0.0.1 --peer-router-asns=1 --peer-router-ports=179,180",
+            "--peer-router-ips: there are 1 addresses and 2 ports",
+        ),
+        ("--peer-router-passwords-file=/does/not/exist", "--peer-router-passwords-file: /does/not/exist: No such file"),
+        ("--bfd-port=65536", "--bfd-port: 65536 is not a number from 1 to 65535"),
+        ("--bfd-detection-multiplier=0", "--bfd-detection-multiplier: 0"),
+        ("--bfd-desired-min-tx-interval=4294968", "--bfd-desired-min-tx-interval: 4294968"),
+        ("--bfd-required-min-rx-interval=0", "--bfd-required-min-rx-interval: 0"),
         ("--health-addr=nowhere", "--health-addr: 'nowhere'"),
         ("--kubeconfig=/does/not/exist", "--kubeconfig: /does/not/exist"),
         ("--master=10.0.0.1:6443", "--master: '10.0.0.1:6443'"),
@@ -234,6 +262,67 @@ def test_metrics_want_a_path_and_an_address(environment: dict[str, str]) -> None
     config, errors = load(parse(["--metrics-addr=localhost"]), environment)
     assert config is None
     assert errors[0].startswith("--metrics-addr: ")
+
+
+def test_peers_outside_the_cluster(environment: dict[str, str], tmp_path: Path) -> None:
+    words = (
+        "--peer-router-ips=10.0.0.1,2001:db8::9 --peer-router-asns=65000,4200000000 --peer-router-ports=179,1790 "
+        "--peer-router-passwords=aHVzaA==, --peer-router-multihop-ttl=3 --override-nexthop --bgp-holdtime=30s "
+        "--enable-bfd --bfd-detection-multiplier=5"
+    )
+    router = good(words, environment).router
+    assert router is not None
+    v4, v6, bfd = address("10.0.0.1"), address("2001:db8::9"), Bfd(multiplier=5)
+    assert router.peers == ExternalPeers(
+        (PeerSpec(v4, 65000, password=Secret("hush"), bfd=bfd), PeerSpec(v6, 4200000000, 1790, bfd=bfd)),
+        hold_time=30,
+        multihop_ttl=3,
+        next_hop_self=True,
+    )
+    file = tmp_path / "passwords"
+    file.write_text("aHVzaA==, aHVzaCBodXNo\n")
+    both = "--peer-router-ips=10.0.0.1,10.0.0.2 --peer-router-asns=1,2"
+    for more, expected in (
+        (f"--peer-router-passwords-file={file}", [Secret("hush"), Secret("hush hush")]),
+        (f"--peer-router-passwords-file={file} --peer-router-passwords=,aHVzaA==", [None, Secret("hush")]),
+        ("", [None, None]),
+    ):
+        router = good(f"{both} {more}", environment).router
+        assert router is not None
+        assert [spec.password for spec in router.peers.specs] == expected
+        assert router.peers.hold_time == 90
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--peer-router-passwords=hush",
+        "--peer-router-passwords=aHVzaA==,hush",
+        '--peer-router-passwords="hush',
+        "--peer-router-passwords hush,",
+        "--peer-router-passwords-file={file}",
+    ],
+)
+def test_no_mistake_shows_a_password(words: str, environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    file.write_text("aHVzaA==,hush\n")
+    peers = ["--peer-router-ips=10.0.0.1", "--peer-router-asns=1"]
+    try:
+        _, errors = load(parse([*peers, *words.format(file=file).split()]), environment)
+    except UsageError as error:
+        errors = [str(error)]
+    assert errors
+    assert "peer-router-passwords" in errors[0]
+    assert not [error for error in errors if "hush" in error or "aHVz" in error]
+
+
+def test_graceful_restart_is_asked_for(environment: dict[str, str]) -> None:
+    router = good("--bgp-graceful-restart-time=2m", environment).router
+    assert router is not None
+    assert router.graceful is None
+    router = good("--bgp-graceful-restart --bgp-graceful-restart-time=2m", environment).router
+    assert router is not None
+    assert router.graceful == GracefulRestart(120, 360)
 
 
 def test_timeouts_are_whole_seconds(environment: dict[str, str]) -> None:

@@ -145,11 +145,13 @@ def routing(change: Change, view: ClusterView) -> Iterable[Dirty]:
     ref = change.ref
     if ref.kind == "NodeFacts":
         subject = ObjectRef("Node", "", ref.name)
-        for name in ("plumbing", "cni", "speaker", "exports", "advertise"):
+        for name in ("plumbing", "cni", "speaker", "exports", "advertise", "external"):
             yield name, (subject,)
     elif ref.kind == "Node":
         yield "nodesets", (ref,)
         yield "peer", (ref,)
+        if view.node is not None and ref.name == view.node.name:
+            yield from _own_bgp(change, view)
         before, after = (set(node_addresses(n)) if isinstance(n, Node) else set() for n in (change.old, change.new))
         for address in before ^ after:
             # A tunnel's name depends on which other addresses look like it.
@@ -157,3 +159,14 @@ def routing(change: Change, view: ClusterView) -> Iterable[Dirty]:
                 yield "route", view.routes.routes_via(each)
     elif ref.kind == "LearnedRoute":
         yield "route", (ref,)
+
+
+def _own_bgp(change: Change, view: ClusterView) -> Iterable[Dirty]:
+    """What annotations of this node say of BGP is about everybody that it peers with."""
+    old = change.old.options.bgp if isinstance(change.old, Node) else None
+    if old == view.bgp:
+        return
+    for name in ("speaker", "exports", "external"):
+        yield name, (change.ref,)
+    if old is None or (old.asn, old.reflector) != (view.bgp.asn, view.bgp.reflector):
+        yield "peer", tuple(node.ref for node in view.nodes())

@@ -29,8 +29,13 @@ FORMER = "kube-ipvs0"
 """Where kube-proxy in its IPVS mode leaves the addresses of Services, external ones too."""
 
 
-def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[Interface]) -> NodeFacts | None:
-    """What compilers may know of this node, or None while it has no Node object or no usable address."""
+def node_facts(
+    settings: NodeSettings, node: Node | None, interfaces: Iterable[Interface], *, had: tuple[bytes, ...] = ()
+) -> NodeFacts | None:
+    """What compilers may know of this node, or None while it has no Node object or no usable address.
+
+    `had` are addresses that its links had before.
+    """
     if node is None:
         return None
     allowed = settings.families
@@ -67,4 +72,5 @@ def node_facts(settings: NodeSettings, node: Node | None, interfaces: Iterable[I
         zone=node.zone,
         enabled=allowed,
         other_cidrs=tuple(p for p in cidrs if p.family not in families),
+        bindable=tuple(dict.fromkeys((*had, *local))),
     )

@@ -126,7 +126,8 @@ class Cluster(ClusterView):
     def _update_facts(self, ref: ObjectRef, dirty: list[Dirty]) -> None:
         if ref.kind == "Node" and ref.name != self._settings.name:
             return
-        old, new = self._node, node_facts(self._settings, self.node_object(self._settings.name), self.interfaces())
+        old, node = self._node, self.node_object(self._settings.name)
+        new = node_facts(self._settings, node, self.interfaces(), had=old.bindable if old is not None else ())
         if new is None or new == old:
             # A Node object that vanishes under a running daemon is a mishap of the cluster, not ours: keep the facts.
             return

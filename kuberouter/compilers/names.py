@@ -60,6 +60,9 @@ NODE_PEERS = {Family.IPV4: "iBGPpeerset", Family.IPV6: "iBGPpeersetv6"}
 ALL_PEERS = {Family.IPV4: "allpeerset", Family.IPV6: "allpeersetv6"}
 EXTERNAL_PEERS = {Family.IPV4: "externalpeerset", Family.IPV6: "externalpeersetv6"}
 REJECTED_PREFIXES = {Family.IPV4: "customimportrejectdefinedset", Family.IPV6: "customimportrejectdefinedsetv6"}
+ALLOWED_PREFIXES = {Family.IPV4: "importallowdefinedset", Family.IPV6: "importallowdefinedsetv6"}
+IMPORT_SETS = (*REJECTED_PREFIXES.values(), *ALLOWED_PREFIXES.values())
+"""With an entry of these comes or goes what was learned before."""
 BGP_SETS = tuple(
     name
     for by_family in (
@@ -70,6 +73,7 @@ BGP_SETS = tuple(
         ALL_PEERS,
         EXTERNAL_PEERS,
         REJECTED_PREFIXES,
+        ALLOWED_PREFIXES,
     )
     for name in by_family.values()
 )

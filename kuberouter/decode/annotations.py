@@ -32,7 +32,8 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 
-def _field(key: str) -> str:
+def field(key: str) -> str:
+    """Where an annotation is in its object."""
     return f"metadata.annotations[{key}]"
 
 
@@ -51,7 +52,7 @@ class Annotation(Generic[T]):
         try:
             return self.parse(text)
         except ValueError as error:
-            trouble.add(_field(self.key), f"{error}; it is ignored", Reason.UNSUPPORTED)
+            trouble.add(field(self.key), f"{error}; it is ignored", Reason.UNSUPPORTED)
             return self.default
 
 
@@ -169,9 +170,12 @@ def service_options(annotations: dict[str, str] | None, trouble: Trouble) -> Ser
     scheduler = SERVICE_SCHEDULER.read(annotations, trouble)
     sched_flags = SERVICE_SCHED_FLAGS.read(annotations, trouble)
     if sched_flags and scheduler not in FLAGGED_SCHEDULERS:
-        field = f"metadata.annotations[{SERVICE_SCHED_FLAGS.key}]"
         only = " and ".join(FLAGGED_SCHEDULERS)
-        trouble.add(field, f"only the schedulers {only} have flags, not {scheduler}; it is ignored", Reason.IGNORED)
+        trouble.add(
+            field(SERVICE_SCHED_FLAGS.key),
+            f"only the schedulers {only} have flags, not {scheduler}; it is ignored",
+            Reason.IGNORED,
+        )
         sched_flags = 0
     return ServiceOptions(
         scheduler,
@@ -214,22 +218,22 @@ class _NodeBgp:
     def _has(self, key: str) -> bool:
         return key in self._annotations
 
-    def _value(self, field: str, annotation: Annotation[T | None]) -> T | None:
+    def _value(self, name: str, annotation: Annotation[T | None]) -> T | None:
         text = self._annotations.get(annotation.key)
         if text is None:
             return None
         try:
             return annotation.parse(text)
         except ValueError as error:
-            self._unusable(field, annotation.key, str(error))
+            self._unusable(name, annotation.key, str(error))
             return None
 
-    def _unusable(self, field: str, key: str, why: str) -> None:
-        self._unreadable[field] = None
-        self._trouble.add(_field(key), f"{why}; the last good value stays")
+    def _unusable(self, name: str, key: str, why: str) -> None:
+        self._unreadable[name] = None
+        self._trouble.add(field(key), f"{why}; the last good value stays")
 
     def _ignored(self, key: str, why: str) -> None:
-        self._trouble.add(_field(key), f"{why}; it is ignored", Reason.IGNORED)
+        self._trouble.add(field(key), f"{why}; it is ignored", Reason.IGNORED)
 
     def _reflector(self) -> Reflector | None:
         if not self._has(NODE_REFLECTOR.key):

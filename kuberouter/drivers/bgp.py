@@ -140,9 +140,11 @@ class _EntryTable(_Table[E]):
 
     kind: SetKind
 
-    def __init__(self, gobgp: Gobgp, names: Collection[str]) -> None:
+    def __init__(self, gobgp: Gobgp, names: Collection[str], *, imports: Collection[str] = ()) -> None:
+        """`imports` are those of the sets whose entries decide on routes that have been learned already."""
         super().__init__(gobgp)
         self._names = frozenset(names)
+        self._imports = frozenset(imports)
 
     def owns(self, row: E) -> bool:
         """By the name of the set."""
@@ -154,6 +156,9 @@ class _EntryTable(_Table[E]):
         failed: dict[Hashable, str] = {}
         self._write(batch.remove, self._api.remove_entries, failed)
         self._write(batch.add, self._api.add_set, failed)
+        if any(row.key.set in self._imports for row in (*batch.add, *batch.remove)) and self._api.sessions().configured:
+            # GoBGP judges by a changed set only what it hears from now on.
+            self._api.soft_reset(RouteDirection.IMPORT)
         return Outcome(failed)
 
     def _write(

@@ -93,12 +93,15 @@ class Statement(Value, frozen=True, gc=False):
 
     key: StatementKey
     prefix_set: str
+    """Empty: any prefix."""
     neighbor_set: str
     accept: bool
     prepend: Prepend | None = None
     next_hop_self: bool = False
     communities: tuple[int, ...] = ()
     """Communities that are added (RFC 1997), as numbers of 32 bits, sorted and each once."""
+    internal: bool = False
+    """Only routes that peers of our own AS number have told."""
 
 
 class PolicyKey(KeyValue, frozen=True, gc=False, cache_hash=True):

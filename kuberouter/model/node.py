@@ -35,6 +35,8 @@ class NodeFacts(Value, frozen=True, gc=False):
     object tells of its addresses, for a moment or for good, must not open them."""
     other_cidrs: tuple[Prefix, ...] = ()
     """Pod CIDRs of enabled families of which the node has no address."""
+    bindable: tuple[bytes, ...] = ()
+    """Local addresses, those included that were some before: a link that flaps ends no listener."""
 
     def address(self, family: Family) -> bytes | None:
         """The best address of a family: the primary one if it is of that family, else the first of it."""

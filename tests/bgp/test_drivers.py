@@ -59,6 +59,7 @@ CHANGING = bgp.Statement(
     next_hop_self=True,
     communities=(65000 << 16 | 100, 0xFFFFFF01),
 )
+REFLECTING = bgp.Statement(bgp.StatementKey(NODES + "-2"), "", NODES, True, internal=True)
 EXTERNAL = bgp.Peer(
     bgp.PeerKey(ip_address("192.0.2.4").packed),
     65001,
@@ -92,7 +93,7 @@ WORLD: tuple[tuple[type[Row], tuple[Any, ...]], ...] = (
     ),
     (bgp.PrefixSetEntry, (entry(PODS, "10.244.1.0/24"), entry(PODS, "10.245.0.0/16"), entry(PODS6, "fd44::/64"))),
     (bgp.NeighborSetEntry, (neighbor(NODES, "192.0.2.2/32"), neighbor(NODES6, "2001:db8::2/128"))),
-    (bgp.Statement, (STATEMENT, CHANGING)),
+    (bgp.Statement, (STATEMENT, CHANGING, REFLECTING)),
     (bgp.Policy, (POLICY,)),
     (bgp.PolicyAssignment, (CLOSED, JUDGED)),
     (bgp.Path, (path("10.244.1.0/24", A), path("fd44::/64", "2001:db8::1"))),

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from kuberouter.cluster.dependents import routing
 from kuberouter.compilers.routing import COMPILERS
 from kuberouter.model import bgp
-from kuberouter.model.cluster import Interface, InterfaceAddress, LearnedRoute, Node
-from kuberouter.model.core import Family, ObjectRef, Prefix, Row
+from kuberouter.model.cluster import Interface, InterfaceAddress, LearnedRoute, Node, NodeOptions
+from kuberouter.model.core import Family, ObjectRef, Prefix, Row, Secret
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
 from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route
-from kuberouter.model.settings import RouterSettings
+from kuberouter.model.settings import Advertise, GracefulRestart, RouterSettings
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, Link, Route, PolicyRule, *bgp.TABLES, CniSettings)
@@ -40,19 +40,37 @@ SETTINGS = (
     RouterSettings(overlay_full=True),
     RouterSettings(overlay=False, pod_egress=False, cni=False),
     RouterSettings(ibgp=False, auto_mtu=False),
+    RouterSettings(full_mesh=False, graceful=GracefulRestart()),
+    RouterSettings(import_allow=(CIDRS[1],), advertise=Advertise(pod_cidr=False)),
 )
+OUTSIDE = bgp.PeerSpec(ip_address("192.0.2.254").packed, 65000, password=Secret("hush"))
+annotations = st.builds(
+    bgp.NodeBgp,
+    asn=st.sampled_from((0, 64601, 64602)),
+    reflector=st.sampled_from(
+        (None, bgp.Reflector(ADDRESSES[0], server=True), bgp.Reflector(ADDRESSES[0]), bgp.Reflector(ADDRESSES[1]))
+    ),
+    communities=st.sampled_from(((), (1, 2))),
+    import_reject=st.sampled_from(((), (CIDRS[0], CIDRS[3]))),
+    # A node of the cluster can be named as well.
+    peers=st.sampled_from((None, (OUTSIDE,), (bgp.PeerSpec(ADDRESSES[2], 65001),))),
+)
+"""What nodes say of BGP; half of them nothing."""
 
 nodes = st.builds(
-    lambda name, addresses, cidrs: Node(
+    lambda name, addresses, cidrs, said: Node(
         ObjectRef("Node", "", name),
         # This node always has an address: without one its facts stay what they were, and history would count.
         internal_addresses=(ADDRESSES[0],) if name == NODE else tuple(addresses),
-        spec_pod_cidrs=tuple(cidrs),
+        # So that not every change of this node is one of its facts.
+        spec_pod_cidrs=(CIDRS[0],) if name == NODE and said else tuple(cidrs),
+        options=NodeOptions(bgp=said or bgp.NodeBgp()),
     ),
     # A change of this node compiles everything again and hides what an event forgot to touch, so it is rare.
-    st.sampled_from((*NAMES[1:] * 4, NODE)),
+    st.sampled_from((*NAMES[1:] * 3, NODE)),
     st.lists(st.sampled_from((*ADDRESSES[1:], *ADDRESSES[2:4])), max_size=2, unique=True),
     st.lists(st.sampled_from(CIDRS), max_size=2, unique=True),
+    st.one_of(st.none(), annotations),
 )
 routes = st.builds(
     lambda prefix, hops: LearnedRoute(ObjectRef("LearnedRoute", "", repr(prefix)), prefix, tuple(hops)),
@@ -140,7 +158,10 @@ def test_rows_hang_together(history: list[Upserted | Deleted], router: RouterSet
     assert {key.set for key in tables[Member]} <= sets
     defined = {key.name for key in tables[bgp.DefinedSet]}
     assert {key.set for row in (bgp.PrefixSetEntry, bgp.NeighborSetEntry) for key in tables[row]} <= defined
-    assert router.ibgp or not tables[bgp.Peer]
+    assert router.ibgp or not any(key.address in ADDRESSES[3:] for key in tables[bgp.Peer])
+    # Who has a session is known to the policies of both directions.
+    everybody = {key.prefix.address for key in tables[bgp.NeighborSetEntry] if key.set.startswith("allpeer")}
+    assert {key.address for key in tables[bgp.Peer]} <= everybody
 
 
 def test_a_node_touches_its_own_rows_only() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from kuberouter.cluster.dependents import routing
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.names import BGP_SETS, POLICY_PREFIX
+from kuberouter.compilers.names import BGP_SETS, IMPORT_SETS, POLICY_PREFIX
 from kuberouter.compilers.routing import COMPILERS
 from kuberouter.drivers import bgp as drivers
 from kuberouter.drivers.memory import MemoryDriver
@@ -65,7 +65,7 @@ def bgp_drivers(gobgp: Gobgp) -> dict[type[Row], Any]:
     return {
         bgp.Speaker: drivers.SpeakerDriver(gobgp),
         bgp.DefinedSet: drivers.DefinedSetDriver(gobgp, BGP_SETS),
-        bgp.PrefixSetEntry: drivers.PrefixEntryDriver(gobgp, BGP_SETS),
+        bgp.PrefixSetEntry: drivers.PrefixEntryDriver(gobgp, BGP_SETS, imports=IMPORT_SETS),
         bgp.NeighborSetEntry: drivers.NeighborEntryDriver(gobgp, BGP_SETS),
         bgp.Statement: drivers.StatementDriver(gobgp, BGP_SETS),
         bgp.Policy: drivers.PolicyDriver(gobgp, POLICY_PREFIX),

@@ -1,6 +1,6 @@
 """Node and learned routes to BGP, kernel routes and plumbing. One compiler for each smallest thing that changes:
 
-- `plumbing`, `cni`, `speaker`, `exports`, `advertise`: this node;
+- `plumbing`, `cni`, `speaker`, `exports`, `advertise`, `external`: this node;
 - `nodesets`, `peer`: each node of the cluster;
 - `route`: each learned route, with the tunnel that it may need.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from kuberouter.compilers.routing.advertise import compile_advertise
 from kuberouter.compilers.routing.cni import compile_cni
 from kuberouter.compilers.routing.exports import compile_exports
-from kuberouter.compilers.routing.peers import compile_peer
+from kuberouter.compilers.routing.peers import compile_external, compile_peer
 from kuberouter.compilers.routing.plumbing import compile_nodesets, compile_plumbing
 from kuberouter.compilers.routing.routes import compile_route
 from kuberouter.compilers.routing.speaker import compile_speaker
@@ -20,6 +20,7 @@ __all__ = [
     "compile_advertise",
     "compile_cni",
     "compile_exports",
+    "compile_external",
     "compile_nodesets",
     "compile_peer",
     "compile_plumbing",
@@ -34,6 +35,7 @@ COMPILERS = (
     ("speaker", compile_speaker),
     ("exports", compile_exports),
     ("advertise", compile_advertise),
+    ("external", compile_external),
     ("peer", compile_peer),
     ("route", compile_route),
 )

@@ -1,20 +1,26 @@
 """What may leave this node over BGP, and what may come in: sets, statements, policies, assignments.
 
-Nothing leaves but this node's pod CIDRs to other nodes. Everything comes in but default routes and the addresses of
-Services that this node itself serves. Both policies stand for good; what changes are the entries of their sets.
+To other nodes goes nothing but this node's pod CIDRs, from a route reflector also what other nodes told it; to peers
+outside the cluster the service addresses that this node serves, and its pod CIDRs. Everything comes in but default
+routes, the addresses of Services that this node itself serves and what an annotation rejects; where flags say what may
+be learned, nothing else. All of it holds for route reflectors, too.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.names import (
     ALL_PEERS,
+    ALLOWED_PREFIXES,
     DEFAULT_ROUTE_PREFIXES,
+    EXTERNAL_PEERS,
     NODE_PEERS,
     POD_CIDR_PREFIXES,
     POLICY_PREFIX,
+    REJECTED_PREFIXES,
     SERVICE_PREFIXES,
 )
 from kuberouter.model.bgp import (
@@ -22,6 +28,7 @@ from kuberouter.model.bgp import (
     DefinedSetKey,
     NeighborSetEntry,
     NeighborSetEntryKey,
+    NodeBgp,
     Policy,
     PolicyAssignment,
     PolicyAssignmentKey,
@@ -38,27 +45,39 @@ from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import RouterSettings
 
 BITS = {Family.IPV4: 32, Family.IPV6: 128}
+PREFIX_SETS = (POD_CIDR_PREFIXES, SERVICE_PREFIXES, DEFAULT_ROUTE_PREFIXES, REJECTED_PREFIXES, ALLOWED_PREFIXES)
 
 
 def compile_exports(key: Owner, view: ClusterView, *, node: NodeFacts, settings: RouterSettings) -> Fragment:
-    """The fixed policy of every node."""
-    del key, view, node, settings
-    return Fragment((*_sets(), *_EXPORT, *_IMPORT))
+    """The policies. What changes from day to day are the entries of their sets; a change of annotations that concern
+    what is told makes new statements.
+    """
+    del key, node
+    rejected = tuple(_inside(REJECTED_PREFIXES, prefix) for prefix in view.bgp.import_reject)
+    allowed = tuple(_inside(ALLOWED_PREFIXES, prefix) for prefix in settings.import_allow)
+    exports = _policy(RouteDirection.EXPORT, _export(view.bgp, settings), accept=False)
+    imports = _policy(RouteDirection.IMPORT, _import(settings), accept=not settings.import_allow)
+    return Fragment((*_sets(), *rejected, *allowed, *exports, *imports))
 
 
 def _sets() -> list[Row]:
     rows: list[Row] = []
     for family, bits in BITS.items():
-        for prefixes in (POD_CIDR_PREFIXES, SERVICE_PREFIXES, DEFAULT_ROUTE_PREFIXES):
+        for prefixes in PREFIX_SETS:
             rows.append(DefinedSet(DefinedSetKey(SetKind.PREFIX, prefixes[family])))
         everything = Prefix(bytes(bits // 8), 0)
         rows.append(PrefixSetEntry(PrefixSetEntryKey(DEFAULT_ROUTE_PREFIXES[family], everything, 0, 0)))
-        for neighbors in (NODE_PEERS, ALL_PEERS):
+        for neighbors in (NODE_PEERS, EXTERNAL_PEERS, ALL_PEERS):
             rows.append(DefinedSet(DefinedSetKey(SetKind.NEIGHBOR, neighbors[family])))
             # To GoBGP an empty neighbor set means every peer, so one member that no peer can be is always there.
             nobody = Prefix(bytes(bits // 8), bits)
             rows.append(NeighborSetEntry(NeighborSetEntryKey(neighbors[family], nobody)))
     return rows
+
+
+def _inside(names: Mapping[Family, str], prefix: Prefix) -> PrefixSetEntry:
+    """The entry of a prefix with everything inside it."""
+    return PrefixSetEntry(PrefixSetEntryKey(names[prefix.family], prefix, prefix.length, BITS[prefix.family]))
 
 
 def _policy(direction: RouteDirection, statements: list[Statement], *, accept: bool) -> tuple[Row, ...]:
@@ -73,22 +92,48 @@ def _statement(prefixes: str, neighbors: str, *, accept: bool) -> Statement:
     return Statement(StatementKey(prefixes + neighbors), prefixes, neighbors, accept)
 
 
-_EXPORT = _policy(
-    RouteDirection.EXPORT,
-    [
+def _external(prefixes: str, neighbors: str, mine: NodeBgp, settings: RouterSettings) -> Statement:
+    """What goes to peers outside the cluster is changed as annotations and flags ask; the name says how."""
+    prepend, self_, communities = mine.prepend, settings.peers.next_hop_self, mine.communities
+    name = prefixes + neighbors
+    if prepend is not None or self_ or communities:
+        asked = repr((prepend and (prepend.asn, prepend.repeat), self_, communities))
+        name += "-" + hashlib.blake2b(asked.encode(), digest_size=4).hexdigest()
+    return Statement(StatementKey(name), prefixes, neighbors, True, prepend, self_, communities)
+
+
+def _export(mine: NodeBgp, settings: RouterSettings) -> list[Statement]:
+    told = [
         _statement(prefixes, neighbors, accept=True)
         for prefixes in POD_CIDR_PREFIXES.values()
         for neighbors in NODE_PEERS.values()
-    ],
-    accept=False,
-)
-_IMPORT = _policy(
-    RouteDirection.IMPORT,
-    [
+    ]
+    if mine.reflector is not None and mine.reflector.server:
+        told += [
+            Statement(StatementKey(f"{neighbors}-reflected"), "", neighbors, True, internal=True)
+            for neighbors in NODE_PEERS.values()
+        ]
+    outside = (SERVICE_PREFIXES, POD_CIDR_PREFIXES) if settings.advertise.pod_cidr else (SERVICE_PREFIXES,)
+    told += [
+        _external(prefixes, neighbors, mine, settings)
+        for neighbors in EXTERNAL_PEERS.values()
+        for by_family in outside
+        for prefixes in by_family.values()
+    ]
+    return told
+
+
+def _import(settings: RouterSettings) -> list[Statement]:
+    learned = [
         _statement(prefixes[family], neighbors, accept=False)
         for neighbors in ALL_PEERS.values()
-        for prefixes in (SERVICE_PREFIXES, DEFAULT_ROUTE_PREFIXES)
+        for prefixes in (SERVICE_PREFIXES, DEFAULT_ROUTE_PREFIXES, REJECTED_PREFIXES)
         for family in Family
-    ],
-    accept=True,
-)
+    ]
+    if settings.import_allow:
+        learned += [
+            _statement(prefixes, neighbors, accept=True)
+            for neighbors in ALL_PEERS.values()
+            for prefixes in ALLOWED_PREFIXES.values()
+        ]
+    return learned

@@ -6,6 +6,7 @@ from kuberouter.cluster.dependents import routing
 from kuberouter.compilers.names import (
     BGP_SETS,
     BRIDGE_LINK,
+    IMPORT_SETS,
     NODE_ADDRESS_SET,
     POD_SUBNET_SET,
     POLICY_PREFIX,
@@ -46,7 +47,7 @@ def router_part(settings: RouterSettings) -> Part:
         PolicyRule: lambda: PolicyRuleDriver((TUNNEL_TABLE,)),
         bgp.Speaker: lambda: drivers.SpeakerDriver(gobgp),
         bgp.DefinedSet: lambda: drivers.DefinedSetDriver(gobgp, BGP_SETS),
-        bgp.PrefixSetEntry: lambda: drivers.PrefixEntryDriver(gobgp, BGP_SETS),
+        bgp.PrefixSetEntry: lambda: drivers.PrefixEntryDriver(gobgp, BGP_SETS, imports=IMPORT_SETS),
         bgp.NeighborSetEntry: lambda: drivers.NeighborEntryDriver(gobgp, BGP_SETS),
         bgp.Statement: lambda: drivers.StatementDriver(gobgp, BGP_SETS),
         bgp.Policy: lambda: drivers.PolicyDriver(gobgp, POLICY_PREFIX),

@@ -39,6 +39,8 @@ ACCEPT, REJECT = 1, 2
 """RouteAction."""
 ADD_COMMUNITY = 0
 """CommunityAction.Type."""
+INTERNAL = 1
+"""Conditions.RouteType."""
 SOFT_DIRECTION = {RouteDirection.IMPORT: 0, RouteDirection.EXPORT: 1}
 """ResetPeerRequest.SoftResetDirection."""
 KINDS = {SetKind.PREFIX: 0, SetKind.NEIGHBOR: 1}
@@ -174,13 +176,12 @@ def statement_message(row: Statement) -> Any:
         actions.community.CopyFrom(
             pb.CommunityAction(type=ADD_COMMUNITY, communities=[show_community(number) for number in row.communities])
         )
-    return pb.Statement(
-        name=row.key.name,
-        conditions=pb.Conditions(
-            prefix_set=pb.MatchSet(name=row.prefix_set), neighbor_set=pb.MatchSet(name=row.neighbor_set)
-        ),
-        actions=actions,
-    )
+    conditions = pb.Conditions(neighbor_set=pb.MatchSet(name=row.neighbor_set))
+    if row.prefix_set:
+        conditions.prefix_set.CopyFrom(pb.MatchSet(name=row.prefix_set))
+    if row.internal:
+        conditions.route_type = INTERNAL
+    return pb.Statement(name=row.key.name, conditions=conditions, actions=actions)
 
 
 def statement_row(found: Any) -> Statement:
@@ -198,6 +199,7 @@ def statement_row(found: Any) -> Statement:
         prepend,
         actions.nexthop.self,
         tuple(sorted(number for number in communities if number is not None)),
+        found.conditions.route_type == INTERNAL,
     )
 
 

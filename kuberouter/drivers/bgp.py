@@ -282,9 +282,24 @@ class AssignmentDriver(_Table[PolicyAssignment]):
         return Outcome(failed)
 
     def _assign(self, row: PolicyAssignment) -> None:
+        before = [old for old in self._api.assignments() if old.key == row.key]
         self._api.assign(row)
-        if self._api.sessions().configured:
-            self._api.soft_reset(row.key.direction)
+        if not self._api.sessions().configured:
+            return
+        self._api.soft_reset(row.key.direction)
+        if row.key.direction is RouteDirection.EXPORT and any(self._told(old) - self._told(row) for old in before):
+            # A daemon of version 3 withdraws nothing when it judges again, but whatever goes goes from everybody.
+            own = list(self._api.paths())
+            self._api.originate(own, own)
+
+    def _told(self, row: PolicyAssignment) -> set[tuple[str, str]]:
+        """What is told to whom, as pairs of sets."""
+        statements = {each.key.name: each for each in self._api.statements()}
+        names = (
+            name for policy in self._api.policies() if policy.key.name in row.policies for name in policy.statements
+        )
+        found = (statements[name] for name in names if name in statements)
+        return {(each.prefix_set, each.neighbor_set) for each in found if each.accept}
 
 
 class PeerDriver(_Table[Peer]):

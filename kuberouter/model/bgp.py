@@ -185,6 +185,11 @@ class Peer(Value, frozen=True, gc=False):
     """The peer dials, we only listen."""
     bfd: Bfd | None = None
 
+    @property
+    def spares(self) -> tuple[str, ...]:
+        """What the session can do without where gobgpd has no such thing."""
+        return ("bfd",) if self.bfd is not None else ()
+
 
 class PathKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """A prefix that this node originates."""

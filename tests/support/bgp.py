@@ -5,8 +5,10 @@ Kernel tables are in memory; everything that concerns BGP is real.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ from kuberouter.cluster.dependents import routing
 from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.names import BGP_SETS, IMPORT_SETS, POLICY_PREFIX
 from kuberouter.compilers.routing import COMPILERS
+from kuberouter.decode.node import decode_node
 from kuberouter.drivers import bgp as drivers
 from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.dataplane import Dataplane, Report, Table
@@ -58,6 +61,19 @@ def node(name: str, addresses: Iterable[str], pod_cidrs: Iterable[str]) -> Node:
         internal_addresses=tuple(ip_address(a).packed for a in addresses),
         spec_pod_cidrs=tuple(prefix(c) for c in pod_cidrs),
     )
+
+
+def annotated(name: str, address: str, cidr: str, **annotations: str) -> Node:
+    """A Node object as the API tells of it, with annotations by their names without `kube-router.io/`, `_` for `.`."""
+    texts = {f"kube-router.io/{key.replace('__', '-').replace('_', '.')}": text for key, text in annotations.items()}
+    raw = {
+        "metadata": {"name": name, "annotations": texts},
+        "spec": {"podCIDRs": [cidr]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    }
+    found, _ = decode_node(json.dumps(raw).encode())
+    assert found is not None
+    return found
 
 
 def bgp_drivers(gobgp: Gobgp) -> dict[type[Row], Any]:
@@ -121,6 +137,10 @@ class Daemon:
         found: Route | None = self.drivers[Route].rows.get(RouteKey(TABLE_MAIN, prefix(destination)))
         return found
 
+    def failed(self, row: type[Row]) -> bool:
+        """Whether a row of a table was refused."""
+        return any(table is row for report in self.reports for table, _ in report.failed)
+
     def told(self) -> bool:
         """Whether gobgpd holds exactly what is desired, in every table."""
         try:
@@ -170,6 +190,47 @@ class Station:
         if self.gobgpd is not None:
             self.gobgpd.stop(signal.SIGKILL)
             self.gobgpd = None
+
+
+class Router:
+    """A router outside the cluster: a gobgpd that hears from the test alone, and takes and tells everything."""
+
+    def __init__(self, station: Station, asn: int, *peers: bgp.Peer) -> None:
+        self.station = station
+        self._asn = asn
+        self._peers = peers
+        self.api = V3(Connection(f"unix://{station.socket}"))
+        wait(self._answers, 5, "gobgpd")
+        own = ip_address(station.address).packed
+        self.api.start(bgp.Speaker(bgp.SpeakerKey(), asn, own, addresses=(own,)))
+        for peer in peers:
+            self.api.add_peer(peer)
+
+    def _answers(self) -> bool:
+        try:
+            return self.api.speaker() is None
+        except Unavailable:
+            return False
+
+    def tell(self, *prefixes: str, withdraw: bool = False) -> None:
+        """Announce prefixes, or withdraw them."""
+        own = ip_address(self.station.address).packed
+        paths = [bgp.Path(bgp.PathKey(prefix(text)), own) for text in prefixes]
+        self.api.originate((), paths) if withdraw else self.api.originate(paths, ())
+
+    def knows(self) -> dict[str, dict[str, Any]]:
+        """What it has heard: per prefix the attributes of the best path, by GoBGP's names for them."""
+        words = ["gobgp", "--target", f"unix://{self.station.socket}", "global", "rib", "-j"]
+        found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout or "{}")
+        return {
+            text: {key: value for attribute in paths[0]["attrs"] for key, value in attribute.items() if key != "type"}
+            for text, paths in found.items()
+        }
+
+    def established(self) -> bool:
+        """Whether all its sessions stand."""
+        sessions = self.api.sessions()
+        return sessions.configured == sessions.established
 
 
 class Wire:

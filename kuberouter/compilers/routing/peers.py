@@ -19,7 +19,7 @@ from kuberouter.model.settings import RouterSettings
 ASKED_FOR = Rank(level=-1)
 """A peer that somebody names is what he says, should it be a node of the cluster as well."""
 SHORTEST_DEFERRAL = 3
-LONGEST_DEFERRAL = 30
+LONGEST_DEFERRAL = 15
 """Seconds after a restart of gobgpd in which it may keep silent, at most, waiting for what its peers tell. A node that
 reflects nothing tells nothing of what it learns; and whoever is dead tells nothing at all."""
 

@@ -134,7 +134,7 @@ def test_who_peers_with_whom_under_reflection(
 
 def test_b16_a_restart_is_short_even_if_somebody_keeps_silent() -> None:
     settings = RouterSettings(graceful=GracefulRestart(120, 360))
-    for mine, deferral in ((None, 3), (CLIENT, 3), (SERVER, 30)):
+    for mine, deferral in ((None, 3), (CLIENT, 3), (SERVER, 15)):
         peer = session(NodeBgp(reflector=mine), NodeBgp(reflector=SERVER), settings)
         assert peer is not None
         assert (peer.restart_time, peer.deferral_time) == (120, deferral)

@@ -1,0 +1,94 @@
+"""gobgpd dies and comes back, with graceful restart: who keeps what, and that nobody falls silent for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from kuberouter.model import bgp
+from kuberouter.model.settings import ExternalPeers, GracefulRestart, RouterSettings
+from tests.bgp.test_nodes import SESSION, log_lines, reaches
+from tests.support.bgp import Router, Wire, node, wait
+
+pytestmark = pytest.mark.root
+
+A, B, DEAD, TOR = "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.254"
+CIDR_A, CIDR_B, CIDR_NEW = "10.244.1.0/24", "10.244.2.0/24", "10.244.7.0/24"
+SETTINGS = RouterSettings(
+    graceful=GracefulRestart(60, 360),
+    peers=ExternalPeers((bgp.PeerSpec(ip_address(TOR).packed, 65000),)),
+)
+
+
+class Trio:
+    """Two nodes and a third that is down; and a router that knows nothing of graceful restart."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.a, self.b = wire.station("a", A), wire.station("b", B)
+        self.at_a, self.at_b = wire.daemon(self.a, SETTINGS), wire.daemon(self.b, SETTINGS)
+        peers = [bgp.Peer(bgp.PeerKey(ip_address(each).packed), 64512, ip_address(TOR).packed) for each in (A, B)]
+        self.tor = Router(wire.station("tor", TOR), 65000, *peers)
+        for daemon in (self.at_a, self.at_b):
+            daemon.put(node("a", [A], [CIDR_A]), node("b", [B], [CIDR_B]), node("c", [DEAD], ["10.244.3.0/24"]))
+
+    def meet(self) -> None:
+        """Wait until everybody who is up knows everybody."""
+        wait(lambda: reaches(self.at_a, CIDR_B, B) and reaches(self.at_b, CIDR_A, A), SESSION, "routes")
+        wait(lambda: {CIDR_A, CIDR_B} <= set(self.tor.knows()), SESSION, "routes at the router")
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    with Wire(tmp_path_factory.mktemp("bgp")) as wire:
+        trio = Trio(wire)
+        trio.meet()
+        yield trio
+
+
+def test_b16_nobody_is_silent_at_a_first_start_though_a_node_is_dead(trio: Trio) -> None:
+    trio.at_a.put(node("a", [A], [CIDR_A, CIDR_NEW]))
+    wait(lambda: reaches(trio.at_b, CIDR_NEW, A) and CIDR_NEW in trio.tor.knows(), 8, "what is new")
+    trio.at_a.put(node("a", [A], [CIDR_A]))
+    wait(lambda: trio.at_b.route(CIDR_NEW) is None, 8, "withdrawal")
+
+
+def test_b16_routes_stay_while_gobgpd_is_away_and_what_is_new_comes_soon(trio: Trio) -> None:
+    reports = len(trio.at_b.reports)
+    trio.a.kill()
+    wait(lambda: trio.at_a.source.trouble != "", 5, "notice of the absence")
+    wait(lambda: log_lines(trio.b, "Peer Down") > 0, 5, "end of the session")
+    assert reaches(trio.at_b, CIDR_A, A)
+    trio.at_a.put(node("a", [A], [CIDR_A, CIDR_NEW]))
+    trio.a.start()
+    took = wait(lambda: reaches(trio.at_b, CIDR_NEW, A), SESSION, "new route")
+    assert took < 15
+    assert reaches(trio.at_b, CIDR_A, A)
+    trio.meet()
+    # The routes were there all the while: they were neither removed nor changed.
+    later = trio.at_b.reports[reports:]
+    touched = {row.key for report in later for _, batch in report.batches for row in batch.remove}
+    assert not touched
+    wait(trio.at_a.told, 5, "agreement")
+
+
+def test_who_knows_nothing_of_graceful_restart_hears_at_once(trio: Trio) -> None:
+    """Pain 13: its session is no other than before, and is told everything as soon as it stands."""
+    wait(lambda: {CIDR_A, CIDR_B} <= set(trio.tor.knows()), 10, "routes at the router")
+    trio.a.kill()
+    wait(lambda: CIDR_A not in trio.tor.knows(), 10, "end of the session with the router")
+    trio.a.start()
+    wait(lambda: CIDR_A in trio.tor.knows(), SESSION, "routes at the router")
+
+
+def test_a_router_without_graceful_restart_hears_though_it_is_the_only_peer(tmp_path: Path) -> None:
+    """Pain 13, as gobgpd has it where there is nobody to wait for."""
+    with Wire(tmp_path) as wire:
+        station = wire.station("a", A)
+        daemon = wire.daemon(station, SETTINGS)
+        peer = bgp.Peer(bgp.PeerKey(ip_address(A).packed), 64512, ip_address(TOR).packed)
+        tor = Router(wire.station("tor", TOR), 65000, peer)
+        daemon.put(node("a", [A], [CIDR_A]))
+        wait(lambda: CIDR_A in tor.knows(), SESSION, "route at the router")

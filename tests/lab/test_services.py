@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.lab import Lab
-from tests.support.probes import Job, Prober
+from tests.support.probes import PATIENCE, Job, Prober
 
 pytestmark = [pytest.mark.ipvs, pytest.mark.dummy]
 
@@ -29,6 +28,10 @@ spec:
 """
 VIP = "10.96.0.10"
 METRICS_PORT = 9464
+AUDIT = 5.0
+"""Seconds between audits on the second node."""
+PROMISE = 1.0
+"""Seconds within which what the kernel tells of is mended."""
 SLOW = 2.0
 """Seconds for a probe: the guest emulates its processor."""
 
@@ -40,6 +43,8 @@ def lab() -> Iterator[Lab]:
     # From manifests: a daemon without the apiserver client starts much faster where the processor is emulated.
     with Lab(nodes=2, subnets=1, manifests=True, daemon_arguments=arguments) as lab:
         lab.wire_statically()
+        # Here audits come often, on the first node none does while the tests run.
+        lab.node("node2").daemon_arguments.append(f"--ipvs-sync-period={AUDIT:g}s")
         lab.start()
         lab.wait(lambda: lab.check_alive() and all(node.ready() for node in lab.nodes), 60, "ready daemons")
         lab.pod("web1", "node1", labels={"app": "web"})
@@ -179,7 +184,21 @@ def test_session_affinity_sticks_and_ends(lab: Lab) -> None:
     lab.wait(lambda: not servers(client, job, 2), 30, "the Service is gone")
 
 
-def test_what_an_admin_cleared_comes_back_at_the_next_audit_or_restart(lab: Lab) -> None:
+def test_what_an_admin_cleared_comes_back_at_the_next_audit(lab: Lab) -> None:
+    node = lab.node("node2")
+    await_ready(lab, "node2")
+    assert node.daemon is not None
+    process = node.daemon.pid
+    job = Job("tcp", node.ip, 30080)
+    node.sh("ipvsadm -C && ipvsadm -A -t 198.51.100.9:80 -s rr")
+    lab.wait(lambda: len(servers(lab.outside, job, 4)) == 2, 2 * AUDIT, "both endpoints answer again")
+    assert lab.check_alive()
+    assert node.daemon.pid == process, "the daemon that ran before has mended it"
+    assert servers(lab.outside, job, 10).total() == 10
+    assert "-A -t 198.51.100.9:80 -s rr" in node.sh("ipvsadm -Sn"), "what others have stays"
+
+
+def test_what_an_admin_cleared_comes_back_with_a_restart(lab: Lab) -> None:
     client = lab.pods["default/client"].prober
     node = lab.node("node1")
     node.sh("ipvsadm -C && ipvsadm -A -t 198.51.100.9:80 -s rr && ip addr add 198.51.100.8/32 dev kube-dummy-if")
@@ -192,15 +211,14 @@ def test_what_an_admin_cleared_comes_back_at_the_next_audit_or_restart(lab: Lab)
 
 
 @pytest.mark.parametrize("words", ["addr flush dev kube-dummy-if", "link del kube-dummy-if"])
-def test_a_flushed_service_address_is_repaired_by_notice(lab: Lab, words: str) -> None:
+def test_a_flushed_service_address_is_repaired_by_notice(lab: Lab, words: str, tell: Callable[[str], None]) -> None:
     node = lab.node("node1")
     await_ready(lab, "node1")
-    began = time.monotonic()
-    node.sh(f"ip {words}; until ip addr show dev kube-dummy-if | grep -q 10.96.0.10/32; do sleep 0.05; done")
-    seconds = time.monotonic() - began
-    print(f"{words}: back after {seconds:.2f} s")
-    # A second is promised on a machine with time to spare; an emulated one has none.
-    assert seconds < 10
+    # The time that it takes to enter the node is not the daemon's.
+    waits = f"ip {words}; until ip addr show dev kube-dummy-if | grep -q {VIP}/32; do sleep 0.02; done"
+    began, ended = map(float, node.sh(f"date +%s.%N; {waits}; date +%s.%N").split())
+    tell(f"{words}: back after {ended - began:.2f} s")
+    assert ended - began < PROMISE * PATIENCE, "the next audit is minutes away"
     assert len(servers(lab.pods["default/client"].prober, Job("tcp", VIP, 80))) == 2
 
 

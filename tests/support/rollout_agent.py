@@ -8,8 +8,8 @@ to end.
 finish what is open, still take what comes), `kill NAME` (the process is gone), `count NAME`. Each is answered by a line
 with the open connections of that pod.
 
-`load ADDRESS RATE LONG` makes RATE new connections a second with one request each and keeps LONG connections busy,
-until stdin ends; then it prints what became of them as JSON.
+`load ADDRESS:PORT,... RATE LONG` makes RATE new connections a second with one request each and keeps LONG connections
+busy, to one place after the other, until stdin ends; then it prints what became of them as JSON.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Pod:
         self._loop, self._name = loop, name
         self._ending = False
         self.open: set[socket.socket] = set()
-        self._listener = socket.create_server(("", PORT), backlog=512)
+        self._listener = socket.create_server(("::", PORT), family=socket.AF_INET6, backlog=512, dualstack_ipv6=True)
         self._listener.setblocking(False)
         loop.selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
@@ -151,9 +151,10 @@ class Tally:
 class Client:
     """One connection: connects, asks, waits for the answer; then asks again or is done."""
 
-    def __init__(self, loop: Loop, address: str, tally: Tally, *, keeps: bool) -> None:
+    def __init__(self, loop: Loop, place: str, tally: Tally, *, keeps: bool) -> None:
         """One that `keeps` asks on and on, and connects anew when the server says bye."""
-        self._loop, self._address, self._tally, self._keeps = loop, address, tally, keeps
+        address, _, port = place.rpartition(":")
+        self._loop, self._place, self._tally, self._keeps = loop, (address, int(port)), tally, keeps
         self._socket: socket.socket | None = None
         self._asked = 0
         self._began = 0.0
@@ -161,10 +162,11 @@ class Client:
         self._connect()
 
     def _connect(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in self._place[0] else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._begin()
-        self._socket.connect_ex((self._address, PORT))
+        self._socket.connect_ex(self._place)
         self._loop.selector.register(self._socket, selectors.EVENT_WRITE, self._connected)
 
     def _begin(self) -> None:
@@ -235,16 +237,17 @@ class Client:
             self._socket = None
 
 
-def load(address: str, rate: float, count: int) -> None:
+def load(places: list[str], rate: float, count: int) -> None:
     loop = Loop()
     new, long = Tally(), Tally()
+    turn = itertools.cycle(places)
     for _ in range(count):
-        Client(loop, address, long, keeps=True)
+        Client(loop, next(turn), long, keeps=True)
     began = due = time.monotonic()
 
     def tick() -> None:
         nonlocal due
-        Client(loop, address, new, keeps=False)
+        Client(loop, next(turn), new, keeps=False)
         # One that lags behind does not catch up in a burst.
         due = max(due + 1.0 / rate, time.monotonic() - 1.0 / rate)
         loop.at(due, tick)
@@ -269,4 +272,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2:])
     else:
-        load(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
+        load(sys.argv[2].split(","), float(sys.argv[3]), int(sys.argv[4]))

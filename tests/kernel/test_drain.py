@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,7 +23,7 @@ from kuberouter.drivers.conntrack import StaleFlows
 from kuberouter.drivers.ipvs import DestinationDriver
 from kuberouter.drivers.served import Served, Serving
 from kuberouter.engine.inbox import Inbox
-from kuberouter.model.core import Row
+from kuberouter.model.core import ObjectRef, Row
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.ipvs import Destination, VirtualServiceKey
 from kuberouter.model.network import Address, LocalRoute
@@ -31,15 +32,18 @@ from kuberouter.sources.connections import ConnectionSource
 from tests.kernel.conftest import need
 from tests.kernel.drive import sh
 from tests.kernel.test_proxy import (
+    CLIENT_PORT,
     FAMILIES,
     NODE_ADDRESS,
     NODE_OBJECT,
     PODS,
+    STALL,
     TARGET,
     Net,
     Proxy,
     ask,
     in_client,
+    on_client_port,
     real_drivers,
     vips,
 )
@@ -139,7 +143,7 @@ class Draining(Proxy):
         for listener in self._listeners.values():
             listener.close()
 
-    def talks(self, name: str, number: int, *pods: str, scheduler: str = "rr") -> None:
+    def talks(self, name: str, number: int, *pods: str, scheduler: str = "rr", **more: Any) -> None:
         """A Service of TCP port 80 with these pods behind it."""
         metadata = {
             "name": name,
@@ -150,6 +154,7 @@ class Draining(Proxy):
             "clusterIP": vips(number)[0],
             "clusterIPs": list(vips(number)),
             "ports": [{"name": "talk", "protocol": "TCP", "port": 80}],
+            **more,
         }
         self.apply({"kind": "Service", "metadata": metadata, "spec": spec})
         self.serve(name, *pods)
@@ -161,10 +166,13 @@ class Draining(Proxy):
             each["ports"] = [{"name": "talk", "protocol": "TCP", "port": TALK}]
         return self.apply(*slices)
 
-    def connect(self, vip: str) -> Talk:
-        """A connection of the client, and who took it."""
-        with netns.inside(self.net.client):
-            client = socket.create_connection((vip, 80), WORD * PATIENCE)
+    def connect(self, vip: str, client: socket.socket | None = None) -> Talk:
+        """A connection of the client, with its own socket if there is one, and who took it."""
+        if client is not None:
+            client.connect((vip, 80))
+        else:
+            with netns.inside(self.net.client):
+                client = socket.create_connection((vip, 80), WORD * PATIENCE)
         ready, _, _ = select.select(list(self._listeners.values()), [], [], WORD * PATIENCE)
         assert len(ready) == 1
         (pod,) = [name for name, listener in self._listeners.items() if listener is ready[0]]
@@ -291,6 +299,49 @@ def test_scaled_to_zero_a_connection_goes_on_and_new_ones_are_refused(proxy: Dra
     talk.close()
     proxy.await_idle(4)
     assert weights(vip) == {}
+
+
+def test_a_client_that_is_held_to_a_pod_is_let_go_when_that_drains(proxy: Draining) -> None:
+    vip = vips(25)[0]
+    proxy.talks("held", 25, "pod1", "pod2", sessionAffinity="ClientIP")
+    talk = proxy.connect(vip)
+    assert proxy.takers(vip) == {talk.pod}
+    (other,) = {"pod1", "pod2"} - {talk.pod}
+    proxy.serve("held", other)
+    assert weights(vip) == {talk.pod: 0, other: 1}
+    assert proxy.takers(vip) == {other}
+    assert talk.goes_on()
+    talk.close()
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@INDEX
+def test_a_client_port_that_is_used_again_meets_no_pod_that_drains_and_no_stall(
+    proxy: Draining, index: int, reset: bool
+) -> None:
+    """Pain 2, where the pod of the last connection is still there."""
+    number = 26 + index + 2 * reset
+    name, vip = f"reused-{index}-{reset}", vips(number)[index]
+    proxy.talks(name, number, "pod1", "pod2")
+    for _ in range(3):
+        for left in ("pod1", "pod2"):
+            proxy.serve(name, left)
+            made = on_client_port(proxy.net.client, CLIENT_PORT + number, six=":" in vip)
+            began = time.monotonic()
+            talk = proxy.connect(vip, made)
+            took = time.monotonic() - began
+            assert (talk.pod, weights(vip)[left]) == (left, 1)
+            assert took < STALL
+            if reset:
+                talk.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                talk.client.close()
+                with pytest.raises(ConnectionResetError):
+                    talk.server.recv(64)
+            else:
+                talk.server.close()
+                assert talk.client.recv(64) == b""
+            talk.close()
+    proxy.delete(ObjectRef("Service", "shop", name))
 
 
 def test_a_hashing_scheduler_refuses_nobody(proxy: Draining) -> None:

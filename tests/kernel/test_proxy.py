@@ -7,11 +7,14 @@ does not lead through the node, so that it answers only if the node put its own 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import select
 import socket
+import struct
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,10 @@ TARGET = 8080
 HOST_PORT = 2222
 """Where the node itself listens, on every address."""
 BOUND = 3.0
+CLIENT_PORT = 20400
+"""Ports of the client from here on are used again and again; they are none that the kernel gives out."""
+STALL = 1.0
+"""Seconds after which a client repeats an opening packet that was lost (RFC 6298)."""
 PROMPT = 1.5
 """Seconds within which a refusal has to come; one kernel bug makes IPv6 wait for a second SYN."""
 
@@ -237,8 +244,10 @@ class Proxy:
         self.world.dataplane.resync(list(self.world.drivers))
         return self.world.sync()
 
-    def service(self, name: str, number: int, *pods: str, node_port: int = 0, **spec: Any) -> None:
-        """A Service of every protocol on port 80 with these pods behind it."""
+    def service(
+        self, name: str, number: int, *pods: str, node_port: int = 0, ingress: Sequence[str] = (), **spec: Any
+    ) -> None:
+        """A Service of every protocol on port 80 with these pods behind it, and a load balancer's addresses."""
         ports = [{"name": p, "protocol": p.upper(), "port": 80} for p in PROTOCOLS]
         if node_port:
             ports = [{**port, "nodePort": node_port} for port in ports]
@@ -246,7 +255,10 @@ class Proxy:
         given = {"clusterIP": vips(number)[0], "clusterIPs": list(vips(number)), "ports": ports, **spec}
         metadata = {"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"}
         metadata |= given.pop("metadata", {})
-        self.apply({"kind": "Service", "metadata": metadata, "spec": given}, *self.slices(name, *pods))
+        status = {"loadBalancer": {"ingress": [{"ip": address} for address in ingress]}}
+        self.apply(
+            {"kind": "Service", "metadata": metadata, "spec": given, "status": status}, *self.slices(name, *pods)
+        )
 
     @staticmethod
     def slices(name: str, *pods: str) -> list[dict[str, Any]]:
@@ -407,19 +419,44 @@ def test_a_removed_endpoint_gets_no_more_connections(proxy: Proxy) -> None:
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_an_endpoint_reaches_itself_through_every_address_of_its_service(proxy: Proxy, protocol: str) -> None:
     metadata = {"annotations": {"kube-router.io/service.hairpin": ""}}
-    external = [vip.replace("0.40", "0.140").replace("::28", "::8c") for vip in vips(40)]
-    proxy.service("self", 40, "pod1", node_port=30040, metadata=metadata, externalIPs=external)
+    external, balanced = vips(140), vips(141)
+    spec = {"type": "LoadBalancer", "externalIPs": list(external)}
+    proxy.service("self", 40, "pod1", node_port=30040, ingress=balanced, metadata=metadata, **spec)
     # What counts is the endpoint with its port, whichever of its Services asks for it.
     proxy.service("selfless", 41, "pod2")
     proxy.world.put(Upserted(PodLink(ObjectRef("PodLink", "", "veth0"), (ip_address(PODS["pod1"][0]).packed,), True)))
     proxy.world.sync()
     assert not failures(proxy)
-    for index, address in enumerate(NODE_ADDRESS):
-        for target, port in ((vips(40)[index], 80), (external[index], 80), (address, 30040)):
-            assert seen(proxy.tries("pod1", protocol, target, port, count=2)) == {"pod1": address}, target
+    for index in range(2):
+        reach_themselves(proxy, protocol, index)
         assert seen(proxy.tries("pod2", protocol, vips(40)[index], count=2)) == {"pod1": PODS["pod2"][index]}
         (result,) = proxy.tries("pod2", protocol, vips(41)[index], count=1)
         assert result.outcome is Outcome.DROPPED
+    rules = hairpin_rules()
+    for _ in range(3):
+        assert proxy.restart() == 0, proxy.world.report.batches
+        assert hairpin_rules() == rules, "a restart adds nothing"
+    assert [line.count(HAIRPIN_SET) for line in rules] == [1, 1], "one rule in each family"
+    for index in range(2):
+        reach_themselves(proxy, protocol, index)
+
+
+def reach_themselves(proxy: Proxy, protocol: str, index: int) -> None:
+    """The pod reaches itself through each address of its Service, and sees the node."""
+    address = NODE_ADDRESS[index]
+    targets = [(vips(number)[index], 80) for number in (40, 140, 141)]
+    for target, port in (*targets, (address, 30040)):
+        assert seen(proxy.tries("pod1", protocol, target, port, count=2)) == {"pod1": address}, target
+
+
+def hairpin_rules() -> list[str]:
+    """What stands in the kernel for endpoints that reach themselves, whoever put it there."""
+    return [
+        line
+        for tool in ("iptables", "ip6tables")
+        for line in sh(f"{tool}-save", "-t", "nat").splitlines()
+        if "hairpin" in line.lower()
+    ]
 
 
 def test_a_udp_flow_leaves_a_removed_endpoint(proxy: Proxy) -> None:
@@ -472,6 +509,61 @@ def test_session_affinity_is_by_client_address(proxy: Proxy) -> None:
     mine, theirs = (Counter(server_of(proxy, address, vip) for _ in range(3)) for address in (CLIENT[0], SECOND_CLIENT))
     assert (len(mine), len(theirs)) == (1, 1)
     assert set(mine) != set(theirs), "round robin gives a second client the other pod: they are not one bucket"
+    for left in ("pod1", "pod2"):
+        # Whoever was with the pod that goes is with the other one from the next connection on.
+        proxy.apply(*proxy.slices("sticky", left))
+        assert [server_of(proxy, address, vip) for address in (CLIENT[0], SECOND_CLIENT)] == [left, left]
+        assert set(seen(proxy.tries("client", "tcp", vips(14)[1], count=2))) == {left}
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("index", [0, 1], ids=["ipv4", "ipv6"])
+def test_a_client_port_that_is_used_again_meets_no_dead_pod_and_no_stall(proxy: Proxy, index: int, reset: bool) -> None:
+    """Pain 2: IPVS remembers the connection of that port, and who took it."""
+    name, number = f"reused-{index}-{reset}", 18 + index + 2 * reset
+    proxy.service(name, number, "pod1", "pod2")
+    vip = vips(number)[index]
+    # A port of its own, for the pods remember that of another service address as well.
+    port = CLIENT_PORT + number
+    servers = Counter(from_one_port(proxy, (vip, 80), port, reset=reset) for _ in range(6))
+    assert set(servers) == {"pod1", "pod2"}, "each is balanced anew"
+    for _ in range(3):
+        for left in ("pod1", "pod2"):
+            proxy.apply(*proxy.slices(name, left))
+            assert from_one_port(proxy, (vip, 80), port, reset=reset) == left
+    proxy.delete(ObjectRef("Service", "shop", name))
+
+
+def from_one_port(proxy: Proxy, target: tuple[str, int], port: int, *, reset: bool) -> str:
+    """Who answers a connection from always the same port of the client, which closes it in the end, or resets it."""
+    with on_client_port(proxy.net.client, port, six=":" in target[0]) as made:
+        began = time.monotonic()
+        made.connect(target)
+        took = time.monotonic() - began
+        server = made.recv(256).decode().split(" ")[0]
+        # Nothing of the last connection may be on its way any more when the next one begins.
+        assert made.recv(256) == b""
+        if reset:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert took < STALL, server
+    return server
+
+
+def on_client_port(client: str, port: int, *, six: bool) -> socket.socket:
+    """A socket of the client on a port, as soon as the last one has seen its end acknowledged."""
+    with netns.inside(client):
+        made = socket.socket(socket.AF_INET6 if six else socket.AF_INET)
+    made.settimeout(BOUND)
+    end = time.monotonic() + BOUND
+    while True:
+        try:
+            made.bind(("", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return made
 
 
 def test_a_service_that_loses_its_address_comes_back_when_the_winner_goes(proxy: Proxy) -> None:

@@ -37,12 +37,18 @@ spec:
   egress:
   - to: [{podSelector: {matchLabels: {app: database}}}]
 """
-_VETH = re.compile(r"veth[0-9a-f]{8}")
+_VETH = re.compile(r"veth[0-9a-f]+")
+"""A link, or the beginning of its name."""
 
 
 def tree(saved: str) -> Iterator[str]:
-    """The chains below the hooks, each where it is first met; then only its name."""
-    chains = {name: rules for name, (_, rules) in parse_save(saved).items()}
+    """The chains below the hooks, each where it is first met; then only its name.
+
+    Digits at the end of links are by chance, and so is how many chains they are spread over: it is one here.
+    """
+    chains: dict[str, list[SavedRule]] = {}
+    for name, (_, rules) in parse_save(saved).items():
+        chains.setdefault(_VETH.sub("vethN", name), []).extend(rules)
     drawn: set[str] = set()
     for hook in HOOKS:
         yield hook
@@ -51,8 +57,10 @@ def tree(saved: str) -> Iterator[str]:
 
 
 def _rules(rules: list[SavedRule], chains: dict[str, list[SavedRule]], drawn: set[str], indent: str) -> Iterator[str]:
-    for rule in rules:
-        words = _VETH.sub("vethN", rule.text.replace("-m comment --comment ", ""))
+    texts = [_VETH.sub("vethN", rule.text.replace("-m comment --comment ", "")) for rule in rules]
+    # Where digits are left out rules come together from several chains.
+    ordered = sorted(dict.fromkeys(texts)) if any("vethN" in text for text in texts) else texts
+    for words in ordered:
         before, _, target = words.rpartition("-j " if "-j " in words else "-g ")
         name = target.split(" ")[0]
         arrow = "=>" if "-g " in words else "->"
@@ -72,6 +80,11 @@ def sets(saved: str) -> Iterator[str]:
             yield f"{words[1]}  {words[2]}: {', '.join(members) or 'empty'}"
 
 
+def _bound(saved: str) -> int:
+    """How many links are bound to their pods."""
+    return sum(" ! -s " in line and "--physdev-in" in line for line in saved.splitlines())
+
+
 def draw() -> str:
     """Boot the lab and draw it."""
     with Lab(nodes=1, subnets=1, daemon_arguments=["--run-router=false", "--run-service-proxy=false"]) as lab:
@@ -88,7 +101,7 @@ def draw() -> str:
         assert until(web.prober, database.job(5432), lambda result: result.allowed) is not None
         assert until(web.prober, other.job(80), lambda result: not result.allowed) is not None
         node = lab.nodes[0]
-        lab.wait(lambda: node.sh("iptables-save -t filter").count("--physdev-in") == len(lab.pods), 10, "bound pods")
+        lab.wait(lambda: _bound(node.sh("iptables-save -t filter")) == len(lab.pods), 10, "bound pods")
         chains = "\n".join(tree(node.sh("iptables-save -t filter")))
         members = "\n".join(sorted(sets(node.sh("ipset save"))))
     return f"```\n{chains}\n\n{members}\n```\n"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support import nflog
 from tests.support.lab import Lab
 from tests.support.probes import until
 
@@ -43,30 +43,6 @@ kind: NetworkPolicy
 metadata: {name: confined, namespace: default}
 spec: {podSelector: {matchLabels: {role: confined}}, policyTypes: [Egress]}
 """
-LISTENER = r"""
-import socket, struct, sys
-GROUP, BIND, COPY_PACKET = 100, 1, 2
-wire = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
-wire.settimeout(30)
-def attribute(kind, body):
-    return struct.pack("=HH", 4 + len(body), kind) + body + bytes(-len(body) % 4)
-for body in (attribute(1, bytes([BIND])), attribute(2, struct.pack(">IBB", 0xFFFF, COPY_PACKET, 0))):
-    head = struct.pack("=IHHIIBBH", 20 + len(body), 4 << 8 | 1, 1 | 4, 1, 0, 0, 0, socket.htons(GROUP))
-    wire.send(head + body)
-    assert struct.unpack_from("=IHHIIi", wire.recv(65536))[5] == 0
-print("listening", flush=True)
-while True:
-    data = wire.recv(65536)
-    found, at, end = {}, 20, struct.unpack_from("=I", data)[0]
-    while at + 4 <= end:
-        size, kind = struct.unpack_from("=HH", data, at)
-        found[kind & 0x3FFF] = data[at + 4 : at + size]
-        at += size + 3 & ~3
-    if 10 in found and 9 in found:
-        print(found[10].rstrip(b"\0").decode(), socket.inet_ntoa(found[9][12:16]), sep="\t", flush=True)
-        sys.exit()
-"""
-"""Prints the prefix and the IPv4 source of the first packet that is logged (linux/netfilter/nfnetlink_log.h)."""
 Found = dict[tuple[str, ...], float]
 TRIES = 5
 
@@ -155,14 +131,18 @@ def test_the_log_of_a_refused_packet_leads_to_its_pod_and_its_policy(lab: Lab) -
     lab.apply(CONFINED)
     other.labels = {"role": "confined"}
     lab.update(other)
-    words = lab.nodes[0].command([sys.executable, "-c", LISTENER])
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as listener:
-        assert listener.stdout is not None
-        assert listener.stdout.readline() == "listening\n"
-        assert until(other.prober, target.job(), lambda result: not result.allowed) is not None
-        prefix, source = listener.stdout.readline().rstrip("\n").split("\t")
-    profile, direction = prefix.split(" ")
-    assert (direction, source) == ("egress", other.ip)
+    found: list[nflog.Record] = []
+    with nflog.listening(lab.nodes[0].namespace) as log:
+
+        def logged() -> bool:
+            # Until the policy is in force another one refuses, for the other end.
+            assert not other.reaches(target)
+            record = log.find(lambda each: each.source == other.ip and each.prefix.endswith(" egress"), 0.1)
+            found.extend([record] if record is not None else [])
+            return bool(found)
+
+        lab.wait(logged, 20, "a record of a refused packet")
+    profile, direction = found[0].prefix.split(" ")
     info = ("netpol_profile_info", profile, direction, "default", "confined")
     lab.wait(lambda: info in scrape(lab), 20, "the profile among the metrics")
     other.labels = {}

@@ -6,8 +6,10 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from types import FrameType
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -21,10 +23,11 @@ from kuberouter.model.netfilter import Chain, IpSet, Member
 from kuberouter.model.nftables import NftChain
 from kuberouter.wire.text import iptables, nft
 from tests.property.test_policies import BACKENDS, PLAIN, world
+from tests.support.verdicts import packet, verdicts
 from tests.support.world import NODE, World
 
 Object = dict[str, Any]
-FIXED = 60
+FIXED = 80
 """Rules of a node without pods and policies, both families, and some to spare."""
 
 
@@ -73,8 +76,9 @@ def test_rules_grow_with_pods_and_policies_and_not_with_their_product(pods: int,
         link = PodLink(ObjectRef("PodLink", "", f"veth{n}"), (bytes((10, 244, 1, n + 2)),), bridged=True)
         made.put(Upserted(link))
     made.sync()
-    # Two families; two directions of a policy; a profile's own handful of rules, of which there are four at most.
-    bound = 2 * (FIXED + pods + 2 * policies * 2 + policies * each + 4 * 6)
+    # Two families; a rule about a pod's addresses and two to lead there; two directions of a policy; a profile's own
+    # handful of rules, of which there are four at most.
+    bound = 2 * (FIXED + 3 * pods + 2 * policies * 2 + policies * each + 4 * 6)
     assert rules(made) <= bound
 
 
@@ -84,6 +88,44 @@ def test_a_hundred_pods_of_one_kind_have_the_rules_of_one() -> None:
     assert many.table(Chain) == one.table(Chain)
     assert len(many.table(IpSet)) == len(one.table(IpSet))
     assert len(many.table(Member)) - len(one.table(Member)) == 99 * 2 * 2
+
+
+def linked(count: int, backend: str, *, bridged: bool) -> World:
+    """Pods of one kind with links such as CNI plugins make them, a policy, and a pod of another node."""
+    made = fed([*(pod(n + 2, app="a") for n in range(count)), pod(2, "other"), policy("p", "a", ["b"])], backend)
+    for n in range(count):
+        addresses = (bytes((10, 244, 1, n + 2)), ip_address(f"fd00::1:{n + 2:x}").packed)
+        made.put(Upserted(PodLink(ObjectRef("PodLink", "", link_name(n)), addresses, bridged)))
+    made.feed(
+        json.dumps({"kind": "Node", "metadata": {"name": NODE}, "spec": {"podCIDRs": ["10.244.0.0/16"]}}).encode()
+    )
+    made.sync()
+    return made
+
+
+def link_name(number: int) -> str:
+    return f"veth{crc32(str(number).encode()):08x}"
+
+
+@pytest.mark.parametrize("bridged", [True, False])
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_what_a_packet_meets_of_who_may_send_what_does_not_grow_with_the_pods(backend: str, bridged: bool) -> None:
+    """W26: not for what comes from elsewhere, and for what a pod sends by few of many."""
+    walked: dict[int, list[int]] = {}
+    for count in (20, 200):
+        kernel = verdicts(linked(count, backend, bridged=bridged))
+        for source, link, port in (
+            ("10.9.9.9", "eth0", False),
+            ("10.244.2.2", "eth0", False),
+            *((f"10.244.1.{n + 2}", link_name(n), bridged) for n in range(20)),
+        ):
+            kernel.passes("FORWARD", packet(source, "10.9.9.8", "udp", 53, link, bridged=port))
+            walked.setdefault(count, []).append(kernel.walked)
+    few, many = walked[20], walked[200]
+    assert many[:2] == few[:2]
+    assert backend == "iptables" or many == few
+    # In steps of sixteen: a few names more to look at.
+    assert max(many) <= max(few) + 32
 
 
 def test_policies_with_the_same_selectors_share_one_set_and_with_the_same_rules_one_chain() -> None:

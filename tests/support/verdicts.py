@@ -57,6 +57,8 @@ class Packet(NamedTuple):
 class Verdicts(Protocol):
     """What stands on a node, asked about one packet at a hook: INPUT, FORWARD or OUTPUT."""
 
+    walked: int
+
     def passes(self, hook: str, packet: Packet) -> bool:
         """Whether our rules let it go on to everybody else's."""
 
@@ -115,6 +117,10 @@ def _parsed(rule: str) -> tuple[tuple[Match, ...], str, str, str]:
     return tuple(matches), words[at], words[at + 1], words[-1]
 
 
+def _is_link(name: str, text: str) -> bool:
+    return name.startswith(text[:-1]) if text.endswith("+") else name == text
+
+
 class Iptables:
     """The filter table."""
 
@@ -126,10 +132,12 @@ class Iptables:
             value = int.from_bytes(key.address, "big") >> (len(key.address) * 8 - key.length)
             self._sets.setdefault(key.set, set()).add((key.length, value, key.protocol, key.port))
         self._mark = 0
+        self.walked = 0
+        """How many rules the last packet has met."""
 
     def passes(self, hook: str, packet: Packet) -> bool:
         """Whether our rules let it go on to everybody else's."""
-        self._mark = FOREIGN_MARKS
+        self._mark, self.walked = FOREIGN_MARKS, 0
         try:
             self._walk(f"KUBE-ROUTER-{hook}", packet)
         except _Refused:
@@ -138,6 +146,7 @@ class Iptables:
 
     def _walk(self, name: str, packet: Packet) -> None:
         for rule in self._chains[ChainKey(packet.family, Table.FILTER, name)].rules:
+            self.walked += 1
             matches, way, target, last = _parsed(rule)
             if not all(self._matches(m, option, text, packet) is not no for m, option, text, no in matches):
                 continue
@@ -163,9 +172,9 @@ class Iptables:
             case "-s" | "-d":
                 return _inside(packet.source if option == "-s" else packet.target, text)
             case "-i":
-                return packet.incoming == text
+                return _is_link(packet.incoming, text)
             case "--physdev-in":
-                return packet.bridged and packet.link == text
+                return packet.bridged and _is_link(packet.link, text)
             case "--src-type" | "--dst-type" if text == "LOCAL":
                 return (packet.source if option == "--src-type" else packet.target) in self._local
             case "--icmp-type" | "--icmpv6-type":
@@ -228,6 +237,8 @@ class Nftables:
         self._chains: Mapping[NftChainKey, NftChain] = dict(world.table(NftChain))
         self.local = local
         self.mark = 0
+        self.walked = 0
+        """How many rules the last packet has met."""
         self._keys: dict[NftSetKey, set[bytes]] = {}
         self._ranges: dict[NftSetKey, list[tuple[bytes, bytes]]] = {}
         for key in world.table(NftElement):
@@ -243,9 +254,12 @@ class Nftables:
 
     def passes(self, hook: str, packet: Packet) -> bool:
         """Whether our rules let it go on to everybody else's."""
-        self.mark = 0
+        self.mark, self.walked = 0, 0
         layer = LAYER[packet.family]
-        steps = [(Seen(self, layer, packet, packet.incoming), hook.lower())]
+        seen = Seen(self, layer, packet, packet.incoming)
+        steps = [(seen, hook.lower())]
+        if hook != "OUTPUT":
+            steps.insert(0, (seen, "prerouting"))
         if packet.bridged:
             steps.insert(0, (Seen(self, NftFamily.BRIDGE, packet, packet.link), "prerouting"))
         try:
@@ -270,6 +284,7 @@ class Nftables:
 
     def _walk(self, chain: NftChain, seen: Seen) -> None:
         for rule in chain.rules:
+            self.walked += 1
             tests, statement = _rule(rule)
             if not all(test(seen) for test in tests):
                 continue
@@ -293,6 +308,10 @@ class Nftables:
                         return
                 case ["meta", "mark", "set", "meta", "mark", "or", value]:
                     self.mark |= int(value, 16)
+                case ["meta", "mark", "set", "meta", "mark", "and", value, "goto", name]:
+                    self.mark &= int(value, 16)
+                    self._walk(self._chains[NftChainKey(seen.layer, name)], seen)
+                    return
                 case ["limit" | "ct", *_]:
                     pass
                 case _:

@@ -1,4 +1,4 @@
-"""The top chains with their hooks, the dispatch chains, the guard of source addresses.
+"""The top chains with their hooks, the dispatch chains, the ports of services.
 
 Every top chain lets packets go on to everybody else's rules by RETURN; it never accepts.
 """
@@ -7,29 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from kuberouter.compilers.policies.firewall import GATES, ICMP_ALWAYS, ICMPV6_ALWAYS, Gate
+from kuberouter.compilers.policies.firewall import GATES, Gate
+from kuberouter.compilers.policies.iptables.guard import always, guard_rows
 from kuberouter.compilers.policies.iptables.names import chain_key, fixed_set
 from kuberouter.compilers.policies.iptables.policies import (
     CLEAR_ALLOWED,
     CLEAR_BOTH,
-    PROTOCOL,
     SET_ALLOWED,
     cut_rules,
+    invalid_rules,
     open_flows,
     reopened,
     unknown_rules,
 )
 from kuberouter.compilers.policies.names import (
     ALLOW_CHAIN,
+    BORROWED_CHAIN,
     DISPATCH_CHAIN,
     GUARD_CHAIN,
-    GUARD_SET,
     NODE_PORT_SET,
     TOP_CHAIN,
     UNKNOWN_CHAIN,
 )
 from kuberouter.decode.scalars import show_prefix
-from kuberouter.model.cluster import PodLink
 from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.netfilter import (
     Hook,
@@ -47,10 +47,6 @@ from kuberouter.model.netfilter import (
 from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
 
-ANSWER_RANK = 4
-"""Before the rules that drop what comes from a link."""
-GUARD_RANK = 5
-"""In the guard chain: behind the rule that keeps the chain there while no pod has a link."""
 UNKNOWN_RANK = 90
 """Behind the rules of all profiles."""
 FROM_NODE = "-m addrtype --src-type LOCAL -j RETURN"
@@ -65,7 +61,8 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
     # Marks that packets bring along are wiped before they could count.
     for direction, wipe in ((Direction.EGRESS, CLEAR_BOTH), (Direction.INGRESS, CLEAR_ALLOWED)):
         yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), 0, wipe))
-    yield Rule(RuleKey(chain_key(family, GUARD_CHAIN), 0, "-i lo -j RETURN"))
+    yield from guard_rows(family)
+    yield invalid_rules(family)
     if settings.cut_flows:
         yield cut_rules(family)
     for gate in GATES:
@@ -75,19 +72,20 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
 
 
 def _top(family: Family, gate: Gate, settings: FirewallSettings) -> Iterator[str]:
+    if not gate.node:
+        # Before anything passes unjudged: who knows its numbers may slip a packet into the open flow of somebody else,
+        # and IPVS sends on what it takes as if the node had sent it.
+        yield f"-j {GUARD_CHAIN}"
     yield from open_flows(cut=settings.cut_flows)
-    yield from _icmp(family)
+    yield from always(family)
     if gate.node:
         yield FROM_NODE
-    else:
-        # Before anything passes unjudged: IPVS sends on what it takes as if the node had sent it.
-        yield f"-j {GUARD_CHAIN}"
     if gate.services:
         if settings.default_deny:
             # The node speaks to itself also from its addresses on the pods' bridge.
             yield "-i lo -j RETURN"
         for match in _exempt(family, settings):
-            yield f"{match} {FORGED} -j DROP"
+            yield f"{match} {FORGED} -j {BORROWED_CHAIN}"
             yield f"{match} -j RETURN"
     for direction in gate.directions:
         yield f"-j {DISPATCH_CHAIN[direction]}"
@@ -96,13 +94,6 @@ def _top(family: Family, gate: Gate, settings: FirewallSettings) -> Iterator[str
         yield CLEAR_BOTH
     if settings.cut_flows:
         yield reopened()
-
-
-def _icmp(family: Family) -> Iterator[str]:
-    if family is Family.IPV4:
-        yield from (f"-p icmp -m icmp --icmp-type {kind} -j RETURN" for kind in ICMP_ALWAYS)
-    else:
-        yield from (f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in ICMPV6_ALWAYS)
 
 
 def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
@@ -144,35 +135,3 @@ def known_only(family: Family, prefixes: Iterable[Prefix]) -> Iterator[Row]:
         for direction, option in ((Direction.EGRESS, "-s"), (Direction.INGRESS, "-d")):
             text = f"{option} {show_prefix(prefix)} -j {UNKNOWN_CHAIN}"
             yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), UNKNOWN_RANK, text))
-
-
-def cluster_addresses(family: Family, prefixes: Iterable[Prefix]) -> Iterator[Row]:
-    """Addresses that no pod may borrow."""
-    members = fixed_set(family, GUARD_SET, SetType.HASH_NET)
-    yield members
-    for prefix in prefixes:
-        yield Member(MemberKey(members.key.name, prefix.address, prefix.length))
-
-
-def guard(family: Family, link: PodLink, own: bytes | None, *, confined: bool) -> Iterator[Row]:
-    """What comes in from a link without the pod's own address is dropped."""
-    words = [_from_link(link)]
-    if own is not None:
-        words.insert(0, f"! -s {show_prefix(Prefix(own, len(own) * 8))}")
-    if not confined:
-        words.append(f"-m set --match-set {fixed_set(family, GUARD_SET, SetType.HASH_NET).key.name} src")
-    yield Rule(RuleKey(chain_key(family, GUARD_CHAIN), GUARD_RANK, f"{' '.join(words)} -j DROP"))
-
-
-def _from_link(link: PodLink) -> str:
-    return f"-m physdev --physdev-in {link.ref.name}" if link.bridged else f"-i {link.ref.name}"
-
-
-def answers(family: Family, link: PodLink, address: bytes, protocol: L4Protocol, port: int) -> Iterator[Row]:
-    """What comes in from a link as an answer of a service is let through."""
-    name = PROTOCOL[protocol]
-    words = [f"-s {show_prefix(Prefix(address, len(address) * 8))} -p {name} -m {name} --sport {port}"]
-    if protocol is L4Protocol.TCP:
-        words.append("! --tcp-flags FIN,SYN,RST,ACK SYN")
-    words.append(f"{_from_link(link)} -j RETURN")
-    yield Rule(RuleKey(chain_key(family, GUARD_CHAIN), ANSWER_RANK, " ".join(words)))

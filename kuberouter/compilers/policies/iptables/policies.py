@@ -30,6 +30,7 @@ from kuberouter.compilers.policies.names import (
     CUT_CHAIN,
     CUT_MARK,
     DISPATCH_CHAIN,
+    INVALID_CHAIN,
     NFLOG_GROUP,
     PASSED_MARK,
     PEER_USE,
@@ -183,13 +184,13 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
     It counts the packets that a policy chain is asked about: what one lets pass is what the next is not asked about.
     """
     key = profile_chain(family, direction, bodies, cut=cut)
-    rules = ["-m conntrack --ctstate INVALID -j DROP"]
+    rules = [f"-m conntrack --ctstate INVALID -g {INVALID_CHAIN}"]
     # The mark is clear at first. One look at it per policy, not a rule of its own: every rule is one more for the
     # kernel to walk over with each change.
     rules += [f"{UNLESS_ALLOWED} -j {chain}" for chain in bodies]
     if bodies:
         rules.append(f"{IF_ALLOWED} -j RETURN")
-    rules.append(_log(key.name, direction))
+    rules.append(log(key.name, direction))
     if cut:
         rules += [
             f"{IF_OPEN_FLOW} -j CONNMARK --set-xmark {CUT_MARK:#x}/{CUT_MARK:#x}",
@@ -199,8 +200,11 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
     return make_chain(key, tuple(rules), fallback=("-j DROP",), spares=SPARES)
 
 
-def _log(chain: str, direction: Direction | None = None) -> str:
-    """Who reads the log learns the chain, and by the direction which end of the packet is the pod."""
+def log(chain: str, direction: Direction | None = None) -> str:
+    """The rule that tells a listener on the NFLOG group of what is refused.
+
+    Who reads the log learns the chain, and by the direction which end of the packet is the pod.
+    """
     prefix = f'"{chain} {direction.value}"' if direction is not None else chain
     return f"-m limit --limit 10/min --limit-burst 10 -j NFLOG --nflog-prefix {prefix} --nflog-group {NFLOG_GROUP}"
 
@@ -241,5 +245,11 @@ def unknown_rules(family: Family) -> Chain:
 
     It drops and does not refuse: who tries again gets through as soon as the pod is known, and no connection fails.
     """
-    rules = (_log(UNKNOWN_CHAIN), "-j DROP")
+    rules = (log(UNKNOWN_CHAIN), "-j DROP")
     return make_chain(chain_key(family, UNKNOWN_CHAIN), rules, fallback=("-j DROP",), spares=SPARES)
+
+
+def invalid_rules(family: Family) -> Chain:
+    """The chain for packets that belong to no flow and can begin none."""
+    rules = (log(INVALID_CHAIN), "-j DROP")
+    return make_chain(chain_key(family, INVALID_CHAIN), rules, fallback=("-j DROP",), spares=SPARES)

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from kuberouter.compilers.policies.firewall import GATES, ICMP_ALWAYS, ICMPV6_ALWAYS, Gate
-from kuberouter.compilers.policies.names import CUT_CHAIN, CUT_MARK, GUARD_CHAIN, TOP_CHAIN, UNKNOWN_CHAIN, USE
-from kuberouter.compilers.policies.nftables.guard import guard_rows
+from kuberouter.compilers.policies.firewall import GATES, Gate
+from kuberouter.compilers.policies.names import (
+    BORROWED_CHAIN,
+    CUT_CHAIN,
+    CUT_MARK,
+    INVALID_CHAIN,
+    TOP_CHAIN,
+    UNKNOWN_CHAIN,
+    USE,
+)
+from kuberouter.compilers.policies.nftables.guard import always, guard_rows
 from kuberouter.compilers.policies.nftables.names import (
     IP,
     LAYER,
@@ -50,6 +58,8 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
     yield node_port_set(family)
     yield served_set(family)
     yield from guard_rows(family)
+    invalid = (log(INVALID_CHAIN), "counter drop")
+    yield make_nft_chain(chain_key(family, INVALID_CHAIN), invalid, fallback=("drop",), spares=SPARES)
     for direction in Direction:
         yield dispatch_map(family, direction)
     if settings.cut_flows:
@@ -76,18 +86,15 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
 
 def _base(family: Family, gate: Gate, direction: Direction, settings: FirewallSettings) -> Iterator[str]:
     yield from _open_flows(cut=settings.cut_flows)
-    yield from _icmp(family)
+    yield from always(family)
     if gate.node:
         yield FROM_NODE
-    elif direction is Direction.EGRESS:
-        # Before anything passes unjudged: IPVS sends on what it takes as if the node had sent it.
-        yield f"jump {GUARD_CHAIN}"
     if gate.services:
         if settings.default_deny:
             # The node speaks to itself also from its addresses on the pods' bridge.
             yield 'iifname "lo" accept'
         for match in _exempt(family, settings):
-            yield f"{FORGED} {match} counter drop"
+            yield f"{FORGED} {match} goto {BORROWED_CHAIN}"
             yield f"{match} accept"
     end = END[USE[direction]]
     yield f"{IP[family]} {end} vmap @{dispatch_map(family, direction).key.name}"
@@ -107,13 +114,6 @@ def _open_flows(*, cut: bool) -> Iterator[str]:
     yield "ct state established ct status expected accept"
     yield f"ct state established ct direction reply {IF_CUT} goto {CUT_CHAIN}"
     yield "ct state established ct direction reply accept"
-
-
-def _icmp(family: Family) -> Iterator[str]:
-    if family is Family.IPV4:
-        yield from (f"icmp type {kind} accept" for kind in ICMP_ALWAYS)
-    else:
-        yield from (f"icmpv6 type {kind} accept" for kind in ICMPV6_ALWAYS)
 
 
 def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:

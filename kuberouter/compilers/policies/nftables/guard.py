@@ -3,7 +3,8 @@
 Links of pods are looked up in sets, so that a packet passes the same few rules however many pods there are. Behind a
 bridge the hooks of IP see the bridge as the link; so there a table of the bridge family looks, which sees the port.
 It drops what borrows an address of the cluster at once. What a confined pod sends under any other address may still
-belong to an open flow, which only IP knows: it gets a mark, and IP drops what is new.
+answer what somebody else has begun, which only IP knows: it gets a mark. IP judges that as soon as it knows the flow,
+before the rules of others could set the mark or take it away, and wipes it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kuberouter.compilers.names import CONFINED_MARK
-from kuberouter.compilers.policies.names import GUARD_CHAIN, GUARD_SET
+from kuberouter.compilers.policies.firewall import ICMP_ALWAYS, ICMPV6_ALWAYS
+from kuberouter.compilers.policies.names import BORROWED_CHAIN, GUARD_CHAIN, GUARD_SET, STRANGE_CHAIN
 from kuberouter.compilers.policies.nftables.names import ADDRESS, IP, LAYER
-from kuberouter.compilers.policies.nftables.policies import block
+from kuberouter.compilers.policies.nftables.policies import SPARES, block, log
 from kuberouter.model.cluster import PodLink
 from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.nftables import (
@@ -32,9 +34,14 @@ from kuberouter.model.nftables import (
     packed_link,
     packed_port,
 )
+from kuberouter.model.policy import Direction
 
 BRIDGE_PRIORITY = -300
 """dstnat: before the bridge hands the packet to the hooks of IP (0)."""
+PRIORITY = -199
+"""Behind conntrack (-200), before the mangle tables of others (-150)."""
+SOURCES_CHAIN = "KUBE-ROUTER-PREROUTING-SOURCES"
+DROPPED = (log(GUARD_CHAIN, Direction.EGRESS), "counter drop")
 
 
 def _own(layer: NftFamily, family: Family) -> NftSet:
@@ -85,33 +92,39 @@ def guard_rows(family: Family) -> Iterator[Row]:
             f"iifname . {source} . meta l4proto . th sport @{answering.key.name} {flow}"
             for flow in ("tcp flags & (fin | syn | rst | ack) != syn", "meta l4proto != tcp")
         )
+        passing = (f"{known} accept", *(f"{answer} accept" for answer in answers))
         borrowed = tuple(
-            f"iifname @{links.key.name} {source} @{members.key.name} counter drop" for members in (blocks, nodes)
+            f"iifname @{links.key.name} {source} @{each.key.name} goto {BORROWED_CHAIN}" for each in (blocks, nodes)
         )
         strange = f"iifname @{confined.key.name}"
         if layer is NftFamily.BRIDGE:
-            yield make_nft_chain(
-                NftChainKey(layer, f"{GUARD_CHAIN}-{family.name}"),
-                (
-                    f"{known} accept",
-                    *(f"{answer} accept" for answer in answers),
-                    *borrowed,
-                    f"meta protocol {IP[family]} {strange} meta mark set meta mark or {CONFINED_MARK:#x}",
-                ),
-                hook=BaseHook("prerouting", BRIDGE_PRIORITY),
-            )
+            mark = f"meta protocol {IP[family]} {strange} meta mark set meta mark or {CONFINED_MARK:#x}"
+            key, rules = NftChainKey(layer, f"{GUARD_CHAIN}-{family.name}"), (*passing, *borrowed, mark)
+            yield make_nft_chain(key, rules, hook=BaseHook("prerouting", BRIDGE_PRIORITY))
         else:
+            yield from _strange(family)
             marked = f"meta mark and {CONFINED_MARK:#x} == {CONFINED_MARK:#x}"
-            yield make_nft_chain(
-                NftChainKey(layer, GUARD_CHAIN),
-                (
-                    f"{marked} counter drop",
-                    f"{known} return",
-                    *(f"{answer} return" for answer in answers),
-                    *borrowed,
-                    f"{strange} counter drop",
-                ),
-            )
+            wiped = f"meta mark set meta mark and {0xFFFFFFFF ^ CONFINED_MARK:#x}"
+            judged = (f"{marked} {wiped} goto {STRANGE_CHAIN}", f"{strange} goto {STRANGE_CHAIN}")
+            key, rules = NftChainKey(layer, SOURCES_CHAIN), (*passing, *borrowed, *judged)
+            yield make_nft_chain(key, rules, hook=BaseHook("prerouting", PRIORITY))
+        yield make_nft_chain(NftChainKey(layer, BORROWED_CHAIN), DROPPED, fallback=("drop",), spares=SPARES)
+
+
+def _strange(family: Family) -> Iterator[Row]:
+    """The chain for what confined pods send under other addresses."""
+    # Policy for what a pod sends on its own does not end what others have begun.
+    answers = "ct state established ct direction reply accept"
+    rules = (answers, *always(family), *DROPPED)
+    yield make_nft_chain(NftChainKey(LAYER[family], STRANGE_CHAIN), rules, fallback=("drop",), spares=SPARES)
+
+
+def always(family: Family) -> Iterator[str]:
+    """The rules that let pass what no policy may stop."""
+    if family is Family.IPV4:
+        yield from (f"icmp type {kind} accept" for kind in ICMP_ALWAYS)
+    else:
+        yield from (f"icmpv6 type {kind} accept" for kind in ICMPV6_ALWAYS)
 
 
 def cluster_addresses(family: Family, prefixes: Sequence[Prefix]) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from kuberouter.compilers.policies.names import CUT_MARK, NFLOG_GROUP, PEER_USE
+from kuberouter.compilers.policies.names import CUT_MARK, INVALID_CHAIN, NFLOG_GROUP, PEER_USE
 from kuberouter.compilers.policies.nftables.names import (
     IP,
     block_set,
@@ -150,7 +150,7 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
     It counts the packets that a policy chain is asked about: what one lets pass is what the next is not asked about.
     """
     key = profile_chain(family, direction, bodies, cut=cut)
-    rules = ["ct state invalid counter drop", *(f"counter jump {chain}" for chain in bodies)]
+    rules = [f"ct state invalid counter goto {INVALID_CHAIN}", *(f"counter jump {chain}" for chain in bodies)]
     rules.append(log(key.name, direction))
     if cut:
         rules += [

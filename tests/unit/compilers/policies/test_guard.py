@@ -44,27 +44,43 @@ def cluster(*objects: object) -> Cluster:
     return made
 
 
-def guard_rules(*objects: object) -> list[str]:
+def guard_rules(*objects: object, chain: str = "KUBE-ROUTER-POD-GUARD-veth1") -> list[str]:
     rows = COMPILERS["binding"](Owner("binding", POD.ref), cluster(POD, *objects), node=NODE, settings=PLAIN).rows
-    return [row.key.text for row in rows if isinstance(row, Rule) and row.key.chain.name == "KUBE-ROUTER-POD-GUARD"]
+    return [row.key.text for row in rows if isinstance(row, Rule) and row.key.chain.name == chain]
 
 
-def link(*, bridged: bool) -> PodLink:
-    return PodLink(ObjectRef("PodLink", "", "veth1"), POD.addresses, bridged)
+def link(name: str = "veth1a2b", *, bridged: bool) -> PodLink:
+    return PodLink(ObjectRef("PodLink", "", name), POD.addresses, bridged)
+
+
+BORROWED = "! -s 10.244.1.2/32 {} -m set --match-set KUBE-SRC-CLUSTER src -j KUBE-ROUTER-POD-BORROWED"
 
 
 def test_a_pod_may_not_borrow_addresses_of_the_cluster() -> None:
     assert guard_rules() == []
-    assert guard_rules(link(bridged=True)) == [
-        "! -s 10.244.1.2/32 -m physdev --physdev-in veth1 -m set --match-set KUBE-SRC-CLUSTER src -j DROP"
-    ]
-    assert guard_rules(link(bridged=False)) == [
-        "! -s 10.244.1.2/32 -i veth1 -m set --match-set KUBE-SRC-CLUSTER src -j DROP"
-    ]
+    assert guard_rules(link(bridged=True)) == [BORROWED.format("-m physdev --physdev-in veth1a2b")]
+    assert guard_rules(link(bridged=False)) == [BORROWED.format("-i veth1a2b")]
 
 
 def test_a_pod_with_egress_policy_may_use_no_address_but_its_own() -> None:
-    assert guard_rules(link(bridged=True), POLICY) == ["! -s 10.244.1.2/32 -m physdev --physdev-in veth1 -j DROP"]
+    assert guard_rules(link(bridged=True), POLICY) == [
+        "! -s 10.244.1.2/32 -m physdev --physdev-in veth1a2b -j KUBE-ROUTER-POD-STRANGE",
+    ]
+
+
+@pytest.mark.parametrize(("bridged", "match"), [(True, "-m physdev --physdev-in"), (False, "-i")])
+def test_a_link_is_looked_for_by_the_letters_of_its_name(bridged: bool, match: str) -> None:
+    found = link(bridged=bridged)
+    for chain, goto in (("", "veth"), ("-veth", "veth1")):
+        rules = guard_rules(found, chain=f"KUBE-ROUTER-POD-GUARD{chain}")
+        assert rules == [f"{match} {goto}+ -g KUBE-ROUTER-POD-GUARD-{goto}"]
+
+
+@pytest.mark.parametrize("name", ["lo1", "ab c", 'v"x"', "\u00e9th0"])
+def test_links_with_short_or_odd_names_are_found_too(name: str) -> None:
+    found = link(name, bridged=False)
+    chain = f"KUBE-ROUTER-POD-GUARD-{name}" if name == "lo1" else "KUBE-ROUTER-POD-GUARD"
+    assert guard_rules(found, chain=chain) == [BORROWED.format(f"-i {name}")]
 
 
 @pytest.mark.parametrize("gone", [{"node": "n2"}, {"finished": True}, {"host_network": True}])
@@ -110,8 +126,8 @@ STRICT = FirewallSettings(
 
 
 SPELLINGS = {
-    "iptables": (IPTABLES, "KUBE-ROUTER-INPUT", "-j RETURN", "-j DROP", "! -i lo -m addrtype --src-type LOCAL"),
-    "nftables": (NFTABLES, "KUBE-ROUTER-INPUT-EGRESS", "accept", "drop", 'iifname != "lo" fib saddr type local'),
+    "iptables": (IPTABLES, "KUBE-ROUTER-INPUT", "-j RETURN", "! -i lo -m addrtype --src-type LOCAL"),
+    "nftables": (NFTABLES, "KUBE-ROUTER-INPUT-EGRESS", "accept", 'iifname != "lo" fib saddr type local'),
 }
 
 
@@ -119,20 +135,27 @@ SPELLINGS = {
 @pytest.mark.parametrize("backend", list(SPELLINGS))
 def test_nothing_passes_to_a_service_before_its_source_is_looked_at(backend: str, settings: FirewallSettings) -> None:
     """W9, W10: IPVS sends on what INPUT lets pass, and OUTPUT, where it is met next, knows no link any more."""
-    compilers, chain, passes, drops, forged = SPELLINGS[backend]
+    compilers, chain, passes, forged = SPELLINGS[backend]
     owner = Owner("firewall", ObjectRef("Node", "", "n1"))
     rows = dict(compilers)["firewall"](owner, cluster(), node=NODE, settings=settings).rows
     (rules,) = (row.rules for row in rows if isinstance(row, Chain | NftChain) and row.key.name == chain)
-    guard = next(n for n, rule in enumerate(rules) if rule.endswith("KUBE-ROUTER-POD-GUARD"))
-    early = [rule for rule in rules[:guard] if rule.endswith(passes)]
-    assert all("icmp" in rule or "established" in rule.lower() for rule in early)
-    services = [rule for rule in rules[guard:] if rule.endswith(passes) and "lo" not in rule.replace('"', "").split()]
+    if backend == "iptables":
+        assert rules[0] == "-j KUBE-ROUTER-POD-GUARD"
+    else:
+        (hook,) = (
+            row.hook for row in rows if isinstance(row, NftChain) and row.key.name.endswith("PREROUTING-SOURCES")
+        )
+        # Behind conntrack, and before everything that may set marks or translate.
+        assert hook is not None
+        assert (hook.hook, hook.priority) == ("prerouting", -199)
+    general = ("icmp", "established", "-i lo ", '"lo"')
+    services = [rule for rule in rules if rule.endswith(passes) and not any(word in rule.lower() for word in general)]
     assert len(services) >= 1 + len(settings.cluster_ranges) + len(settings.external_ranges)
     for rule in services:
         # A local source that comes in by a wire would be taken for the node in OUTPUT.
         before = rules[rules.index(rule) - 1]
         assert forged in before
-        assert before.endswith(drops)
+        assert before.endswith("KUBE-ROUTER-POD-BORROWED")
 
 
 DIRECT = Service(
@@ -168,11 +191,11 @@ def test_answers_of_a_pod_that_answers_directly_are_let_through_and_no_more() ->
     found = answers("iptables", BESIDE_PROXY, DIRECT, ENDPOINTS)
     assert found == [
         "-s 10.255.0.1/32 -p tcp -m tcp --sport 80 ! --tcp-flags FIN,SYN,RST,ACK SYN "
-        "-m physdev --physdev-in veth1 -j RETURN",
-        "-s 10.255.0.1/32 -p udp -m udp --sport 53 -m physdev --physdev-in veth1 -j RETURN",
+        "-m physdev --physdev-in veth1a2b -j RETURN",
+        "-s 10.255.0.1/32 -p udp -m udp --sport 53 -m physdev --physdev-in veth1a2b -j RETURN",
     ]
     found = answers("nftables", BESIDE_PROXY, DIRECT, ENDPOINTS)
-    key = packed_link("veth1") + bytes((10, 255, 0, 1))
+    key = packed_link("veth1a2b") + bytes((10, 255, 0, 1))
     assert found == [key + packed_port(6, 80), key + packed_port(17, 53)]
 
 

@@ -65,7 +65,7 @@ def test_a_pod_is_one_element_that_leads_to_a_profile_or_to_nothing() -> None:
 
 def test_profiles_refuse_what_no_policy_accepts() -> None:
     chain = profile_rules(Family.IPV6, Direction.EGRESS, ("KUBE-NWPLCY-A", "KUBE-NWPLCY-B"))
-    assert jumps(chain.rules) == ["KUBE-NWPLCY-A", "KUBE-NWPLCY-B"]
+    assert jumps(chain.rules) == ["KUBE-NWPLCY-INVALID", "KUBE-NWPLCY-A", "KUBE-NWPLCY-B"]
     assert chain.rules[-1].endswith("reject with icmpv6 type port-unreachable")
     cut = profile_rules(Family.IPV6, Direction.EGRESS, ("KUBE-NWPLCY-A", "KUBE-NWPLCY-B"), cut=True)
     assert cut.key != chain.key

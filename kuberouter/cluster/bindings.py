@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -14,7 +15,12 @@ NONE: frozenset[bytes] = frozenset()
 
 
 class BindingIndex:
-    """Pods and links by address. Where two links claim an address the older claim counts."""
+    """Pods and links by address.
+
+    Where several links claim a pod, the oldest claim counts of those that were witnessed; if none was, the link that
+    has most of the pod's addresses. If several have, nobody can tell which it is: a pod may have taken the addresses of
+    another before we came.
+    """
 
     def __init__(self, node: str) -> None:
         self._node = node
@@ -26,8 +32,24 @@ class BindingIndex:
 
     def link_of(self, pod: Pod) -> PodLink | None:
         """The link that leads to a pod, if it is known."""
-        found = [links[0] for address in pod.addresses if (links := self._links.get(address))]
-        return self._by_name[found[0]] if found else None
+        found = self._claims(pod)
+        return found[0] if len(found) == 1 else None
+
+    def disputed(self, pod: Pod) -> tuple[PodLink, ...]:
+        """The links that claim a pod, if nobody can tell which of them leads to it."""
+        found = self._claims(pod)
+        return tuple(found) if len(found) > 1 else ()
+
+    def _claims(self, pod: Pod) -> list[PodLink]:
+        """Which links may lead to a pod, as far as that can be told."""
+        agreed = Counter(name for address in pod.addresses for name in self._links.get(address, ()))
+        links = [self._by_name[name] for name in agreed]
+        if len(links) < 2:
+            return links
+        if witnessed := [link for link in links if link.witnessed]:
+            return witnessed[:1]
+        most = max(agreed.values())
+        return [link for link in links if agreed[link.ref.name] == most]
 
     def pods_at(self, address: bytes) -> Iterable[ObjectRef]:
         """The pods of this node with an address."""

@@ -281,12 +281,14 @@ class PodLink(Value, frozen=True, gc=False):
     """The host's end of a link into another namespace. ref: kind `PodLink`, name is the link name.
 
     `addresses` are the first global ones of each family that the other end had when it was first seen with any;
-    `bridged` says that the link is the port of a bridge.
+    `bridged` says that the link is the port of a bridge, `witnessed` that the addresses are known to be those that the
+    pod was given: it was seen to come, or its maker has written them down.
     """
 
     ref: ObjectRef
     addresses: tuple[bytes, ...]
     bridged: bool = False
+    witnessed: bool = False
 
 
 class LearnedRoute(Value, frozen=True, gc=False):

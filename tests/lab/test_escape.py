@@ -336,6 +336,33 @@ def test_a_listener_of_the_host_in_the_node_port_range_is_judged_as_any_other(go
         assert confined.prober.probe([job], 2)[0].outcome.value == "refused"
 
 
+def test_a_stolen_address_is_nobodys_when_the_daemon_comes_back(governed: Lab) -> None:
+    """Which of two links had an address first is not to be seen any more: neither sends under it until one is gone."""
+    node, closed = governed.node("node1"), governed.pods["default/closed"]
+    thief, victim = (governed.pod(name, "node1", labels={"role": "friend"}) for name in ("thief", "victim"))
+    stolen, gateway = victim.ip, _gateway(governed, 4)
+    governed.wait(lambda: arrives(victim, closed, stolen), 10, "a friend let through")
+    swap = [
+        f"addr {verb} {address}/{length} dev eth0"
+        for before, after, has, gets in ((thief.ip, stolen, 24, 32), (thief.ips[1], victim.ips[1], 64, 128))
+        for verb, address, length in (("add", after, gets), ("del", before, has), ("add", before, gets))
+    ]
+    routes = (f"route replace {gateway} dev eth0", f"route replace default via {gateway}")
+    netns.configure(thief.network, *swap, *routes)
+    try:
+        assert not arrives(thief, closed, stolen)
+        assert arrives(victim, closed, stolen)
+        node.restart_daemon()
+        governed.wait(lambda: governed.check_alive() and node.ready(), 40, "the daemon ready")
+        governed.wait(lambda: not arrives(victim, closed, stolen), 10, "an address that is nobody's")
+        governed.wait(lambda: not arrives(thief, closed, thief.ip), 10, "what was known of the link forgotten")
+        assert not arrives(thief, closed, stolen)
+    finally:
+        governed.remove_pod(thief)
+    governed.wait(lambda: arrives(victim, closed, stolen), 10, "the victim's address is its own again")
+    governed.remove_pod(victim)
+
+
 def test_the_firewall_alone_has_bridged_packets_filtered(governed: Lab) -> None:
     """W16: whichever other controllers run."""
     for node in governed.nodes:

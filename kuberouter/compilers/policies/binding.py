@@ -8,12 +8,15 @@ they answer for, but only from the ports that are served there, and no more than
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from kuberouter.cluster.selectors import enforceable
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.policies.rules import governs
 from kuberouter.compilers.policies.spelling import Spelling
 from kuberouter.compilers.services.receivers import direct_frontends
-from kuberouter.model.core import Fragment, Owner, Prefix, Row, family_of
+from kuberouter.model.cluster import Pod, PodLink
+from kuberouter.model.core import Fragment, ObjectRef, Owner, Prefix, Problem, Reason, Row, family_of
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.policy import Direction
 from kuberouter.model.settings import FirewallSettings
@@ -42,6 +45,8 @@ def compile_binding(
     pod = view.pod(key.subject)
     if pod is None or not enforceable(pod) or pod.node != node.name:
         return Fragment()
+    if disputed := view.bindings.disputed(pod):
+        return _nobodys(pod, disputed, node, spell)
     link = view.bindings.link_of(pod)
     if link is None:
         return Fragment()
@@ -56,3 +61,11 @@ def compile_binding(
                 place = frontend.key
                 rows += spell.answers(family, link, place.address, place.protocol, place.port)
     return Fragment(tuple(rows))
+
+
+def _nobodys(pod: Pod, links: tuple[PodLink, ...], node: NodeFacts, spell: Spelling) -> Fragment:
+    """The rules about links of which one has taken the address of the other: none of them has any of its own."""
+    rows = [row for family in node.enabled for link in links for row in spell.guard(family, link, None, confined=True)]
+    names, address = " and ".join(link.ref.name for link in links), ip_address(pod.addresses[0])
+    text = f"{names} lead to the same address as {pod.ref.namespace}/{pod.ref.name} ({address}): none of them may send"
+    return Fragment(tuple(rows), (Problem(ObjectRef("Node", "", node.name), "links", Reason.CONFLICT, text),))

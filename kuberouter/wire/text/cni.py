@@ -30,6 +30,20 @@ TEMPLATE: Json = {
 """What a missing file begins with. A file that is no list is the bridge plugin alone, with name and version."""
 
 
+def recorded(text: str) -> dict[str, tuple[bytes, ...]]:
+    """Links of the host with the addresses that were given to their pod, from what a runtime keeps of an attachment.
+
+    Raises ValueError if it is no such record. libcni keeps the result (CNI spec 1.0, section 5) of the last plugin.
+    """
+    try:
+        result = json.loads(text)["result"]
+        addresses = [ipaddress.ip_interface(each["address"]).ip.packed for each in result.get("ips") or []]
+        # The host's end, and with some plugins a bridge, are the links without a sandbox.
+        return {link["name"]: tuple(addresses) for link in result.get("interfaces") or [] if not link.get("sandbox")}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no record of an attachment: {error!r}") from error
+
+
 def template(as_list: bool) -> str:
     """The text of a new configuration: a list of plugins, or the bridge plugin alone."""
     if as_list:

@@ -23,7 +23,7 @@ from kuberouter.model.cluster import (
     ServicePort,
     ServiceType,
 )
-from kuberouter.model.core import Family, L4Protocol, ObjectRef, Owner, Prefix
+from kuberouter.model.core import Family, L4Protocol, ObjectRef, Owner, Prefix, Reason
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.netfilter import Chain, Member, Rule
 from kuberouter.model.nftables import NftChain, NftElement, packed_link, packed_port
@@ -81,6 +81,21 @@ def test_links_with_short_or_odd_names_are_found_too(name: str) -> None:
     found = link(name, bridged=False)
     chain = f"KUBE-ROUTER-POD-GUARD-{name}" if name == "lo1" else "KUBE-ROUTER-POD-GUARD"
     assert guard_rules(found, chain=chain) == [BORROWED.format(f"-i {name}")]
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_links_with_the_same_address_may_send_under_none_and_the_node_is_told(backend: str) -> None:
+    made = cluster(POD, link(bridged=True), link("veth9c8d", bridged=True))
+    compile_ = dict(SPELLINGS[backend][0])["binding"]
+    fragment = compile_(Owner("binding", POD.ref), made, node=NODE, settings=PLAIN)
+    said = str([row.key for row in fragment.rows])
+    assert "KUBE-ROUTER-POD-STRANGE" in said or "CONFINED" in said
+    assert all(name in said for name in ("veth1a2b", "veth9c8d"))
+    assert "! -s" not in said
+    assert "POD-OWN" not in said
+    (problem,) = fragment.problems
+    assert (problem.owner, problem.reason) == (ObjectRef("Node", "", "n1"), Reason.CONFLICT)
+    assert all(word in problem.message for word in ("veth1a2b", "veth9c8d", "default/a", "10.244.1.2"))
 
 
 @pytest.mark.parametrize("gone", [{"node": "n2"}, {"finished": True}, {"host_network": True}])

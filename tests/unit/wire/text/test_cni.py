@@ -112,3 +112,25 @@ def test_a_legacy_subnet_never_counts_as_ours() -> None:
 def test_ranges_that_are_not_understood_are_not_read(ranges: object) -> None:
     with pytest.raises(ValueError):
         cni.read(plugin(ranges=ranges))
+
+
+def test_a_runtimes_record_tells_what_the_link_of_a_pod_was_given() -> None:
+    result = {
+        "cniVersion": "1.0.0",
+        "interfaces": [
+            {"name": "kube-bridge", "mac": "02:00:00:00:00:01"},
+            {"name": "veth1a2b3c4d", "mac": "02:00:00:00:00:02"},
+            {"name": "eth0", "mac": "02:00:00:00:00:03", "sandbox": "/var/run/netns/cni-1"},
+        ],
+        "ips": [{"interface": 2, "address": "10.244.1.2/24"}, {"interface": 2, "address": "fd44:1::2/64"}],
+    }
+    record = {"kind": "cniCacheV1", "containerId": "1", "ifName": "eth0", "result": result}
+    found = cni.recorded(json.dumps(record))
+    assert found["veth1a2b3c4d"] == (bytes((10, 244, 1, 2)), bytes.fromhex("fd44000100000000") + bytes(7) + b"\2")
+    assert "eth0" not in found
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "{}", '{"result": 7}', '{"result": {"ips": [{"address": "x"}]}}'])
+def test_what_is_no_record_is_told_by_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # its text is for the log only
+        cni.recorded(text)

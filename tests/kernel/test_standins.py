@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kuberouter.compilers.policies.iptables.policies import SPARES, profile_rules
+from kuberouter.compilers.policies.iptables.policies import SPARES, invalid_rules, profile_rules
+from kuberouter.compilers.policies.names import INVALID_CHAIN
 from kuberouter.compilers.policies.nftables.policies import SPARES as NFT_SPARES
 from kuberouter.compilers.policies.nftables.policies import profile_rules as nft_profile_rules
 from kuberouter.drivers.iptables import ChainDriver, Variant, Xtables
@@ -38,6 +39,13 @@ def key(name: str) -> ChainKey:
     return ChainKey(Family.IPV4, Table.FILTER, name)
 
 
+def aim(driver: ChainDriver) -> Chain:
+    """The chain to which every profile jumps, written."""
+    row = invalid_rules(Family.IPV4)
+    assert driver.write(Batch(add=(row,))).failed == {}
+    return row
+
+
 def profile(number: int, *, log: str = "", answer: str = "") -> Chain:
     """A profile some of whose rules nobody takes."""
     whole = profile_rules(Family.IPV4, Direction.INGRESS, (), cut=False)
@@ -52,10 +60,11 @@ def without_log(row: Chain) -> Chain:
 
 
 def test_without_logging_every_profile_judges_and_refuses_as_before(driver: ChainDriver) -> None:
+    invalid = aim(driver)
     rows = [profile(number, log=LACKED) for number in range(MANY)]
     outcome = driver.write(Batch(add=tuple(rows)))
     assert outcome.failed == {}
-    assert owned(driver) == {row.key: without_log(row) for row in rows}
+    assert owned(driver) == {invalid.key: invalid} | {row.key: without_log(row) for row in rows}
     # The same words for all, so that they are told once.
     assert set(outcome.instead) == {row.key for row in rows}
     (told,) = set(outcome.instead.values())
@@ -64,6 +73,7 @@ def test_without_logging_every_profile_judges_and_refuses_as_before(driver: Chai
 
 
 def test_without_an_answer_a_profile_drops_what_it_refuses(driver: ChainDriver) -> None:
+    aim(driver)
     row, other = profile(1, answer=LACKED), make_chain(key("KUBE-NWPLCY-A"), ("-p tcp -j RETURN",))
     outcome = driver.write(Batch(add=(row, other)))
     assert outcome.failed == {}
@@ -77,10 +87,10 @@ def test_without_an_answer_a_profile_drops_what_it_refuses(driver: ChainDriver) 
 
 
 def test_a_profile_that_lacks_more_is_closed(driver: ChainDriver) -> None:
-    whole = profile(1)
+    invalid, whole = aim(driver), profile(1)
     row = make_chain(whole.key, ("-j KUBE-NO-SUCH", *whole.rules), fallback=whole.fallback, spares=SPARES)
     assert set(driver.write(Batch(add=(row,))).failed) == {row.key}
-    assert owned(driver) == {row.key: make_chain(row.key, ("-j DROP",))}
+    assert owned(driver) == {invalid.key: invalid, row.key: make_chain(row.key, ("-j DROP",))}
 
 
 def test_what_is_refused_without_a_line_goes_by_kind(driver: ChainDriver) -> None:
@@ -134,7 +144,8 @@ def test_nftables_without_logging_or_an_answer_judges_as_before(nft: NftChainDri
         )
         for name, rules in (("LOGLESS", logless), ("WHOLE", whole.rules))
     ]
-    outcome = nft.write(Batch(add=tuple(rows)))
+    invalid = make_nft_chain(NftChainKey(NftFamily.IPV4, INVALID_CHAIN), ("drop",))
+    outcome = nft.write(Batch(add=(invalid, *rows)))
     assert outcome.failed == {}
     held: dict[object, NftChain] = dict(owned(nft))
     assert held[rows[0].key] == make_nft_chain(rows[0].key, tuple(r for r in whole.rules if "log prefix" not in r))

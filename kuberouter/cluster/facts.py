@@ -27,6 +27,8 @@ def ours(link: str) -> bool:
 
 FORMER = "kube-ipvs0"
 """Where kube-proxy in its IPVS mode leaves the addresses of Services, external ones too."""
+_LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
+"""Means something on its link only. Every pod's link has such an address, and no pod may be news for all the others."""
 
 
 def node_facts(
@@ -34,7 +36,7 @@ def node_facts(
 ) -> NodeFacts | None:
     """What compilers may know of this node, or None while it has no Node object or no usable address.
 
-    `had` are addresses that its links had before.
+    `had` are addresses that its links had before, as far as anybody names them.
     """
     if node is None:
         return None
@@ -44,6 +46,7 @@ def node_facts(
         return None
     families = {family_of(a) for a in addresses}
     cidrs = [p for p in node.pod_cidrs if p.family in allowed]
+    named = {*addresses, *node.options.bgp.local_addresses}
     uplink, mtu, bridge_mtu = "", 0, 0
     subnets: list[Prefix] = []
     local: list[bytes] = []
@@ -53,8 +56,8 @@ def node_facts(
         if ours(link.ref.name) or link.ref.name == FORMER:
             continue
         for entry in link.addresses:
-            of_services = any(block.covers(entry.address) for block in settings.cluster_ranges)
-            if entry.address in addresses or not of_services:
+            foreign = any(block.covers(entry.address) for block in (_LINK_LOCAL, *settings.cluster_ranges))
+            if entry.address in addresses or not foreign:
                 local.append(entry.address)
             if entry.address in addresses:
                 subnets.append(network_of(entry.address, entry.length))
@@ -72,5 +75,5 @@ def node_facts(
         zone=node.zone,
         enabled=allowed,
         other_cidrs=tuple(p for p in cidrs if p.family not in families),
-        bindable=tuple(dict.fromkeys((*had, *local))),
+        bindable=tuple(dict.fromkeys(a for a in (*had, *local) if a in named)),
     )

@@ -76,7 +76,8 @@ UINT32 = Kind("uint32", _unsigned(32))
 class Flag(NamedTuple):
     """One flag: name, kind, default, what it does in a sentence or two, and its one-letter form.
 
-    What is given to a `secret` one is shown in no message.
+    What is given to a `secret` one is shown in no message. A `hidden` one is taken, for users of the Go kube-router
+    give it, and stands in no help: nothing here can do what it asks for, which is told where it is given.
     """
 
     name: str
@@ -85,15 +86,24 @@ class Flag(NamedTuple):
     help: str
     short: str = ""
     secret: bool = False
+    hidden: bool = False
 
 
 FLAGS: tuple[Flag, ...] = (
     Flag("advertise-pod-cidr", BOOL, True, "Tell peers outside the cluster of this node's pod CIDRs."),
     Flag("auto-mtu", BOOL, True, "Give pods and kube-bridge the MTU of the node's uplink, less what tunnels need."),
-    Flag("bfd-detection-multiplier", UINT32, 3, "Packets of BFD in a row whose loss ends a session."),
-    Flag("bfd-desired-min-tx-interval", UINT32, 1000, "Milliseconds between packets of BFD that are sent."),
-    Flag("bfd-port", UINT32, 3784, "UDP port of BFD."),
-    Flag("bfd-required-min-rx-interval", UINT32, 1000, "Milliseconds between packets of BFD that are asked for."),
+    Flag("bfd-detection-multiplier", UINT32, 3, "Packets of BFD in a row whose loss ends a session.", hidden=True),
+    Flag(
+        "bfd-desired-min-tx-interval", UINT32, 1000, "Milliseconds between packets of BFD that are sent.", hidden=True
+    ),
+    Flag("bfd-port", UINT32, 3784, "UDP port of BFD.", hidden=True),
+    Flag(
+        "bfd-required-min-rx-interval",
+        UINT32,
+        1000,
+        "Milliseconds between packets of BFD that are asked for.",
+        hidden=True,
+    ),
     Flag(
         "bgp-graceful-restart",
         BOOL,
@@ -122,18 +132,14 @@ FLAGS: tuple[Flag, ...] = (
         "How long a start waits for the apiserver to have told of everything; then the process ends with 1.",
     ),
     Flag("cluster-asn", UINT, 64512, "Private AS number of the nodes."),
-    Flag(
-        "enable-bfd", BOOL, False, "Watch the peers of --peer-router-ips by BFD (RFC 5880); needs gobgpd 4.5 or later."
-    ),
+    Flag("enable-bfd", BOOL, False, "Watch the peers of --peer-router-ips by BFD (RFC 5880).", hidden=True),
     Flag("enable-cni", BOOL, True, "Keep the CNI configuration file up to date with this node's pod CIDRs."),
     Flag("enable-ibgp", BOOL, True, "Peer with the other nodes of the cluster."),
     Flag("enable-ipv4", BOOL, True, "Serve IPv4 where the node has an IPv4 address; policy holds for it anyway."),
     Flag("enable-ipv6", BOOL, False, "Serve IPv6 where the node has an IPv6 address; policy holds for it anyway."),
     Flag("enable-overlay", BOOL, True, "Reach nodes of other subnets through IP-in-IP tunnels."),
     Flag("enable-pod-egress", BOOL, True, "SNAT what pods send to addresses outside the cluster."),
-    Flag(
-        "enable-pprof", BOOL, False, "Accepted and without effect: a profiler of Go has nothing to say of this program."
-    ),
+    Flag("enable-pprof", BOOL, False, "The profiler of Go, which has nothing to say of this program.", hidden=True),
     Flag(
         "excluded-cidrs",
         STRINGS,
@@ -440,9 +446,9 @@ def _default(flag: Flag) -> str:
 
 
 def usage(program: str, table: Sequence[Flag] = FLAGS) -> str:
-    """The help text: every flag in alphabetical order, with its default unless that is zero, false or empty."""
+    """The help text: every flag that does something, by name, with its default unless that is zero, false or empty."""
     rows = []
-    for flag in sorted(table, key=lambda f: f.name):
+    for flag in sorted((each for each in table if not each.hidden), key=lambda f: f.name):
         short = f"-{flag.short}, " if flag.short else "    "
         rows.append((f"  {short}--{flag.name} {flag.kind.label}".rstrip(), flag.help + _default(flag)))
     width = max(len(left) for left, _ in rows) + 3

@@ -293,13 +293,13 @@ class AssignmentDriver(_Table[PolicyAssignment]):
             self._api.originate(own, own)
 
     def _told(self, row: PolicyAssignment) -> set[tuple[str, str]]:
-        """What is told to whom, as pairs of sets."""
+        """What of our own is told to whom, as pairs of sets; nothing that is only passed on is withdrawn here."""
         statements = {each.key.name: each for each in self._api.statements()}
         names = (
             name for policy in self._api.policies() if policy.key.name in row.policies for name in policy.statements
         )
         found = (statements[name] for name in names if name in statements)
-        return {(each.prefix_set, each.neighbor_set) for each in found if each.accept}
+        return {(each.prefix_set, each.neighbor_set) for each in found if each.accept and not each.internal}
 
 
 class PeerDriver(_Table[Peer]):

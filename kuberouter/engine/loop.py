@@ -131,7 +131,7 @@ class Engine:
             problems = [Problem(subject, "", Reason.MISSING, table.error)] if table.error else []
             problems += [Problem(subject, str(key), Reason.FAILED, e) for key, e in table.mirror.failures.items()]
             # What rows can do without the kernel lacks for all of them: no object is to blame, and it is told once.
-            lacking = [text for key, text in table.mirror.instead.items() if self._spared(row, key)]
+            lacking = [text for key, text in table.mirror.instead.items() if self._at_large(row, key)]
             problems += [Problem(subject, "", Reason.UNSUPPORTED, text) for text in dict.fromkeys(lacking)]
             self._planner.journal.report(row, problems)
         self._report_objects()
@@ -144,7 +144,7 @@ class Engine:
                 for subject in islice(self._planner.subjects_of(row, key, text), MOST_TOLD):
                     problem = Problem(subject, "", Reason.FAILED, f"its {row.__name__} is refused: {text}")
                     found.setdefault(Owner("refused", subject), {})[problem] = None
-            others = ((key, text) for key, text in table.mirror.instead.items() if not self._spared(row, key))
+            others = ((key, text) for key, text in table.mirror.instead.items() if not self._at_large(row, key))
             for key, text in islice(others, MOST_TOLD):
                 for subject in islice(self._planner.subjects_of(row, key), MOST_TOLD):
                     problem = Problem(subject, "", Reason.UNSUPPORTED, text)
@@ -153,9 +153,12 @@ class Engine:
             self._planner.journal.report(voice, tuple(found.get(voice, ())))
         self._refused = set(found)
 
-    def _spared(self, row: type[Row], key: Hashable) -> bool:
-        """Whether a row says itself what it can do without."""
-        return bool(getattr(self._planner.ledgers[row].winner(key), "spares", ()))
+    def _at_large(self, row: type[Row], key: Hashable) -> bool:
+        """Whether a row says itself what it can do without, or is the node's and so stands for no object."""
+        ledger = self._planner.ledgers[row]
+        if getattr(ledger.winner(key), "spares", ()):
+            return True
+        return not any(owner.subject.namespace for owner in ledger.owners(key))
 
     def _state(self, controller: Controller) -> ControllerState:
         missing = self._missing(controller.sources)

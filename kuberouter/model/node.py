@@ -25,7 +25,8 @@ class NodeFacts(Value, frozen=True, gc=False):
     subnets: tuple[Prefix, ...] = ()
     """Connected prefixes of the node's addresses."""
     local_addresses: tuple[bytes, ...] = ()
-    """Every address on any link that is not ours (not kube-dummy-if, kube-bridge or a tunnel)."""
+    """Every address on any link that is not ours (not kube-dummy-if, kube-bridge or a tunnel), but IPv6 link-local ones
+    and those of Services."""
     bridge_mtu: int = 0
     """MTU of the pods' bridge; 0 while there is none with an address."""
     zone: str = ""
@@ -36,7 +37,7 @@ class NodeFacts(Value, frozen=True, gc=False):
     other_cidrs: tuple[Prefix, ...] = ()
     """Pod CIDRs of enabled families of which the node has no address."""
     bindable: tuple[bytes, ...] = ()
-    """Local addresses, those included that were some before: a link that flaps ends no listener."""
+    """Addresses that the Node names and a link has, or had before: a link that flaps ends no listener."""
 
     def address(self, family: Family) -> bytes | None:
         """The best address of a family: the primary one if it is of that family, else the first of it."""

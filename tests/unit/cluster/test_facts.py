@@ -8,6 +8,7 @@ import pytest
 
 from kuberouter.cluster.facts import network_of, node_facts
 from kuberouter.cluster.store import Cluster
+from kuberouter.model.bgp import NodeBgp
 from kuberouter.model.cluster import Interface, InterfaceAddress, Node, NodeOptions
 from kuberouter.model.core import Family, ObjectRef, Prefix
 from kuberouter.model.events import Deleted, Upserted
@@ -137,3 +138,29 @@ def test_addresses_of_services_are_not_the_nodes_whoever_has_put_them_on_a_link(
     assert facts is not None
     own = ("192.0.2.1", "198.51.100.9", "169.254.20.10", "172.17.0.1", "198.51.100.100")
     assert facts.local_addresses == tuple(map(packed, own)), "what the Node object says is the node's in any case"
+
+
+def test_no_pod_is_news_for_the_node() -> None:
+    """The host's end of each pod's link has an IPv6 link-local address: all would be compiled anew for each of them."""
+    cluster = Cluster(BOTH)
+    cluster.apply(Upserted(link("eth0", 2, "192.0.2.1/24", "fe80::2/64")))
+    cluster.apply(Upserted(NODE))
+    before = cluster.node
+    for number in range(3, 9):
+        pod = link(f"veth{number}", number, f"fe80::{number}/64")
+        cluster.apply(Upserted(pod))
+        assert not cluster.facts_changed
+        cluster.apply(Deleted(pod.ref))
+        assert not cluster.facts_changed
+    assert cluster.node == before
+
+
+def test_of_addresses_that_were_here_only_those_are_remembered_that_the_node_names() -> None:
+    own, listened, passing = "192.0.2.1/24", "203.0.113.7/32", "203.0.113.8/32"
+    options = NodeOptions(bgp=NodeBgp(local_addresses=(packed("203.0.113.7"),)))
+    node = Node(NODE.ref, (packed("192.0.2.1"),), options=options)
+    first = node_facts(BOTH, node, [link("eth0", 2, own, listened, passing)])
+    assert first is not None
+    gone = node_facts(BOTH, node, [], had=first.bindable)
+    assert gone is not None
+    assert first.bindable == gone.bindable == (packed("192.0.2.1"), packed("203.0.113.7"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kuberouter.cluster.store import Cluster
 from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.assembly import Assembler
@@ -43,7 +45,17 @@ class Poor(MemoryDriver[IpSet]):
         return Outcome(instead={row.key: "no hash:net; hash:ip is used" for row in rows})
 
 
-def test_what_stands_in_for_something_is_told_of_its_owner_and_keeps_nobody_from_being_ready() -> None:
+@pytest.mark.parametrize(
+    ("owner", "told_of"),
+    [
+        (ObjectRef("Service", "shop", "web"), ObjectRef("Service", "shop", "web")),
+        # What is the node's is the table's: a peer that runs without BFD, for one.
+        (ObjectRef("Node", "", "n1"), ObjectRef("Table", "", "IpSet")),
+    ],
+)
+def test_what_stands_in_for_something_is_told_of_its_owner_and_keeps_nobody_from_being_ready(
+    owner: ObjectRef, told_of: ObjectRef
+) -> None:
     diary = Diary()
     compiler = Registered("services", "proxy", lambda *_, **__: Fragment(), None)
     planner = Planner(Cluster(NodeSettings("n1")), (compiler,), (IpSet,), Journal((diary,)))
@@ -52,20 +64,19 @@ def test_what_stands_in_for_something_is_told_of_its_owner_and_keeps_nobody_from
     reports: list[Report] = []
     controllers = [Controller("proxy", frozenset(), (IpSet,))]
     engine = Engine(inbox, planner, dataplane, controllers, clock=lambda: 0.0, observe=reports.append)
-    service = ObjectRef("Service", "shop", "web")
     row = IpSet(IpSetKey("s"), SetType.HASH_NET, Family.IPV4)
     ledger = planner.ledgers[IpSet]
-    ledger.claim(Owner("services", service), (row,))
+    ledger.claim(Owner("services", owner), (row,))
     dataplane.tables[IpSet].mirror.note(ledger.changes())
     inbox.wake()
     engine.turn()
     assert engine.states[0].ready
-    problem = Problem(service, "", Reason.UNSUPPORTED, "no hash:net; hash:ip is used")
+    problem = Problem(told_of, "", Reason.UNSUPPORTED, "no hash:net; hash:ip is used")
     assert diary.raised_ == [problem]
     inbox.put(Drifted(IpSet))
     engine.turn()
     assert (reports[-1].drift, reports[-1].writes) == ({IpSet: 0}, 1), "it is tried again, but nobody changed it"
-    ledger.claim(Owner("services", service), ())
+    ledger.claim(Owner("services", owner), ())
     dataplane.tables[IpSet].mirror.note(ledger.changes())
     inbox.wake()
     engine.turn()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from kuberouter import __version__
-from kuberouter.daemon import flags
+from kuberouter.daemon import commandline
 from kuberouter.daemon.config import load
 
 EXIT_FAILED = 1
@@ -27,16 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = "kube-router" if program in ("__main__.py", "-c", "-m") else program
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        parsed = flags.parse(arguments)
-    except flags.UsageError as error:
-        return _fail(f"{error}\n{flags.usage(program)}", EXIT_USAGE)
+        parsed = commandline.parse(arguments)
+    except commandline.UsageError as error:
+        return _fail(f"{error}\n{commandline.usage(program)}", EXIT_USAGE)
     level = str(parsed.values["v"])
     if not re.fullmatch(r"[-+]?[0-9]{1,9}", level):
         return _fail(f"failed to set log level: --v: {level!r} is not a number")
     if parsed.positionals:
         return _fail(f"unrecognized positional argument(s): [{' '.join(parsed.positionals)}]")
     if parsed.values["help"]:
-        print(flags.usage(program), end="")
+        print(commandline.usage(program), end="")
         return 0
     if parsed.values["version"]:
         print(f"kube-router version {__version__}, Python {sys.version.split()[0]}")

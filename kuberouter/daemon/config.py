@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from kuberouter.daemon.commandline import Parsed, show_duration
 from kuberouter.daemon.configreader import Reader
 from kuberouter.daemon.configrouter import LONGEST_SOCKET, read_router
-from kuberouter.daemon.flags import Parsed, show_duration
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.core import Family, Prefix
 from kuberouter.model.settings import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from kuberouter.daemon.flags import Parsed, show_duration
+from kuberouter.daemon.commandline import Parsed, show_duration
 from kuberouter.decode.scalars import prefix
 from kuberouter.model.core import Family, Prefix
 

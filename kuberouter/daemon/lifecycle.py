@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from kuberouter.daemon.commandline import show_duration
 from kuberouter.daemon.compose import Composition, compose
 from kuberouter.daemon.config import Config
-from kuberouter.daemon.flags import show_duration
 from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
 from kuberouter.model.core import Unavailable

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from kuberouter.daemon.flags import usage
+from kuberouter.daemon.commandline import usage
 
 ROOT = Path(__file__).resolve().parents[2]
 

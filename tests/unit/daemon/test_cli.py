@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kuberouter import __version__
-from kuberouter.daemon.flags import usage
+from kuberouter.daemon.commandline import usage
 
 ROOT = Path(__file__).resolve().parents[3]
 Done = subprocess.CompletedProcess[str]

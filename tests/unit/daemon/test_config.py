@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kuberouter.daemon.commandline import UsageError, parse
 from kuberouter.daemon.config import Config, _reuse_mode, load
-from kuberouter.daemon.flags import UsageError, parse
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.bgp import Bfd, PeerSpec
 from kuberouter.model.core import Family, Secret

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kuberouter.daemon import flags
-from kuberouter.daemon.flags import Flag, UsageError, parse, show_duration, usage
+from kuberouter.daemon.commandline import UsageError, parse, show_duration, usage
+from kuberouter.daemon.flags import Flag
 
 TABLE = (
     Flag("run", flags.BOOL, True, "Run it.", "r"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from kuberouter.model.core import Unavailable, Value
-from kuberouter.wire.netlink import adopt_child
+from kuberouter.wire.netlink import start_adopted
 
 TIMEOUT = 30.0
 """Seconds after which a tool is taken to hang; a lock that somebody holds is waited for inside this time."""
@@ -46,11 +46,12 @@ def run(words: Sequence[str], script: str = "", *, timeout: float = TIMEOUT) -> 
         # No preexec_fn and no shell, so that the child is made by vfork: cheap in a process with much memory.
         with (
             _in_memory(script) as stdin,
-            subprocess.Popen(
-                list(words), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=True
+            start_adopted(
+                lambda: subprocess.Popen(
+                    list(words), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=True
+                )
             ) as child,
         ):
-            adopt_child(child.pid)
             try:
                 output, errors = child.communicate(timeout=timeout)
             finally:

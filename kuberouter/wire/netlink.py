@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,8 @@ _own_ports: set[tuple[int, int]] = set()
 
 _children: deque[int] = deque(maxlen=256)
 """Process ids of the tools that were run last: the port of a process's first socket is its id."""
+_starting = threading.Lock()
+"""Held while a tool starts: what it does before we know its id waits for the judgement."""
 
 
 def adopt(protocol: int, port: int) -> None:
@@ -73,8 +76,21 @@ def adopt_child(pid: int) -> None:
     _children.append(pid)
 
 
+def start_adopted(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """Start a tool and take as our own doing what it does, from its first moment: it may be done before we are told."""
+    with _starting:
+        child = start()
+        _children.append(child.pid)
+    return child
+
+
 def _is_own(protocol: int, port: int) -> bool:
-    return port != 0 and ((protocol, port) in _own_ports or port in _children)
+    if port == 0:
+        return False
+    if (protocol, port) in _own_ports or port in _children:
+        return True
+    with _starting:
+        return port in _children
 
 
 class Notice(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,7 +32,8 @@ from kuberouter.model.nftables import (
     NftVerdict,
     make_nft_chain,
 )
-from kuberouter.sources.netfilter import NetfilterSource
+from kuberouter.sources.netfilter import PAUSE, NetfilterSource
+from kuberouter.wire.netlink import start_adopted
 from tests.kernel.drive import converge, sh
 from tests.support.lab import netns
 
@@ -113,6 +115,18 @@ def test_what_we_do_ourselves_is_no_news(watch: Watch, library: bool) -> None:
         assert converge(driver, []) == {}
     marker(watch)
     assert watch.tables() <= {NftTable, NftChain}
+
+
+def test_a_tool_is_ours_from_its_first_moment(watch: Watch) -> None:
+    def start() -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(["iptables-nft", "-N", "KUBE-ROUTER-X"])
+        assert child.wait(10) == 0
+        time.sleep(3 * PAUSE)
+        return child
+
+    start_adopted(start)
+    marker(watch)
+    assert watch.tables() == {NftTable, NftChain}
 
 
 def test_whoever_changes_our_nftables_is_noticed(watch: Watch) -> None:

@@ -179,7 +179,8 @@ def _one_chain(node: NftNode) -> list[Figure]:
     """One chain of a policy changed in the full tables, until it is in force, against that chain alone by the tool."""
     driver = ChainDriver(node.nftables)
     chains = node.world.planner.ledgers[NftChain].desired.values()
-    old = next(c for c in chains if c.key.family is NftFamily.IPV4 and any("saddr @KUBE-SRC" in r for r in c.rules))
+    policies = (c for c in chains if c.key.family is NftFamily.IPV4 and c.hook is None)
+    old = next(c for c in policies if any("saddr @KUBE-SRC" in rule for rule in c.rules))
     states = [make_nft_chain(old.key, (*old.rules, f"tcp dport {port} accept")) for port in (1, 2)]
     kept = _Kept()
 

@@ -31,7 +31,7 @@ from kuberouter.model.settings import ProxySettings
 from kuberouter.sources.connections import ConnectionSource
 from tests.kernel.conftest import need
 from tests.kernel.drive import sh
-from tests.kernel.test_proxy import (
+from tests.kernel.proxynode import (
     CLIENT_PORT,
     FAMILIES,
     NODE_ADDRESS,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.conftest import need
-from tests.kernel.test_proxy import (
+from tests.kernel.proxynode import (
     CLIENT,
     NODE_ADDRESS,
     PODS,

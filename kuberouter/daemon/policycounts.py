@@ -18,7 +18,7 @@ from kuberouter.compilers.policies.nftables import names as nft_names
 from kuberouter.compilers.policies.nftables.counters import profile_counts as nft_counts
 from kuberouter.compilers.policies.rules import governs
 from kuberouter.daemon.metrics import Series, series
-from kuberouter.daemon.telemetry import steady
+from kuberouter.daemon.steady import steady
 from kuberouter.drivers.iptables import Xtables
 from kuberouter.engine.planner import Planner
 from kuberouter.model.core import Family, ObjectRef, Row, Unavailable

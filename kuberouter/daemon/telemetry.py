@@ -11,13 +11,14 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.core import Metric as Collected
 
 from kuberouter import __version__
 from kuberouter.daemon.metrics import BUCKETS, FIREWALL, METRICS, PREFIX, PROXY, ROUTER, Sample, Series, expose, series
+from kuberouter.daemon.steady import steady
 from kuberouter.engine.dataplane import Dataplane, Report
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.loop import Engine
@@ -28,7 +29,6 @@ from kuberouter.model.netfilter import Chain, IpSet
 from kuberouter.model.network import Route
 from kuberouter.model.nftables import NftChain, NftSet
 
-T = TypeVar("T")
 Kinds = Mapping[str, tuple[type[Row], ...]]
 
 REPORTED = {
@@ -56,7 +56,6 @@ POLICY_SETS = ("KUBE-SRC-", "KUBE-DST-", "inet6:KUBE-")
 POLICY = "NetworkPolicy"
 MOST_POLICIES = 500
 """Policies that are shown with their problems one by one; `problems` counts them all."""
-LOOKS = 20
 
 
 class Watched(NamedTuple):
@@ -206,17 +205,6 @@ class Telemetry:
             # Not all that is refused is told one by one.
             per_policy.update(steady(lambda: _refused(watched)))
             yield series("policy_problems", dict(sorted(per_policy.items())[:MOST_POLICIES]))
-
-
-def steady(look: Callable[[], T]) -> T:
-    """What a look finds at something that the engine may be changing: one that was disturbed is taken again."""
-    for _ in range(LOOKS):
-        try:
-            return look()
-        except (RuntimeError, KeyError):
-            # Whatever was walked through changed its size.
-            continue
-    return look()
 
 
 def _policy_chains(planner: Planner) -> int:

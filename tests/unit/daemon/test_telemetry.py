@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from kuberouter import __version__
 from kuberouter.cluster.store import Cluster
 from kuberouter.daemon.metrics import METRICS, PREFIX
-from kuberouter.daemon.telemetry import LOOKS, Telemetry, steady
+from kuberouter.daemon.steady import LOOKS, steady
+from kuberouter.daemon.telemetry import Telemetry
 from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.dataplane import Dataplane, Table
 from kuberouter.engine.inbox import Inbox

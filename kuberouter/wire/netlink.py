@@ -145,12 +145,21 @@ class NetlinkSocket:
     Every receive is bounded by `timeout` seconds; a kernel that stays silent raises Unavailable.
     """
 
-    def __init__(self, protocol: int, *, groups: Sequence[int] = (), strict: bool = False, timeout: float = 10.0):
+    def __init__(
+        self,
+        protocol: int,
+        *,
+        groups: Sequence[int] = (),
+        strict: bool = False,
+        timeout: float = 10.0,
+        buffer: int = BUFFER,
+    ):
+        """`buffer` is how many bytes may wait to be received, as the kernel counts them: with what it needs itself."""
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         except OSError as error:
             raise Unavailable(f"netlink protocol {protocol} is missing: {error.strerror}") from error
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER)
         # Errors then carry no copy of the request.
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)

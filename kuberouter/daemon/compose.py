@@ -96,7 +96,8 @@ def compose(config: Config) -> Composition:
     if config.router is not None:
         parts.append(router_part(config.router))
     if config.firewall is not None:
-        parts.append(firewall_part(config.firewall))
+        per_pod = config.metrics is not None and config.metrics.per_policy
+        parts.append(firewall_part(config.firewall, per_pod=per_pod))
     inbox = Inbox()
     sinks: list[Sink] = [LogSink()]
     sources = _api_sources(config, parts, sinks)

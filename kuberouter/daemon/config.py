@@ -243,6 +243,7 @@ def _firewall(
         cut_flows=flows == "cut",
         nftables=reader.flag("use-nftables-for-netpol", bool),
         namespace_annotation=reader.flag("netpol-namespace-annotation", bool),
+        log_drops=reader.flag("netpol-log-drops", bool),
     )
 
 

@@ -220,6 +220,12 @@ FLAGS: tuple[Flag, ...] = (
         "What becomes of open flows that a policy no longer allows: keep lets them go on, cut ends them.",
     ),
     Flag(
+        "netpol-log-drops",
+        BOOL,
+        True,
+        "Tell in the log whose packets are dropped and by which policies; reads NFLOG group 100 unless others do.",
+    ),
+    Flag(
         "netpol-metrics-per-policy",
         BOOL,
         False,

@@ -21,6 +21,7 @@ FIREWALL, ROUTER, PROXY = "firewall", "router", "service-proxy"
 """Controllers whose metrics are only there when they run."""
 PER_POLICY = "--netpol-metrics-per-policy"
 GRACEFUL = "--ipvs-graceful-termination"
+LOG_DROPS = "--netpol-log-drops"
 SERVICE = ("svc_namespace", "service_name", "service_vip", "protocol", "port")
 
 
@@ -209,6 +210,32 @@ METRICS: tuple[Metric, ...] = (
         PER_POLICY,
     ),
     Metric("netpol_counters_up", "gauge", "0 while what the policies' chains count cannot be read.", (), PER_POLICY),
+    # Packets that were dropped, as the kernel logs them.
+    Metric("netpol_drop_log_up", "gauge", "0 while another program reads the log of dropped packets.", (), LOG_DROPS),
+    Metric(
+        "netpol_logged_drops_total",
+        "counter",
+        "Dropped packets that the kernel told of: at most ten a minute per profile and chain, so this says that and "
+        "why packets are dropped, not how many. Reasons: policy; source, an address that is not the sender's own; "
+        "invalid, no flow's packet; unknown, an address that is nobody's yet.",
+        ("direction", "reason"),
+        LOG_DROPS,
+    ),
+    Metric(
+        "netpol_logged_drops_lost_total",
+        "counter",
+        "Such packets that the kernel told of faster than they are read.",
+        (),
+        LOG_DROPS,
+    ),
+    Metric(
+        "netpol_pod_logged_drops_total",
+        "counter",
+        "The packets of netpol_logged_drops_total with a direction, by the pod of this node that was protected or that "
+        "sent from an address not its own; of at most 500 pods. Needs --netpol-log-drops, too.",
+        ("namespace", "pod", "direction"),
+        PER_POLICY,
+    ),
 )
 
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

@@ -145,5 +145,7 @@ class FirewallSettings(Value, frozen=True, gc=False):
     """Written as nftables, not as iptables and ipsets."""
     namespace_annotation: bool = False
     """The annotation by which a namespace isolates itself has an effect."""
+    log_drops: bool = False
+    """What is dropped is told in the log."""
     proxy: ProxySettings | None = None
     """The service proxy of this daemon: pods that answer clients directly speak from service addresses."""

@@ -60,6 +60,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         "--run-router=false",
         "--run-service-proxy=false",
         "--service-cluster-ip-range=10.96.0.0/12,fd96::/112",
+        # The tests read it themselves.
+        "--netpol-log-drops=false",
     ]
     arguments += ["--use-nftables-for-netpol"] if backend == "nftables" else []
     with Lab(nodes=2, subnets=1, families=(4, 6), daemon_arguments=arguments) as lab:

@@ -16,7 +16,14 @@ from tests.support.probes import until
 pytestmark = pytest.mark.root
 PORT = 9464
 URL = f"http://127.0.0.1:{PORT}/metrics"
-ARGUMENTS = ["--run-router=false", "--run-service-proxy=false", f"--metrics-port={PORT}", "--netpol-metrics-per-policy"]
+ARGUMENTS = [
+    "--run-router=false",
+    "--run-service-proxy=false",
+    f"--metrics-port={PORT}",
+    "--netpol-metrics-per-policy",
+    # The tests read it themselves.
+    "--netpol-log-drops=false",
+]
 FRIENDS = """
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from kuberouter.cluster.dependents import policies
 from kuberouter.compilers.policies import IPTABLES, NFTABLES
+from kuberouter.compilers.policies.names import NFLOG_GROUP
+from kuberouter.daemon.drops import DropLog
 from kuberouter.daemon.parts.part import DriverMaker, Once, Part, register, shared
 from kuberouter.daemon.xtables import XtablesChoice
 from kuberouter.drivers import nftables as nft
@@ -14,6 +16,7 @@ from kuberouter.model.host import Sysctl
 from kuberouter.model.netfilter import Chain, FormerIptables, FormerPolicy, Hook, HookRank, IpSet, Member
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 from kuberouter.model.settings import FirewallSettings
+from kuberouter.sources.drops import DropSource
 from kuberouter.sources.podlinks import PodLinkSource
 
 CHAINS = (
@@ -29,8 +32,8 @@ SETS = ("KUBE-SRC-", "KUBE-DST-", "kube-router-local-pods")
 """Prefixes of its ipsets, without `inet6:`; the last one is made by the Go kube-router only."""
 
 
-def firewall_part(settings: FirewallSettings) -> Part:
-    """What the firewall brings along."""
+def firewall_part(settings: FirewallSettings, *, per_pod: bool = False) -> Part:
+    """What the firewall brings along. `per_pod`: the metrics tell pods apart."""
     part = Part("firewall")
     needed = ("nodes", "namespaces", "pods", "networkpolicies")
     # Services only widen what a pod may reach; whoever does not grant them gets policy all the same.
@@ -38,6 +41,8 @@ def firewall_part(settings: FirewallSettings) -> Part:
     part.needs = frozenset((*needed, "interfaces", "podlinks"))
     part.dependents = [policies]
     part.sources = [PodLinkSource()]
+    if settings.log_drops:
+        _log_drops(part, per_pod=per_pod)
     if settings.nftables:
         register(part, NFTABLES, settings)
         kernel = Once(nft.Nftables)
@@ -57,6 +62,14 @@ def firewall_part(settings: FirewallSettings) -> Part:
         part.sets = SETS
     part.audits = [(settings.sync_period, tuple(part.drivers))]
     return part
+
+
+def _log_drops(part: Part, *, per_pod: bool) -> None:
+    """Tell of what is dropped."""
+    drops = DropLog(lambda: part.view(), per_pod=per_pod)
+    source = DropSource(NFLOG_GROUP, drops.tell)
+    part.sources.append(source)
+    part.shows.append(lambda: drops.show(reading=source.reading))
 
 
 def former_firewall(settings: FirewallSettings, xtables: XtablesChoice) -> dict[type[Row], DriverMaker]:

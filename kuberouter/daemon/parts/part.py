@@ -46,7 +46,8 @@ class Part:
         self.desired: Callable[[type[Row]], Container[Hashable]] = lambda row: ()
         """The keys of a table that are wanted now; known once the parts are put together."""
         self.view: Callable[[], ClusterView] = ClusterView
-        """What is known of the cluster; known once the parts are put together. Asked from the engine's thread only."""
+        """What is known of the cluster; known once the parts are put together. Who is not on the engine's thread
+        looks at it by `daemon/steady.py`."""
         self.lenient: frozenset[type[Row]] = frozenset()
         """Tables whose trouble is told, but leaves the controller ready."""
         self.history: History | None = None

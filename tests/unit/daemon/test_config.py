@@ -47,6 +47,7 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert not config.firewall.namespace_annotation
     assert not config.firewall.default_deny
     assert not config.firewall.cut_flows
+    assert config.firewall.log_drops
     assert config.health_port == 20244
     assert config.iptables_mode == "auto"
 
@@ -69,7 +70,8 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--loadbalancer-ip-range=fd00:2::/64 --service-external-ip-range=10.3.0.0/16 --health-addr=[::1] "
         "--service-node-port-range=20000:30000 --iptables-sync-period=1m --ipvs-sync-period=2m --masquerade-all "
         "--ipvs-permit-all=false --netpol-namespace-annotation --iptables-mode=legacy "
-        "--netpol-default-deny --netpol-existing-flows=cut --nodes-full-mesh=false --advertise-pod-cidr=false "
+        "--netpol-default-deny --netpol-existing-flows=cut --netpol-log-drops=false "
+        "--nodes-full-mesh=false --advertise-pod-cidr=false "
         "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48"
     )
     config = good(words, environment)
@@ -90,6 +92,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert config.firewall.namespace_annotation
     assert config.firewall.default_deny
     assert config.firewall.cut_flows
+    assert not config.firewall.log_drops
     assert config.iptables_mode == "legacy"
     assert config.proxy is not None
     assert config.proxy.sync_period == 120.0

@@ -46,6 +46,11 @@ class Trouble:
 
     def values(self, field: str, parse: Callable[[T], V], raws: list[T] | None) -> tuple[V, ...]:
         """What `parse` makes of each item of a list; bad items are left out, each with a problem."""
+        try:
+            return tuple([parse(raw) for raw in raws or ()])
+        except ValueError:
+            # Which ones are bad is asked only now, for almost never is any.
+            pass
         found: list[V] = []
         for index, raw in enumerate(raws or ()):
             value = self.value(f"{field}[{index}]", parse, raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from sys import intern
 
 import msgspec
@@ -102,11 +103,18 @@ def _ports(found: RawPod, trouble: Trouble) -> tuple[ContainerPort, ...]:
         for raw in container.ports or ():
             if not raw.name:
                 continue
-            proto = trouble.value(f"spec.containers.ports[{raw.name}].protocol", protocol, raw.protocol)
-            number = trouble.value(f"spec.containers.ports[{raw.name}].containerPort", port, raw.container_port)
-            if proto is not None and number is not None:
-                ports.append(ContainerPort(intern(raw.name), proto, number))
-    return shared(tuple(ports))
+            try:
+                ports.append(_port(raw.name, raw.protocol, raw.container_port))
+            except ValueError:
+                trouble.value(f"spec.containers.ports[{raw.name}].protocol", protocol, raw.protocol)
+                trouble.value(f"spec.containers.ports[{raw.name}].containerPort", port, raw.container_port)
+    return shared(tuple(ports)) if ports else ()
+
+
+@lru_cache(maxsize=1024)
+def _port(name: str, proto: str, number: int) -> ContainerPort:
+    """A named port; most pods of a cluster have the same ones. Raises ValueError."""
+    return ContainerPort(intern(name), protocol(proto), port(number))
 
 
 def decode_namespace(raw: Bytes) -> tuple[Namespace | None, tuple[Problem, ...]]:

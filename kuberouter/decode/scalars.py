@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
+from functools import lru_cache
 
 from kuberouter.model.core import L4Protocol, Prefix
 
@@ -62,19 +63,31 @@ def _usual_address(text: str) -> bytes | None:
 
 def _usual_ipv6(text: str) -> bytes | None:
     """An IPv6 address of hexadecimal groups only."""
+    head, gap, tail = text.partition("::")
+    left, right = _groups(head), _groups(tail)
+    if left is None or right is None:
+        return None
+    missing = 16 - len(left) - len(right)
+    if missing < 2 if gap else missing:
+        return None
+    packed = left + bytes(missing) + right
+    return None if packed.startswith(_MAPPED) else packed
+
+
+@lru_cache(maxsize=1024)
+def _groups(text: str) -> bytes | None:
+    """Hexadecimal groups of an IPv6 address, two bytes each; None if it is something else.
+
+    The addresses of a node's pods begin alike, and those of many nodes end alike.
+    """
+    if not text:
+        return b""
     if _HEXADECIMAL(text) is None:
         return None
-    head, gap, tail = text.partition("::")
-    left, right = head.split(":") if head else [], tail.split(":") if tail else []
-    missing = 8 - len(left) - len(right)
-    if missing < 1 if gap else missing:
-        return None
+    groups = text.split(":")
     # Every group has at least four digits then, so one that had more shows.
-    digits = "".join([g.zfill(4) for g in left]) + "0000" * missing + "".join([g.zfill(4) for g in right])
-    if len(digits) != 32 or not all(left) or not all(right):
-        return None
-    packed = bytes.fromhex(digits)
-    return None if packed.startswith(_MAPPED) else packed
+    digits = "".join([group.zfill(4) for group in groups])
+    return bytes.fromhex(digits) if all(groups) and len(digits) == 4 * len(groups) else None
 
 
 def prefix(text: str) -> Prefix:

@@ -140,8 +140,14 @@ class RawContainer(Json):
     restart_policy: str | None = None
 
 
-class PodMetadata(Metadata):
+class PodEndMetadata(Identity):
     deletion_grace_period_seconds: int | None = None
+
+
+class PodMetadata(PodEndMetadata):
+    """There are more pods than anything else, and what else they say of themselves is for others."""
+
+    labels: dict[str, str] | None = None
 
 
 class PodSpec(Json):
@@ -200,10 +206,6 @@ class RawLocalPod(Json):
     metadata: Metadata
     spec: LocalPodSpec = msgspec.field(default_factory=LocalPodSpec)
     status: LocalPodStatus | None = None
-
-
-class PodEndMetadata(Identity):
-    deletion_grace_period_seconds: int | None = None
 
 
 class PodEndSpec(Json):

@@ -101,15 +101,31 @@ class Notice(NamedTuple):
     ours: bool
 
 
+_PADDING = (b"", bytes(3), bytes(2), bytes(1))
+
+
 def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute (struct nlattr), padded to four bytes."""
     length = 4 + len(payload)
-    return ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length & 3)
+    return ATTRIBUTE.pack(length, kind) + payload + _PADDING[length & 3]
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
     """An attribute that holds attributes."""
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
+
+
+Around = tuple[bytes, bytes]
+"""What stands before and behind some bytes in a message; the same for all that are as long, so it is made once."""
+
+
+def around(make: Callable[[bytes], bytes], size: int) -> Around:
+    """What `make` puts around so many bytes, whatever they are."""
+    if not size:
+        return make(b""), b""
+    one, other = make(bytes(size)), make(b"\xff" * size)
+    at = next(index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
+    return one[:at], one[at + size :]
 
 
 def attributes(buffer: bytes, offset: int = 0, end: int | None = None) -> dict[int, bytes]:

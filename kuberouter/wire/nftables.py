@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -138,26 +139,32 @@ def _body(family: int, *parts: bytes) -> bytes:
     return b"".join((GENMSG.pack(family, 0, 0), *parts))
 
 
-def _string(kind: int, value: str) -> bytes:
+def string(kind: int, value: str) -> bytes:
+    """An attribute with a text."""
     return attribute(kind, value.encode() + b"\0")
+
+
+@lru_cache(maxsize=64)
+def place(family: int, kind: int, table: str) -> bytes:
+    """The beginning of every message about something in a table, whose name is an attribute of this kind."""
+    return GENMSG.pack(family, 0, 0) + string(kind, table)
 
 
 # --- elements --------------------------------------------------------------------------------------------------------
 
 
-def elements(what: int, family: int, table: str, name: str, packed: Iterable[bytes]) -> Message:
+def elements(what: int, family: int, table: str, name: str, packed: bytes) -> Message:
     """Add (NEWSETELEM) or delete (DELSETELEM) elements of a set, whether they exist or not; at most 64 KB of them."""
     flags = NLM_F_CREATE if what == NEWSETELEM else 0
-    body = _body(family, _string(LIST_TABLE, table), _string(LIST_SET, name), nested(LIST_ELEMENTS, *packed))
-    return NFNL_SUBSYS_NFTABLES << 8 | what, flags, body
+    body = (place(family, LIST_TABLE, table), string(LIST_SET, name), nested(LIST_ELEMENTS, packed))
+    return NFNL_SUBSYS_NFTABLES << 8 | what, flags, b"".join(body)
 
 
-def pack_keys(keys: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Elements with keys of `size` bytes, a multiple of four."""
+def pack_keys(keys: Sequence[bytes], size: int) -> bytes:
+    """Elements, at least one, with keys of `size` bytes, a multiple of four."""
     head = ATTRIBUTE.pack(12 + size, LIST_ELEM | 0x8000)
     head += ATTRIBUTE.pack(8 + size, ELEM_KEY | 0x8000) + ATTRIBUTE.pack(4 + size, DATA_VALUE)
-    for key in keys:
-        yield head + key
+    return head + head.join(keys)
 
 
 def pack_range(first: bytes, last: bytes) -> bytes:
@@ -173,7 +180,7 @@ def pack_range(first: bytes, last: bytes) -> bytes:
 def pack_verdict(key: bytes, chain: str) -> bytes:
     """An element of a verdict map: go to a chain, or accept without one."""
     code = attribute(VERDICT_CODE, SIGNED.pack(NFT_GOTO if chain else NF_ACCEPT))
-    verdict = nested(DATA_VERDICT, code, *([_string(VERDICT_CHAIN, chain)] if chain else []))
+    verdict = nested(DATA_VERDICT, code, *([string(VERDICT_CHAIN, chain)] if chain else []))
     return nested(LIST_ELEM, nested(ELEM_KEY, attribute(DATA_VALUE, key)), nested(ELEM_DATA, verdict))
 
 
@@ -187,7 +194,7 @@ class Entry(NamedTuple):
 
 def dump_elements(link: NftSocket, family: int, table: str, name: str) -> Iterator[bytes]:
     """The lists of elements of a set, one per answer, for `parse_keys` or `parse_entries`."""
-    for body in link.list(GETSETELEM, _body(family, _string(LIST_TABLE, table), _string(LIST_SET, name))):
+    for body in link.list(GETSETELEM, _body(family, string(LIST_TABLE, table), string(LIST_SET, name))):
         yield attributes(body, GENMSG.size).get(LIST_ELEMENTS, b"")
 
 
@@ -276,7 +283,7 @@ def chains(link: NftSocket, family: int, table: str) -> Iterator[ChainFacts]:
 
 def rule_comments(link: NftSocket, family: int, table: str) -> Iterator[tuple[str, str]]:
     """Chain and comment of every rule of a table, in order within a chain; an empty comment where there is none."""
-    for body in link.list(GETRULE, _body(family, _string(RULE_TABLE, table))):
+    for body in link.list(GETRULE, _body(family, string(RULE_TABLE, table))):
         found = attributes(body, GENMSG.size)
         if text(found[RULE_TABLE]) == table:
             yield text(found[RULE_CHAIN]), _comment(found.get(RULE_USERDATA, b""))
@@ -288,7 +295,7 @@ def rule_marks(link: NftSocket, family: int, table: str, mark: bytes) -> Iterato
     Tools of iptables keep a comment in user data or in the options of a match, as their version has it; the text ends
     with a zero either way.
     """
-    for body in link.list(GETRULE, _body(family, _string(RULE_TABLE, table))):
+    for body in link.list(GETRULE, _body(family, string(RULE_TABLE, table))):
         found = attributes(body, GENMSG.size)
         if text(found[RULE_TABLE]) == table:
             at = body.find(mark)
@@ -308,7 +315,7 @@ def _comment(userdata: bytes) -> str:
 
 def sets(link: NftSocket, family: int, table: str) -> Iterator[SetFacts]:
     """The sets and maps of a table that have a name of their own."""
-    for body in link.list(GETSET, _body(family, _string(SET_TABLE, table))):
+    for body in link.list(GETSET, _body(family, string(SET_TABLE, table))):
         found = attributes(body, GENMSG.size)
         flags = BE32.unpack(found[SET_FLAGS])[0] if SET_FLAGS in found else 0
         if text(found[SET_TABLE]) == table and not flags & SET_ANONYMOUS:

@@ -10,8 +10,8 @@ from functools import lru_cache
 from struct import pack
 
 from kuberouter.wire import nftables as wire
-from kuberouter.wire.netlink import NLM_F_APPEND, NLM_F_CREATE, Message, attribute, nested
-from kuberouter.wire.nftables import BE32, GENMSG, NF_ACCEPT, NFNL_SUBSYS_NFTABLES, SIGNED
+from kuberouter.wire.netlink import NLM_F_APPEND, NLM_F_CREATE, Around, Message, around, attribute, nested
+from kuberouter.wire.nftables import BE32, NF_ACCEPT, NFNL_SUBSYS_NFTABLES, SIGNED, place, string
 
 DATA_VERDICT = 0xFFFFFF00
 """The type of a map's data."""
@@ -20,12 +20,8 @@ KEY_ORDER, CONCATENATED, HOST_ORDER, NETWORK_ORDER = 0, 0, 1, 2
 IFNAME = 41
 
 
-def _string(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")
-
-
-def _message(what: int, family: int, *parts: bytes, flags: int = 0) -> Message:
-    return NFNL_SUBSYS_NFTABLES << 8 | what, flags, b"".join((GENMSG.pack(family, 0, 0), *parts))
+def _message(what: int, where: bytes, *parts: bytes, flags: int = 0) -> Message:
+    return NFNL_SUBSYS_NFTABLES << 8 | what, flags, b"".join((where, *parts))
 
 
 # --- made, also where they exist -------------------------------------------------------------------------------------
@@ -33,8 +29,8 @@ def _message(what: int, family: int, *parts: bytes, flags: int = 0) -> Message:
 
 def new_table(family: int, table: str) -> Message:
     """Make a table, or wake one that is dormant."""
-    parts = _string(wire.TABLE_NAME, table), attribute(wire.TABLE_FLAGS, BE32.pack(0))
-    return _message(wire.NEWTABLE, family, *parts, flags=NLM_F_CREATE)
+    awake = attribute(wire.TABLE_FLAGS, BE32.pack(0))
+    return _message(wire.NEWTABLE, place(family, wire.TABLE_NAME, table), awake, flags=NLM_F_CREATE)
 
 
 def new_set(family: int, table: str, facts: wire.SetFacts, *, number: int) -> Message:
@@ -43,8 +39,8 @@ def new_set(family: int, table: str, facts: wire.SetFacts, *, number: int) -> Me
     `number` tells it from the others of the transaction.
     """
     shape = _shape(facts.flags, facts.types, facts.size)
-    named = _string(wire.SET_TABLE, table), _string(wire.SET_NAME, facts.name)
-    return _message(wire.NEWSET, family, *named, shape, attribute(wire.SET_ID, BE32.pack(number)), flags=NLM_F_CREATE)
+    parts = string(wire.SET_NAME, facts.name), shape, attribute(wire.SET_ID, BE32.pack(number))
+    return _message(wire.NEWSET, place(family, wire.SET_TABLE, table), *parts, flags=NLM_F_CREATE)
 
 
 @lru_cache(maxsize=64)
@@ -66,25 +62,32 @@ def _shape(flags: int, types: tuple[int, ...], size: int) -> bytes:
 
 def new_chain(family: int, table: str, chain: str, hook: tuple[int, int] | None = None) -> Message:
     """Make a chain; with the number of a hook and a priority a base chain, which accepts what no rule decides."""
-    parts = [_string(wire.CHAIN_TABLE, table), _string(wire.CHAIN_NAME, chain)]
+    parts = [string(wire.CHAIN_NAME, chain)]
     if hook is not None:
         number, priority = hook
-        place = attribute(wire.HOOK_NUMBER, BE32.pack(number)), attribute(wire.HOOK_PRIORITY, SIGNED.pack(priority))
-        parts += (nested(wire.CHAIN_HOOK, *place), attribute(wire.CHAIN_POLICY, BE32.pack(NF_ACCEPT)))
-        parts.append(_string(wire.CHAIN_TYPE, "filter"))
-    return _message(wire.NEWCHAIN, family, *parts, flags=NLM_F_CREATE)
+        seat = attribute(wire.HOOK_NUMBER, BE32.pack(number)), attribute(wire.HOOK_PRIORITY, SIGNED.pack(priority))
+        parts += (nested(wire.CHAIN_HOOK, *seat), attribute(wire.CHAIN_POLICY, BE32.pack(NF_ACCEPT)))
+        parts.append(string(wire.CHAIN_TYPE, "filter"))
+    return _message(wire.NEWCHAIN, place(family, wire.CHAIN_TABLE, table), *parts, flags=NLM_F_CREATE)
 
 
 def new_rules(family: int, table: str, chain: str, rules: Iterable[tuple[bytes, str]]) -> list[Message]:
     """Append rules to a chain, each from its expressions (`wire/nftrules`) and its comment."""
-    place = b"".join((GENMSG.pack(family, 0, 0), _string(wire.RULE_TABLE, table), _string(wire.RULE_CHAIN, chain)))
+    where = place(family, wire.RULE_TABLE, table) + string(wire.RULE_CHAIN, chain)
     kind, flags = NFNL_SUBSYS_NFTABLES << 8 | wire.NEWRULE, NLM_F_CREATE | NLM_F_APPEND
     found: list[Message] = []
     for expressions, comment in rules:
-        said = b"%c%c%s\0" % (wire.UDATA_RULE_COMMENT, len(comment) + 1, comment.encode())
-        body = (place, nested(wire.RULE_EXPRESSIONS, expressions), attribute(wire.RULE_USERDATA, said))
+        said = comment.encode()
+        before, behind = _around_comment(len(said))
+        body = (where, nested(wire.RULE_EXPRESSIONS, expressions), before, said, behind)
         found.append((kind, flags, b"".join(body)))
     return found
+
+
+@lru_cache(maxsize=64)
+def _around_comment(size: int) -> Around:
+    head = bytes((wire.UDATA_RULE_COMMENT, size + 1))
+    return around(lambda comment: attribute(wire.RULE_USERDATA, head + comment + b"\0"), size)
 
 
 # --- deleted ---------------------------------------------------------------------------------------------------------
@@ -92,19 +95,19 @@ def new_rules(family: int, table: str, chain: str, rules: Iterable[tuple[bytes, 
 
 def delete_table(family: int, table: str) -> Message:
     """Delete a table with everything in it."""
-    return _message(wire.DELTABLE, family, _string(wire.TABLE_NAME, table))
+    return _message(wire.DELTABLE, place(family, wire.TABLE_NAME, table))
 
 
 def flush_chain(family: int, table: str, chain: str) -> Message:
     """Delete all rules of a chain."""
-    return _message(wire.DELRULE, family, _string(wire.RULE_TABLE, table), _string(wire.RULE_CHAIN, chain))
+    return _message(wire.DELRULE, place(family, wire.RULE_TABLE, table), string(wire.RULE_CHAIN, chain))
 
 
 def delete_chain(family: int, table: str, chain: str) -> Message:
     """Delete an empty chain that nothing refers to."""
-    return _message(wire.DELCHAIN, family, _string(wire.CHAIN_TABLE, table), _string(wire.CHAIN_NAME, chain))
+    return _message(wire.DELCHAIN, place(family, wire.CHAIN_TABLE, table), string(wire.CHAIN_NAME, chain))
 
 
 def delete_set(family: int, table: str, name: str) -> Message:
     """Delete a set or map, and its elements, that no rule refers to."""
-    return _message(wire.DELSET, family, _string(wire.SET_TABLE, table), _string(wire.SET_NAME, name))
+    return _message(wire.DELSET, place(family, wire.SET_TABLE, table), string(wire.SET_NAME, name))

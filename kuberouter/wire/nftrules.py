@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from struct import pack
 
 from kuberouter.model.nftables import NftFamily, packed_link
-from kuberouter.wire.netlink import ATTRIBUTE, NLA_F_NESTED, attribute, nested
+from kuberouter.wire.netlink import ATTRIBUTE, NLA_F_NESTED, Around, around, attribute, nested
 from kuberouter.wire.nftables import DATA_VALUE, DATA_VERDICT, LIST_ELEM, VERDICT_CHAIN, VERDICT_CODE
 
 EXPRESSION_NAME, EXPRESSION_DATA = 1, 2
@@ -116,7 +116,13 @@ def _host(value: int) -> bytes:
 
 
 def _compare(operation: int, data: bytes) -> bytes:
-    return _expression("cmp", _number(1, REGISTER), _number(2, operation), _value(3, data))
+    before, behind = _around_compared(operation, len(data))
+    return before + data + behind
+
+
+@lru_cache(maxsize=64)
+def _around_compared(operation: int, size: int) -> Around:
+    return around(lambda data: _expression("cmp", _number(1, REGISTER), _number(2, operation), _value(3, data)), size)
 
 
 @lru_cache(maxsize=64)
@@ -192,6 +198,13 @@ def _block(field: str, block: str) -> bytes:
 
 def _lookup(fields: str, mapped: str | None, name: str) -> bytes:
     """Whether a set has a key of these fields, each beginning with a register's part of its own."""
+    said = name.encode()
+    before, behind = _around_set(fields, len(said), mapped=bool(mapped))
+    return before + said + behind
+
+
+@lru_cache(maxsize=256)
+def _around_set(fields: str, length: int, *, mapped: bool) -> Around:
     found: list[bytes] = []
     part = PARTS
     for field in fields.split(" . "):
@@ -206,8 +219,11 @@ def _lookup(fields: str, mapped: str | None, name: str) -> bytes:
             found.append(_meta(key, register))
         part += (size + 3) // 4
     target = [_number(3, VERDICT_REGISTER)] if mapped else []
-    lookup = _expression("lookup", attribute(1, name.encode() + b"\0"), _number(2, REGISTER), *target)
-    return b"".join(found) + lookup
+
+    def lookup(name: bytes) -> bytes:
+        return b"".join((*found, _expression("lookup", attribute(1, name + b"\0"), _number(2, REGISTER), *target)))
+
+    return around(lookup, length)
 
 
 def _link(unequal: str | None, name: str) -> bytes:
@@ -262,7 +278,15 @@ def _limit(rate: str, unit: str, burst: str) -> bytes:
 
 
 def _log(prefix: str, group: str) -> bytes:
-    return _expression("log", attribute(2, prefix.encode() + b"\0"), attribute(1, pack("!H", int(group))))
+    said = prefix.encode()
+    before, behind = _around_prefix(int(group), len(said))
+    return before + said + behind
+
+
+@lru_cache(maxsize=64)
+def _around_prefix(group: int, size: int) -> Around:
+    number = attribute(1, pack("!H", group))
+    return around(lambda prefix: _expression("log", attribute(2, prefix + b"\0"), number), size)
 
 
 def _reject(how: str) -> bytes:
@@ -271,9 +295,20 @@ def _reject(how: str) -> bytes:
 
 
 def _verdict(word: str, chain: str = "") -> bytes:
+    said = chain.encode()
+    before, behind = _around_chain(word, len(said))
+    return before + said + behind
+
+
+@lru_cache(maxsize=256)
+def _around_chain(word: str, size: int) -> Around:
     code = attribute(VERDICT_CODE, pack("!i", VERDICTS[word]))
-    verdict = nested(DATA_VERDICT, code, *([attribute(VERDICT_CHAIN, chain.encode() + b"\0")] if chain else []))
-    return _expression("immediate", _number(1, VERDICT_REGISTER), nested(2, verdict))
+
+    def decided(chain: bytes) -> bytes:
+        verdict = nested(DATA_VERDICT, code, *([attribute(VERDICT_CHAIN, chain + b"\0")] if chain else []))
+        return _expression("immediate", _number(1, VERDICT_REGISTER), nested(2, verdict))
+
+    return around(decided, size)
 
 
 _FIELD = r"(?:iifname|ip6? [sd]addr|meta l4proto|th [sd]port)"

@@ -24,8 +24,8 @@ CIRCLES = (errno.EMLINK, errno.ELOOP)
 
 Pending = dict[NftChainKey, NftChain]
 """Rows that are still to be loaded."""
-Step = tuple[NftChainKey, str, Message]
-"""A message, for which chain it is, and of which rule; empty if of none."""
+Step = tuple[NftChainKey, Sequence[str], Sequence[Message]]
+"""Messages for one chain, and of which rule each is; empty if of none."""
 Refused = dict[NftChainKey | None, tuple[str, list[str]]]
 """Why a transaction failed, and at which rules as far as that is known, by the chains that are to blame; by None if
 nobody can tell which."""
@@ -99,11 +99,14 @@ class ChainDriver:
         return refused or {None: (complaint(errors), [])}
 
     def _send(self, steps: Sequence[Step]) -> Refused:
-        whole, codes = self._nftables.link.apply([message for _, _, message in steps])
+        whole, codes = self._nftables.link.apply([message for _, _, messages in steps for message in messages])
         if whole:
             return {None: (reason(whole), [])}
         refused: Refused = {}
-        for (key, rule, _), code in zip(steps, codes, strict=True):
+        if not any(codes):
+            return refused
+        subjects = ((key, rule) for key, rules, _ in steps for rule in rules)
+        for (key, rule), code in zip(subjects, codes, strict=True):
             if code:
                 refused.setdefault(key, (reason(code), []))[1].append(rule)
             if code in CIRCLES:
@@ -150,12 +153,12 @@ def _steps(pending: Pending, moved: Collection[NftChainKey]) -> list[Step]:
         # A hook cannot be changed in place.
         away = (new_chain(*place), flush_chain(*place), delete_chain(*place)) if key in moved else ()
         hook = (NUMBERS[row.hook.hook], row.hook.priority) if row.hook is not None else None
-        found += ((key, "", message) for message in (*away, new_chain(*place, hook), flush_chain(*place)))
+        messages = (*away, new_chain(*place, hook), flush_chain(*place))
+        found.append((key, ("",) * len(messages), messages))
     # Rules may refer to any of these chains, so all chains are made first.
     for key in _as_walked(pending):
         row = pending[key]
         texts = zip(split_tags(row.tags), row.rules, strict=True)
-        rules = [(expressions(key.family, text), f"{MARKER}{tag}") for tag, text in texts]
-        messages = new_rules(key.family, TABLE_NAME[key.family], key.name, rules)
-        found += ((key, text, message) for text, message in zip(row.rules, messages, strict=True))
+        rules = [(expressions(key.family, text), MARKER + tag) for tag, text in texts]
+        found.append((key, row.rules, new_rules(key.family, TABLE_NAME[key.family], key.name, rules)))
     return found

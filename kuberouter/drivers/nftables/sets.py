@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 
 from kuberouter.drivers.nftables.shared import FORMS, Failures, Nftables, Request
@@ -100,9 +101,9 @@ class ElementDriver:
         return Outcome(failed | self._send(wire.NEWSETELEM, batch.add))
 
     def _send(self, what: int, rows: Iterable[NftElement]) -> Failures:
-        by_set: dict[NftSetKey, list[NftElementKey]] = {}
+        by_set: dict[NftSetKey, list[NftElementKey]] = defaultdict(list)
         for row in rows:
-            by_set.setdefault(row.key.set, []).append(row.key)
+            by_set[row.key.set].append(row.key)
         requests: list[Request] = [
             (tuple(part), (_elements(what, name, part),))
             for name, keys in by_set.items()
@@ -120,9 +121,9 @@ class ElementDriver:
 def _elements(what: int, name: NftSetKey, keys: list[NftElementKey]) -> Message:
     """One message for elements of one set, which are all of one form."""
     if keys[0].last:
-        packed: Iterable[bytes] = [wire.pack_range(key.first, key.last) for key in keys]
+        packed = b"".join([wire.pack_range(key.first, key.last) for key in keys])
     else:
-        packed = wire.pack_keys((key.first for key in keys), len(keys[0].first))
+        packed = wire.pack_keys([key.first for key in keys], len(keys[0].first))
     return wire.elements(what, name.family, TABLE_NAME[name.family], name.name, packed)
 
 
@@ -168,7 +169,7 @@ class VerdictDriver:
         return Outcome(self._nftables.commit(requests))
 
 
-def _verdict(what: int, key: NftVerdictKey, packed: Iterable[bytes]) -> Message:
+def _verdict(what: int, key: NftVerdictKey, packed: bytes) -> Message:
     return wire.elements(what, key.map.family, TABLE_NAME[key.map.family], key.map.name, packed)
 
 
@@ -177,4 +178,4 @@ def _delete(key: NftVerdictKey) -> Message:
 
 
 def _add(row: NftVerdict) -> Message:
-    return _verdict(wire.NEWSETELEM, row.key, (wire.pack_verdict(row.key.packed, row.chain),))
+    return _verdict(wire.NEWSETELEM, row.key, wire.pack_verdict(row.key.packed, row.chain))

@@ -122,4 +122,5 @@ def complaint(errors: str) -> str:
 
 def jumps(rules: Sequence[str]) -> list[str]:
     """The chains that rules lead to: the word after jump or goto."""
-    return _TARGET.findall("\n".join(rules))
+    # Most rules lead nowhere, which is told in a fraction of the time in which they are searched.
+    return _TARGET.findall("\n".join([rule for rule in rules if "jump " in rule or "goto " in rule]))

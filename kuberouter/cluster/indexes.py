@@ -23,11 +23,9 @@ from kuberouter.model.cluster import (
     Selector,
 )
 from kuberouter.model.core import ObjectRef
-from kuberouter.model.policy import PodScope, PodSet
+from kuberouter.model.policy import PodScope, PodSet, PodSets
 
-Sets = tuple[tuple[PodSet, ...], tuple[PodSet, ...]]
-"""Sets of addresses, and sets of named ports."""
-NOWHERE: Sets = ((), ())
+NOWHERE = PodSets()
 
 Anchor = tuple[str, str, str | None]
 """Namespace (empty: any), label key (empty: any labels) and label value (None: any value): where a scope is filed."""
@@ -61,7 +59,7 @@ class _Group:
         self.pods: dict[ObjectRef, None] = {}
         self.local: dict[ObjectRef, None] = {}
         self.scopes: dict[_Scope, None] = {}
-        self.sets: Sets | None = None
+        self.sets: PodSets | None = None
         """The sets in use that its pods are in, as last asked for; None once that may have changed."""
 
     def enter(self, scope: _Scope) -> None:
@@ -135,8 +133,8 @@ class MatchIndex:
             return ()
         return {policy for scope in group.scopes for policy in scope.policies}
 
-    def sets_of(self, pod: ObjectRef) -> Sets:
-        """The sets in use that a pod belongs to (those of named ports: if it has such a port, and is where it counts).
+    def sets_of(self, pod: ObjectRef) -> PodSets:
+        """The sets in use that a pod belongs to.
 
         Pods that no selector can tell apart get the very same answer.
         """
@@ -145,7 +143,7 @@ class MatchIndex:
             return NOWHERE
         if group.sets is None:
             found = [s for scope in group.scopes if scope.sets for s in scope.sets]
-            group.sets = tuple([s for s in found if not s.port]), tuple([s for s in found if s.port])
+            group.sets = PodSets(tuple([s for s in found if not s.port]), tuple([s for s in found if s.port]))
         return group.sets
 
     # --- changes ----------------------------------------------------------------------------------------------------
@@ -310,10 +308,11 @@ class MatchIndex:
                 self._spaces_of(wanted.namespaces).scopes[scope] = None
             leading = _leading(wanted.pods)
             key, values = (leading.key, leading.values) if leading is not None else ("", ())
-            for group in self._reachable(wanted):
+            groups = self._reachable(wanted)
+            if values:
                 # Most groups fail already here, at a tenth of the price.
-                if values and group.labels.get(key) not in values:
-                    continue
+                groups = [group for group in groups if group.labels.get(key) in values]
+            for group in groups:
                 if matches(wanted.pods, group.labels):
                     group.enter(scope)
         return scope

@@ -51,6 +51,13 @@ class PodSet(KeyValue, frozen=True, gc=False, cache_hash=True):
     local: bool = False
 
 
+class PodSets(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """Sets that the same pods are in; in those of named ports only as far as they have such a port."""
+
+    addresses: tuple[PodSet, ...] = ()
+    ports: tuple[PodSet, ...] = ()
+
+
 class PortSpan(KeyValue, frozen=True, gc=False, cache_hash=True):
     """Ports of one protocol as disjoint inclusive intervals in order; none at all is the whole protocol."""
 

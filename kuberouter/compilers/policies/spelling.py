@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from kuberouter.model.cluster import NetworkPolicy, PodLink
-from kuberouter.model.core import Family, L4Protocol, Prefix, Row
+from kuberouter.model.core import Family, KeyValue, L4Protocol, Prefix, Row
 from kuberouter.model.policy import Direction, PodSet
 from kuberouter.model.settings import FirewallSettings
 
@@ -26,17 +26,21 @@ class Place(NamedTuple):
     policies: tuple[NetworkPolicy, ...]
 
 
+class Memberships(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """What a pod is in: sets of addresses, and sets of named ports with the number that it calls by the name."""
+
+    sets: tuple[PodSet, ...]
+    ports: tuple[tuple[PodSet, int], ...]
+
+
 class Spelling(Protocol):
     """A backend."""
 
     def named_set(self, family: Family, pods: PodSet) -> Row:
         """The set in which pods, or their named ports, are kept."""
 
-    def members(self, family: Family, sets: tuple[PodSet, ...], address: bytes) -> Iterable[Row]:
-        """A pod's entries in sets of addresses."""
-
-    def port_member(self, family: Family, pods: PodSet, address: bytes, port: int) -> Row:
-        """A pod's entry in a set of named ports: what the pod calls by that name."""
+    def members(self, family: Family, memberships: Memberships, address: bytes) -> Iterable[Row]:
+        """A pod's entries in what it is in."""
 
     def policy(self, policy: NetworkPolicy, direction: Direction, family: Family) -> Iterable[Row]:
         """What a policy allows in one direction, with the sets of its ipBlocks."""

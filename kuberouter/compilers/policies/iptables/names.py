@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from kuberouter.compilers.policies.names import POLICY_PREFIX, PROFILE_PREFIX, SET_PREFIX, USE, content_name
+from kuberouter.compilers.policies.spelling import Memberships
 from kuberouter.model.core import Family, Prefix
 from kuberouter.model.netfilter import ChainKey, IpSet, IpSetKey, SetType, Table
 from kuberouter.model.policy import Direction, PodSet, Use
@@ -40,10 +41,14 @@ def named_set(family: Family, pods: PodSet) -> IpSet:
 
 
 @lru_cache(maxsize=16)
-def set_names(sets: tuple[PodSet, ...]) -> Mapping[Family, Sequence[str]]:
-    """The names of several; pods that are in the same ones are compiled one after the other."""
-    found = [named_sets(pods) for pods in sets]
-    return {family: [each[family].key.name for each in found] for family in Family}
+def entries(memberships: Memberships) -> Mapping[Family, Sequence[tuple[str, int, int]]]:
+    """The names of sets, each with protocol and port of an entry.
+
+    Pods that are in the same ones are compiled one after the other.
+    """
+    found = [(named_sets(pods), 0, 0) for pods in memberships.sets]
+    found += [(named_sets(pods), pods.protocol or 0, number) for pods, number in memberships.ports]
+    return {family: [(each[family].key.name, protocol, port) for each, protocol, port in found] for family in Family}
 
 
 @lru_cache(maxsize=256)

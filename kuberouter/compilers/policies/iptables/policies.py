@@ -16,13 +16,12 @@ from functools import lru_cache
 from kuberouter.compilers.policies.iptables.names import (
     block_set,
     chain_key,
+    entries,
     named_set,
-    named_sets,
     open_set,
     policy_chain,
     profile_chain,
     profile_set,
-    set_names,
 )
 from kuberouter.compilers.policies.names import (
     ALLOW_CHAIN,
@@ -38,7 +37,7 @@ from kuberouter.compilers.policies.names import (
     USE,
 )
 from kuberouter.compilers.policies.rules import body, prefix_peers
-from kuberouter.compilers.policies.spelling import Place
+from kuberouter.compilers.policies.spelling import Memberships, Place
 from kuberouter.model.cluster import NetworkPolicy
 from kuberouter.model.core import Family, L4Protocol, Row
 from kuberouter.model.netfilter import Chain, Member, MemberKey, Rule, RuleKey, make_chain
@@ -128,16 +127,11 @@ def _slots(intervals: Iterable[tuple[int, int]]) -> Iterator[str]:
         yield ",".join(words)
 
 
-def members(family: Family, sets: tuple[PodSet, ...], address: bytes) -> list[Row]:
-    """A pod's entries in sets of addresses."""
+def members(family: Family, memberships: Memberships, address: bytes) -> list[Row]:
+    """A pod's entries in what it is in."""
     length = len(address) * 8
-    return [Member(MemberKey(name, address, length)) for name in set_names(sets)[family]]
-
-
-def port_member(family: Family, pods: PodSet, address: bytes, port: int) -> Row:
-    """A pod's entry in a set of named ports."""
-    name = named_sets(pods)[family].key.name
-    return Member(MemberKey(name, address, len(address) * 8, pods.protocol or 0, port))
+    found = entries(memberships)[family]
+    return [Member(MemberKey(name, address, length, protocol, port)) for name, protocol, port in found]
 
 
 def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:

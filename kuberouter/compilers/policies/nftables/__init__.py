@@ -3,7 +3,7 @@
 from kuberouter.compilers.policies.nftables.fixed import cluster_ips, fixed, known_only, node_ports
 from kuberouter.compilers.policies.nftables.guard import answers, cluster_addresses, guard
 from kuberouter.compilers.policies.nftables.names import named_set
-from kuberouter.compilers.policies.nftables.policies import members, place, policy, port_member
+from kuberouter.compilers.policies.nftables.policies import members, place, policy
 
 __all__ = [
     "answers",
@@ -17,5 +17,4 @@ __all__ = [
     "node_ports",
     "place",
     "policy",
-    "port_member",
 ]

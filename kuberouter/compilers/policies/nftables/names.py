@@ -13,8 +13,9 @@ from kuberouter.compilers.policies.names import (
     SET_PREFIX,
     content_name,
 )
+from kuberouter.compilers.policies.spelling import Memberships
 from kuberouter.model.core import Family, Prefix
-from kuberouter.model.nftables import KeyType, NftChainKey, NftFamily, NftSet, NftSetKey, SetForm
+from kuberouter.model.nftables import KeyType, NftChainKey, NftFamily, NftSet, NftSetKey, SetForm, packed_port
 from kuberouter.model.policy import Direction, PodSet, Use
 
 LAYER = {Family.IPV4: NftFamily.IPV4, Family.IPV6: NftFamily.IPV6}
@@ -42,11 +43,18 @@ def named_set(family: Family, pods: PodSet) -> NftSet:
 
 
 @lru_cache(maxsize=16)
-def set_keys(family: Family, sets: tuple[PodSet, ...]) -> tuple[NftSetKey, ...]:
-    """The keys of several; pods that are in the same ones are compiled one after the other."""
-    return tuple([named_set(family, pods).key for pods in sets])
+def entries(family: Family, memberships: Memberships) -> list[tuple[NftSetKey, bytes]]:
+    """The keys of sets, each with what stands in it behind an address.
+
+    Pods that are in the same ones are compiled one after the other.
+    """
+    found = [(named_set(family, pods).key, b"") for pods in memberships.sets]
+    for pods, number in memberships.ports:
+        found.append((named_set(family, pods).key, packed_port(pods.protocol or 0, number)))
+    return found
 
 
+@lru_cache(maxsize=256)
 def block_set(family: Family, use: Use, prefixes: tuple[Prefix, ...]) -> NftSet:
     """The set of disjoint prefixes that ipBlocks come down to."""
     name = content_name(SET_PREFIX[use], (family, "blocks", prefixes))

@@ -15,13 +15,13 @@ from kuberouter.compilers.policies.nftables.names import (
     IP,
     block_set,
     dispatch_map,
+    entries,
     named_set,
     policy_chain,
     profile_chain,
-    set_keys,
 )
 from kuberouter.compilers.policies.rules import body, prefix_peers, span
-from kuberouter.compilers.policies.spelling import Place
+from kuberouter.compilers.policies.spelling import Memberships, Place
 from kuberouter.model.cluster import NetworkPolicy
 from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.nftables import (
@@ -32,7 +32,6 @@ from kuberouter.model.nftables import (
     NftVerdict,
     NftVerdictKey,
     make_nft_chain,
-    packed_port,
 )
 from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan, Use
 from kuberouter.model.settings import FirewallSettings
@@ -94,15 +93,9 @@ def _ports(ports: PortSpan | PodSet | None, family: Family) -> Iterator[str]:
             yield f"{PROTOCOL[ports.protocol]} dport {first if first == last else f'{first}-{last}'}"
 
 
-def members(family: Family, sets: tuple[PodSet, ...], address: bytes) -> list[Row]:
-    """A pod's entries in sets of addresses."""
-    return [NftElement(NftElementKey(key, address)) for key in set_keys(family, sets)]
-
-
-def port_member(family: Family, pods: PodSet, address: bytes, port: int) -> Row:
-    """A pod's entry in a set of named ports."""
-    ports = packed_port(pods.protocol or 0, port)
-    return NftElement(NftElementKey(named_set(family, pods).key, address + ports))
+def members(family: Family, memberships: Memberships, address: bytes) -> list[Row]:
+    """A pod's entries in what it is in."""
+    return [NftElement(NftElementKey(key, address + port)) for key, port in entries(family, memberships)]
 
 
 def block(members: NftSetKey, prefix: Prefix) -> NftElement:
@@ -118,10 +111,15 @@ def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Itera
     if chain is None or not chain.rules:
         return
     for prefixes in prefix_peers(policy, direction, family):
-        ranges = block_set(family, PEER_USE[direction], prefixes)
-        yield ranges
-        yield from (block(ranges.key, prefix) for prefix in prefixes)
+        yield from _ranges(family, PEER_USE[direction], prefixes)
     yield chain
+
+
+@lru_cache(maxsize=256)
+def _ranges(family: Family, use: Use, prefixes: tuple[Prefix, ...]) -> tuple[Row, ...]:
+    """The set of what ipBlocks come down to, with its elements; many rules name the same ones."""
+    found = block_set(family, use, prefixes)
+    return (found, *(block(found.key, prefix) for prefix in prefixes))
 
 
 def place(place: Place, settings: FirewallSettings) -> Iterator[Row]:

@@ -128,7 +128,10 @@ def selector(raw: RawSelector) -> Selector:
 
 def normal(requirements: Iterable[Requirement]) -> Selector:
     """Requirements as a selector in normal form: sorted, each once."""
-    return shared(Selector(tuple(sorted(set(requirements), key=lambda r: (r.key, r.operator.value, r.values)))))
+    found = set(requirements)
+    # Most selectors have one requirement, and some none.
+    ordered = sorted(found, key=lambda r: (r.key, r.operator.value, r.values)) if len(found) > 1 else found
+    return shared(Selector(tuple(ordered)))
 
 
 def labelled(key: str, value: str | None) -> Requirement:

@@ -52,9 +52,11 @@ def address(text: str) -> bytes:
 
 def _usual_address(text: str) -> bytes | None:
     """An address in its usual spelling; None for what is rarer, or wrong, which `ipaddress` tells slowly."""
+    if ":" in text:
+        return _usual_ipv6(text)
     parts = text.split(".")
     if len(parts) != 4:
-        return _usual_ipv6(text)
+        return None
     try:
         return bytes([_OCTETS[part] for part in parts])
     except KeyError:

@@ -10,7 +10,17 @@ from functools import lru_cache
 from struct import pack
 
 from kuberouter.wire import nftables as wire
-from kuberouter.wire.netlink import NLM_F_APPEND, NLM_F_CREATE, Around, Message, around, attribute, nested
+from kuberouter.wire.netlink import (
+    ATTRIBUTE,
+    NLA_F_NESTED,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    Around,
+    Message,
+    around,
+    attribute,
+    nested,
+)
 from kuberouter.wire.nftables import BE32, NF_ACCEPT, NFNL_SUBSYS_NFTABLES, SIGNED, place, string
 
 DATA_VERDICT = 0xFFFFFF00
@@ -75,11 +85,12 @@ def new_rules(family: int, table: str, chain: str, rules: Iterable[tuple[bytes, 
     """Append rules to a chain, each from its expressions (`wire/nftrules`) and its comment."""
     where = place(family, wire.RULE_TABLE, table) + string(wire.RULE_CHAIN, chain)
     kind, flags = NFNL_SUBSYS_NFTABLES << 8 | wire.NEWRULE, NLM_F_CREATE | NLM_F_APPEND
+    nest = wire.RULE_EXPRESSIONS | NLA_F_NESTED
     found: list[Message] = []
     for expressions, comment in rules:
         said = comment.encode()
         before, behind = _around_comment(len(said))
-        body = (where, nested(wire.RULE_EXPRESSIONS, expressions), before, said, behind)
+        body = (where, ATTRIBUTE.pack(4 + len(expressions), nest), expressions, before, said, behind)
         found.append((kind, flags, b"".join(body)))
     return found
 

@@ -14,9 +14,9 @@ from typing import Any, Generic, TypeVar
 from kuberouter.engine.ledger import Ledger
 from kuberouter.engine.mirror import FIRST_RETRY, LAST_RETRY, Mirror
 from kuberouter.engine.planner import Changes
-from kuberouter.engine.stages import READ_TOGETHER, REFERENCES, STEPS, SUCCESSORS, Action
-from kuberouter.model.core import Batch, Row, Unavailable
-from kuberouter.model.ports import Driver
+from kuberouter.engine.stages import CONTENTS, READ_TOGETHER, REFERENCES, STEPS, SUCCESSORS, Action
+from kuberouter.model.core import Batch, Outcome, Row, Unavailable
+from kuberouter.model.ports import Driver, Filler
 
 R = TypeVar("R", bound=Row)
 
@@ -178,28 +178,45 @@ class Dataplane:
         self._unread.discard(table.row)
 
     def _write(self, table: Table[R], action: Action, now: float, report: Report, *, dry_run: bool) -> None:
-        due = table.mirror.batch(self._ledgers[table.row].desired, now)
-        batch: Batch[R] = Batch(due.add, due.change) if action is Action.ADD else Batch(remove=due.remove)
+        batch = self._due(table, action, now)
         if not batch:
             return
-        report.batches.append((table.row, batch))
+        together: list[tuple[Table[Any], Batch[Any]]] = [(table, batch)]
+        if action is Action.ADD and not dry_run:
+            together += self._content(table, now)
+        report.batches += [(each.row, part) for each, part in together]
         if dry_run:
             return
         began = self._stopwatch()
         try:
-            outcome = table.driver.write(batch)
+            outcomes = _written(table.driver, *(part for _, part in together))
         except Exception as error:
-            self._unread.add(table.row)
-            table.lost(_why(error, "written"), now)
-            report.errors[table.row, action.value] += 1
+            for each, _ in together:
+                self._unread.add(each.row)
+                each.lost(_why(error, "written"), now)
+                report.errors[each.row, action.value] += 1
             return
         finally:
             self._clocked(table.row, began, report)
-        table.mirror.wrote(batch, outcome.failed, now, outcome.instead)
-        for key, text in outcome.failed.items():
-            report.failed[table.row, key] = text
-        if outcome.failed:
-            report.errors[table.row, action.value] += len(outcome.failed)
+        for (each, part), outcome in zip(together, outcomes, strict=True):
+            each.mirror.wrote(part, outcome.failed, now, outcome.instead)
+            for key, text in outcome.failed.items():
+                report.failed[each.row, key] = text
+            if outcome.failed:
+                report.errors[each.row, action.value] += len(outcome.failed)
+
+    def _due(self, table: Table[R], action: Action, now: float) -> Batch[R]:
+        due = table.mirror.batch(self._ledgers[table.row].desired, now)
+        return Batch(due.add, due.change) if action is Action.ADD else Batch(remove=due.remove)
+
+    def _content(self, table: Table[Any], now: float) -> list[tuple[Table[Any], Batch[Any]]]:
+        """What is due of the table whose rows lie in those of this one, if its driver can take them along."""
+        row = CONTENTS.get(table.row)
+        inner = self.tables.get(row) if row is not None and isinstance(table.driver, Filler) else None
+        if inner is None or not inner.read or not inner.mirror.pending:
+            return []
+        batch = self._due(inner, Action.ADD, now)
+        return [(inner, batch)] if batch else []
 
     def _clocked(self, row: type[Row], began: float, report: Report) -> None:
         report.seconds[row] = report.seconds.get(row, 0.0) + self._stopwatch() - began
@@ -209,6 +226,12 @@ class Dataplane:
         dues = [self.tables[row].retry_at for row in self._unread if self.tables[row].error]
         dues += [due for t in self.tables.values() if t.read and (due := t.mirror.next_due()) is not None]
         return min(dues, default=None)
+
+
+def _written(driver: Driver[Any], batch: Batch[Any], content: Batch[Any] | None = None) -> tuple[Outcome, ...]:
+    if content is not None and isinstance(driver, Filler):
+        return driver.fill(batch, content)
+    return (driver.write(batch),)
 
 
 def _why(error: Exception, done: str) -> str:

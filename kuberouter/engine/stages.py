@@ -121,6 +121,11 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
 }
 """Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""
 
+CONTENTS: dict[type[Row], type[Row]] = {NftSet: NftElement}
+"""Tables whose additions are written together with those of another that lie in them, where the driver is a `Filler`:
+the kernel finds a set at once that is new in the same transaction, and any other by walking along all of them.
+"""
+
 READ_TOGETHER: dict[type[Row], tuple[type[Row], ...]] = {
     Chain: (Hook,),
     Hook: (Chain,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from kuberouter.model.core import Batch, Fragment, Outcome, Owner, Problem, Row
 from kuberouter.model.events import Event
@@ -54,6 +54,14 @@ class Driver(Protocol[R]):
     def owns(self, row: R) -> bool: ...
 
     def write(self, batch: Batch[R]) -> Outcome: ...
+
+
+@runtime_checkable
+class Filler(Protocol):
+    """A driver that can write additions together with rows of another table that lie in what it adds."""
+
+    def fill(self, batch: Batch[Any], content: Batch[Any]) -> tuple[Outcome, Outcome]:
+        """As `write`, for both tables: what was made of the batch, and of the content."""
 
 
 class Compiler(Protocol[V_contra, S_contra]):

@@ -51,7 +51,7 @@ UDATA_RULE_COMMENT = 0
 SET_TABLE, SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LEN, SET_DATA_TYPE, SET_DATA_LEN = 1, 2, 3, 4, 5, 6, 7
 SET_ID, SET_USERDATA = 10, 13
 SET_ANONYMOUS, SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_CONCAT = 0x1, 0x4, 0x8, 0x10, 0x80
-LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
+LIST_TABLE, LIST_SET, LIST_ELEMENTS, LIST_SET_ID = 1, 2, 3, 4
 LIST_ELEM = 1
 ELEM_KEY, ELEM_DATA, ELEM_FLAGS = 1, 2, 3
 ELEM_F_INTERVAL_END = 1
@@ -153,10 +153,15 @@ def place(family: int, kind: int, table: str) -> bytes:
 # --- elements --------------------------------------------------------------------------------------------------------
 
 
-def elements(what: int, family: int, table: str, name: str, packed: bytes) -> Message:
-    """Add (NEWSETELEM) or delete (DELSETELEM) elements of a set, whether they exist or not; at most 64 KB of them."""
+def elements(what: int, family: int, table: str, name: str | int, packed: bytes) -> Message:
+    """Add (NEWSETELEM) or delete (DELSETELEM) elements of a set, whether they exist or not; at most 64 KB of them.
+
+    A set that the same transaction makes can be named by its number there, and is then found without a search: any
+    other the kernel finds by walking along all sets of the table.
+    """
+    where = string(LIST_SET, name) if isinstance(name, str) else attribute(LIST_SET_ID, BE32.pack(name))
     flags = NLM_F_CREATE if what == NEWSETELEM else 0
-    body = (place(family, LIST_TABLE, table), string(LIST_SET, name), nested(LIST_ELEMENTS, packed))
+    body = (place(family, LIST_TABLE, table), where, nested(LIST_ELEMENTS, packed))
     return NFNL_SUBSYS_NFTABLES << 8 | what, flags, b"".join(body)
 
 

@@ -74,6 +74,7 @@ SETS = [
     NftSet(named("verdicts", V6), (IP6,), SetForm.VERDICTS),
 ]
 FORWARD = BaseHook("forward", -2)
+ENDS = "10.255.255.255", "10.255.0.255"
 
 
 @pytest.fixture(params=["netlink", "library", "process"])
@@ -262,6 +263,23 @@ def test_an_element_that_is_refused_holds_nobody_up(nftables: Nftables) -> None:
     sh("nft", "delete", "element", "ip", TABLE_NAME[V4], "ranges", "{ 10.5.0.0/24 }")
     assert not driver.write(Batch(remove=(inside, beside))).failed
     assert owned(driver) == {}
+
+
+def test_sets_come_with_their_elements_and_what_is_refused_holds_nobody_up(nftables: Nftables) -> None:
+    driver = SetDriver(nftables)
+    table, plain = TABLE_NAME[V4], [row for row in SETS if row.form is not SetForm.VERDICTS]
+    # One that stands already has no number in the transaction, and one that stands in another form cannot be made.
+    sh("nft", "add", "set", "ip", table, "ports", "{ type ipv4_addr . inet_proto . inet_service; }")
+    sh("nft", "add", "set", "ip", table, "services", "{ type ipv6_addr; }")
+    good = [element(row, number) for row in plain if row.key.name != "services" for number in range(40, 80)]
+    good += [NftElement(NftElementKey(ADDRESSES, packed(f"10.1.{n >> 8}.{n & 255}"))) for n in range(1200)]
+    wide, inside = (NftElement(NftElementKey(RANGES, packed("10.0.0.0"), packed(last))) for last in ENDS)
+    homeless = [element(row, 1) for row in plain if row.key.name == "services"]
+    sets, elements = driver.fill(Batch(add=tuple(SETS)), Batch(add=(wide, *good, inside, *homeless)))
+    assert {(key, text) for key, text in sets.failed.items()} == {(named("services"), "it overlaps with what is there")}
+    assert set(elements.failed) == {inside.key, *(row.key for row in homeless)}
+    assert owned(ElementDriver(nftables)) == {row.key: row for row in (wide, *good)}
+    assert owned(driver).keys() == {row.key for row in SETS}
 
 
 def test_a_verdict_whose_chain_is_missing_leaves_the_one_before_it(nftables: Nftables) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
+from functools import partial
 
-from kuberouter.drivers.nftables.shared import FORMS, Failures, Nftables, Request
+from kuberouter.drivers.nftables.shared import FORMS, PER_FILL, Failures, Nftables, Request
 from kuberouter.model.core import Batch, Outcome
 from kuberouter.model.nftables import (
     TABLE_NAME,
@@ -52,11 +53,28 @@ class SetDriver:
 
     def write(self, batch: Batch[NftSet]) -> Outcome:
         """Make and delete. One of another form has to go first, which needs it unreferenced."""
+        made, _ = self.fill(batch, Batch())
+        return Outcome({**made.failed, **self._delete(row.key for row in batch.remove)})
+
+    def fill(self, batch: Batch[NftSet], content: Batch[NftElement]) -> tuple[Outcome, Outcome]:
+        """Make sets and add elements, each set in one transaction with its own; where one is refused all go singly."""
         failed = self._delete(old.key for old, _ in batch.change)
         wanted = [row for row in (*batch.add, *(new for _, new in batch.change)) if row.key not in failed]
-        requests: list[Request] = [((row.key,), (_new(row, number),)) for number, row in enumerate(wanted, 1)]
-        failed |= self._nftables.commit(requests)
-        return Outcome(failed | self._delete(row.key for row in batch.remove))
+        made = {row.key: _new(row, number) for number, row in enumerate(wanted, 1)}
+        by_set = _by_set(content.add)
+        requests: list[Request] = []
+        for number, (key, message) in enumerate(made.items(), 1):
+            own = by_set.pop(key, [])
+            filling = (_elements(wire.NEWSETELEM, key, part, number=number) for part in _parts(own))
+            requests.append(((key, *own), (message, *filling)))
+        requests += _requests(wire.NEWSETELEM, by_set)
+
+        def single(key: Hashable) -> Request:
+            return ((key,), (made[key],)) if isinstance(key, NftSetKey) else _single(wire.NEWSETELEM, key)
+
+        failed |= self._nftables.commit(requests, single, most=PER_FILL)
+        inside: Failures = {key: text for key, text in failed.items() if isinstance(key, NftElementKey)}
+        return Outcome({key: text for key, text in failed.items() if key not in inside}), Outcome(inside)
 
     def _delete(self, keys: Iterable[NftSetKey]) -> Failures:
         requests: list[Request] = [
@@ -101,30 +119,40 @@ class ElementDriver:
         return Outcome(failed | self._send(wire.NEWSETELEM, batch.add))
 
     def _send(self, what: int, rows: Iterable[NftElement]) -> Failures:
-        by_set: dict[NftSetKey, list[NftElementKey]] = defaultdict(list)
-        for row in rows:
-            by_set[row.key.set].append(row.key)
-        requests: list[Request] = [
-            (tuple(part), (_elements(what, name, part),))
-            for name, keys in by_set.items()
-            for at in range(0, len(keys), PER_MESSAGE)
-            if (part := keys[at : at + PER_MESSAGE])
-        ]
-
-        def single(key: Hashable) -> Request:
-            assert isinstance(key, NftElementKey)
-            return (key,), (_elements(what, key.set, [key]),)
-
-        return self._nftables.commit(requests, single)
+        return self._nftables.commit(_requests(what, _by_set(rows)), partial(_single, what))
 
 
-def _elements(what: int, name: NftSetKey, keys: list[NftElementKey]) -> Message:
-    """One message for elements of one set, which are all of one form."""
+Keys = list[NftElementKey]
+
+
+def _by_set(rows: Iterable[NftElement]) -> dict[NftSetKey, Keys]:
+    found: dict[NftSetKey, Keys] = defaultdict(list)
+    for row in rows:
+        found[row.key.set].append(row.key)
+    return found
+
+
+def _parts(keys: Keys) -> Iterator[Keys]:
+    return (keys[at : at + PER_MESSAGE] for at in range(0, len(keys), PER_MESSAGE))
+
+
+def _requests(what: int, by_set: dict[NftSetKey, Keys]) -> list[Request]:
+    return [(tuple(part), (_elements(what, name, part),)) for name, keys in by_set.items() for part in _parts(keys)]
+
+
+def _single(what: int, key: Hashable) -> Request:
+    assert isinstance(key, NftElementKey)
+    return (key,), (_elements(what, key.set, [key]),)
+
+
+def _elements(what: int, name: NftSetKey, keys: Keys, *, number: int | None = None) -> Message:
+    """One message for elements of one set, which are all of one form; `number` is the set's in its transaction."""
     if keys[0].last:
         packed = b"".join([wire.pack_range(key.first, key.last) for key in keys])
     else:
         packed = wire.pack_keys([key.first for key in keys], len(keys[0].first))
-    return wire.elements(what, name.family, TABLE_NAME[name.family], name.name, packed)
+    called = name.name if number is None else number
+    return wire.elements(what, name.family, TABLE_NAME[name.family], called, packed)
 
 
 def _ranges(entries: list[wire.Entry]) -> Iterator[tuple[bytes, bytes]]:

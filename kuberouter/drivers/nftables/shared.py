@@ -21,6 +21,8 @@ ATTEMPTS = 64
 """Most transactions for one batch; each failed one leaves out or replaces at least one row."""
 PER_COMMIT = 2 << 20
 """Bytes of one transaction of elements."""
+PER_FILL = 1 << 18
+"""Bytes of one transaction of sets with their elements: older kernels look for a set along the whole transaction."""
 REASONS = {
     errno.ENOENT: "what it refers to does not exist",
     errno.EBUSY: "something still refers to it",
@@ -53,15 +55,20 @@ class Nftables:
                     form = SetForm.STRANGE
                 yield NftSet(NftSetKey(family, facts.name), types, form), facts.size
 
-    def commit(self, requests: Sequence[Request], split: Callable[[Hashable], Request] | None = None) -> Failures:
-        """Write requests in few transactions; of those with several keys that fail `split` makes single ones."""
+    def commit(
+        self, requests: Sequence[Request], split: Callable[[Hashable], Request] | None = None, *, most: int = PER_COMMIT
+    ) -> Failures:
+        """Write requests in few transactions, of `most` bytes each and what its last request has beyond that.
+
+        Of requests with several keys that fail `split` makes single ones.
+        """
         failed: Failures = {}
         part: list[Request] = []
         size = 0
         for request in requests:
             part.append(request)
             size += sum(len(body) + 16 for _, _, body in request[1])
-            if size > PER_COMMIT:
+            if size > most:
                 failed |= self._commit(part, split)
                 part, size = [], 0
         return failed | self._commit(part, split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kuberouter.drivers.ownership import OWNED, Ownership
@@ -74,16 +74,16 @@ class _Ipvs:
             raise Unavailable(f"IPVS cannot be read: {error.strerror}") from error
 
     def _apply(
-        self, command: int, rows: list[tuple[Hashable, bytes]], failed: dict[Hashable, str], ignored: frozenset[int]
+        self, keys: Iterable[Hashable], requests: Sequence[bytes], failed: dict[Hashable, str], ignored: frozenset[int]
     ) -> list[tuple[Hashable, int]]:
-        """Send one command per row; returns what failed with an ignored error, records the rest."""
-        number, head = self._number(), ipvs.header(command)
-        messages: list[Message] = [(number, 0, head + body) for _, body in rows]
+        """Send a request for each key; returns what failed with an ignored error, records the rest."""
+        number = self._number()
+        messages: list[Message] = [(number, 0, request) for request in requests]
         met: list[tuple[Hashable, int]] = []
         codes = self._wire.transact(messages)
         if not any(codes):
             return met
-        for (key, _), code in zip(rows, codes, strict=True):
+        for key, code in zip(keys, codes, strict=True):
             if code in ignored:
                 met.append((key, code))
             elif code:
@@ -114,10 +114,46 @@ def _key(key: VirtualServiceKey) -> bytes:
     return ipvs.service_key(int(key.family), int(key.protocol), key.address, key.port)
 
 
-def _request(row: VirtualService) -> bytes:
-    return ipvs.service_request(
-        _key(row.key), int(row.key.family), row.scheduler, row.flags | OWNED, row.timeout, FLAGS | OWNED
-    )
+def _service_requests(command: int, rows: Iterable[VirtualService]) -> list[bytes]:
+    head = ipvs.header(command)
+    return [
+        head
+        + ipvs.service_request(
+            _key(row.key), int(row.key.family), row.scheduler, row.flags | OWNED, row.timeout, FLAGS | OWNED
+        )
+        for row in rows
+    ]
+
+
+def _destination_requests(
+    command: int, rows: Iterable[Destination], services: dict[VirtualServiceKey, bytes]
+) -> list[bytes]:
+    """Requests for destinations; `services` keeps what names the service of each.
+
+    Those of one service follow each other and differ by little but their address: the rest is made once.
+    """
+    head = ipvs.header(command)
+    service: VirtualServiceKey | None = None
+    start = end = b""
+    port = weight = forward = size = -1
+    requests: list[bytes] = []
+    for row in rows:
+        key = row.key
+        address = key.address
+        if key.service is not service:
+            service = key.service
+            if (reference := services.get(service)) is None:
+                reference = services[service] = ipvs.service_reference(_key(service))
+            start = head + ipvs.destination_start(reference)
+        if key.port != port or row.weight != weight or row.forward != forward or len(address) != size:
+            port, weight, forward, size = key.port, row.weight, int(row.forward), len(address)
+            end = ipvs.destination_end(size, port, weight, forward)
+        requests.append(start + address + end)
+    return requests
+
+
+def _keys(rows: Iterable[VirtualService | Destination]) -> Iterator[Hashable]:
+    return (row.key for row in rows)
 
 
 class VirtualServiceDriver(_Ipvs):
@@ -148,30 +184,26 @@ class VirtualServiceDriver(_Ipvs):
         self._ownership.changed()
         failed: dict[Hashable, str] = {}
         instead: dict[Hashable, str] = {}
-        met = self._apply(
-            ipvs.CMD_NEW_SERVICE, [(r.key, _request(r)) for r in batch.add], failed, frozenset((errno.EEXIST, LACKING))
-        )
+        requests = _service_requests(ipvs.CMD_NEW_SERVICE, batch.add)
+        met = self._apply(_keys(batch.add), requests, failed, frozenset((errno.EEXIST, LACKING)))
         wanted: dict[Hashable, VirtualService] = {row.key: row for row in batch.add}
         self._by_default(ipvs.CMD_NEW_SERVICE, [wanted[key] for key, code in met if code == LACKING], failed, instead)
         wanted = {key: wanted[key] for key, code in met if code == errno.EEXIST}
         wanted.update((new.key, new) for _, new in batch.change)
-        met = self._apply(
-            ipvs.CMD_SET_SERVICE, [(key, _request(r)) for key, r in wanted.items()], failed, frozenset((LACKING,))
-        )
+        requests = _service_requests(ipvs.CMD_SET_SERVICE, wanted.values())
+        met = self._apply(wanted, requests, failed, frozenset((LACKING,)))
         self._by_default(ipvs.CMD_SET_SERVICE, [wanted[key] for key, _ in met], failed, instead)
-        gone: list[tuple[Hashable, bytes]] = [(r.key, ipvs.service_reference(_key(r.key))) for r in batch.remove]
-        self._apply(ipvs.CMD_DEL_SERVICE, gone, failed, GONE)
+        head = ipvs.header(ipvs.CMD_DEL_SERVICE)
+        requests = [head + ipvs.service_reference(_key(row.key)) for row in batch.remove]
+        self._apply(_keys(batch.remove), requests, failed, GONE)
         return Outcome(failed, instead)
 
     def _by_default(
         self, command: int, rows: list[VirtualService], failed: dict[Hashable, str], instead: dict[Hashable, str]
     ) -> None:
         """Write services with the scheduler that every kernel has."""
-        requests: list[tuple[Hashable, bytes]] = [
-            (row.key, _request(VirtualService(row.key, DEFAULT_SCHEDULER, row.flags & PERSISTENT, row.timeout)))
-            for row in rows
-        ]
-        self._apply(command, requests, failed, frozenset())
+        plain = [VirtualService(row.key, DEFAULT_SCHEDULER, row.flags & PERSISTENT, row.timeout) for row in rows]
+        self._apply(_keys(plain), _service_requests(command, plain), failed, frozenset())
         for row in rows:
             if row.key not in failed:
                 text = f"this kernel has no scheduler {row.scheduler} (module ip_vs_{row.scheduler})"
@@ -235,21 +267,17 @@ class DestinationDriver(_Ipvs):
     def write(self, batch: Batch[Destination]) -> Outcome:
         """Create, change weights in place, delete. One that exists already is set."""
         failed: dict[Hashable, str] = {}
-        references: dict[VirtualServiceKey, bytes] = {}
-
-        def request(row: Destination) -> bytes:
-            service = row.key.service
-            reference = references.get(service)
-            if reference is None:
-                reference = references[service] = ipvs.service_reference(_key(service))
-            return ipvs.destination_request(reference, row.key.address, row.key.port, row.weight, int(row.forward))
-
-        added: list[tuple[Hashable, bytes]] = [(row.key, request(row)) for row in batch.add]
-        existing = {key for key, _ in self._apply(ipvs.CMD_NEW_DEST, added, failed, frozenset((errno.EEXIST,)))}
-        adopted = [each for each in added if each[0] in existing] if existing else []
-        self._apply(ipvs.CMD_SET_DEST, [*adopted, *((n.key, request(n)) for _, n in batch.change)], failed, frozenset())
-        self._apply(ipvs.CMD_DEL_DEST, [(row.key, request(row)) for row in batch.remove], failed, GONE)
-        if any(map(concerns, references)):
+        services: dict[VirtualServiceKey, bytes] = {}
+        requests = _destination_requests(ipvs.CMD_NEW_DEST, batch.add, services)
+        met = self._apply(_keys(batch.add), requests, failed, frozenset((errno.EEXIST,)))
+        existing = {key for key, _ in met}
+        adopted = [row for row in batch.add if row.key in existing] if existing else []
+        changed = [*adopted, *(new for _, new in batch.change)]
+        requests = _destination_requests(ipvs.CMD_SET_DEST, changed, services)
+        self._apply(_keys(changed), requests, failed, frozenset())
+        requests = _destination_requests(ipvs.CMD_DEL_DEST, batch.remove, services)
+        self._apply(_keys(batch.remove), requests, failed, GONE)
+        if any(map(concerns, services)):
             self._served.wrote(batch, failed)
         return Outcome(failed)
 
@@ -291,10 +319,9 @@ class TimeoutDriver(_Ipvs):
         self._asked.update(row.key for row in wanted)
         self._asked.difference_update(row.key for row in batch.remove)
         if wanted:
-            rows: list[tuple[Hashable, bytes]] = [
-                (row.key, ipvs.timeout_request(TIMERS[row.key.timer], row.seconds)) for row in wanted
-            ]
-            self._apply(ipvs.CMD_SET_CONFIG, rows, failed, frozenset())
+            head = ipvs.header(ipvs.CMD_SET_CONFIG)
+            requests = [head + ipvs.timeout_request(TIMERS[row.key.timer], row.seconds) for row in wanted]
+            self._apply((row.key for row in wanted), requests, failed, frozenset())
         return Outcome(failed)
 
 

@@ -105,13 +105,18 @@ def _manner(family: int, scheduler: str, flags: int, timeout: int, mask: int) ->
 
 def destination_request(service: bytes, address: bytes, port: int, weight: int, forward: int) -> bytes:
     """Body of NEW_DEST, SET_DEST or DEL_DEST; `service` comes from `service_reference`."""
-    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-    return service + _DESTINATION_START + address + _destination_end(family, port, weight, forward)
+    return destination_start(service) + address + destination_end(len(address), port, weight, forward)
+
+
+def destination_start(service: bytes) -> bytes:
+    """What comes before the address in `destination_request`: the same for all destinations of a service."""
+    return service + _DESTINATION_START
 
 
 @lru_cache(maxsize=1024)
-def _destination_end(family: int, port: int, weight: int, forward: int) -> bytes:
-    """Everything after the address, its padding included: the same for nearly all destinations of a cluster."""
+def destination_end(size: int, port: int, weight: int, forward: int) -> bytes:
+    """What comes after an address of `size` bytes, padding included: the same for nearly all of a cluster."""
+    family = socket.AF_INET if size == 4 else socket.AF_INET6
     return b"".join(
         (
             _PAD if family == socket.AF_INET else b"",
@@ -128,7 +133,7 @@ def _destination_end(family: int, port: int, weight: int, forward: int) -> bytes
 def _destination_start() -> bytes:
     """The headers before the address. All attributes have a fixed length, so the outer one knows its own."""
     address = ATTRIBUTE.pack(ATTRIBUTE.size + 16, DEST_ADDR)
-    length = ATTRIBUTE.size + len(address) + 16 + len(_destination_end(socket.AF_INET6, 0, 0, 0))
+    length = ATTRIBUTE.size + len(address) + 16 + len(destination_end(16, 0, 0, 0))
     return ATTRIBUTE.pack(length, ATTR_DEST | NLA_F_NESTED) + address
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from struct import Struct
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -221,24 +222,24 @@ class NetlinkSocket:
     def transact(self, messages: Sequence[Message]) -> list[int]:
         """Send messages in batches. Returns per message its errno, 0 where the kernel did what was asked."""
         results = [0] * len(messages)
-        start = size = 0
-        for end, (_, _, body) in enumerate(messages, 1):
-            size += 16 + len(body)
-            if end - start == PER_SEND or size >= SEND_BYTES or end == len(messages):
-                self._send_part(messages[start:end], start, results)
-                start, size = end, 0
+        start = 0
+        for part in _parts(messages):
+            self._send_part(part, start, results)
+            start += len(part)
         return results
 
     def _send_part(self, part: Sequence[Message], start: int, results: list[int]) -> None:
         pack = HEADER.pack
         first = self._sequence + 1
         last = self._sequence = self._sequence + len(part)
-        parts: list[bytes] = []
-        for sequence, (kind, flags, body) in enumerate(part, first):
-            # Only the last message asks for an answer; the others answer when they fail.
-            flags |= NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0)
-            parts += (pack(16 + len(body), kind, flags, sequence, 0), body)
-        self._socket.send(b"".join(parts))
+        packed = [
+            pack(16 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0) + body
+            for sequence, (kind, flags, body) in enumerate(part[:-1], first)
+        ]
+        # Only the last message asks for an answer; the others answer when they fail.
+        kind, flags, body = part[-1]
+        packed.append(pack(16 + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, last, 0) + body)
+        self._socket.send(b"".join(packed))
         done = False
         while not done:
             data = self._receive()
@@ -332,6 +333,19 @@ class NetlinkSocket:
 
     def _receive_raw(self) -> bytes:
         return bytes(self._view[: self._socket.recv_into(self._buffer)])
+
+
+def _parts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Messages as they go out together."""
+    start = 0
+    while start < len(messages):
+        part = messages[start : start + PER_SEND]
+        sizes = [16 + len(body) for _, _, body in part]
+        if sum(sizes) >= SEND_BYTES:
+            end = next(end for end, size in enumerate(accumulate(sizes), 1) if size >= SEND_BYTES)
+            part = part[:end]
+        yield part
+        start += len(part)
 
 
 SEQUENCE, PORT = 3, 4

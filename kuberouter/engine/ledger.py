@@ -15,6 +15,8 @@ from kuberouter.model.core import Batch, Owner, Rank, Row
 
 R = TypeVar("R", bound=Row)
 
+Claim = tuple[Owner, Sequence[R], Rank]
+"""An owner, everything that it claims in one table, and its rank."""
 Order = tuple[int, float, str, str, str, str]
 FIRST = Rank()
 
@@ -76,7 +78,9 @@ class Ledger(Generic[R]):
         claimant = self._claimants.get(owner)
         if claimant is None:
             if wanted:
-                self._enter(owner, rank, wanted)
+                claimant = self._claimants[owner] = _Claimant(owner, rank, tuple(wanted.values()))
+                for key, row in wanted.items():
+                    self._take(claimant, key, row)
             return
         if claimant.rank != rank:
             # Every key may change hands: release all, then claim anew under the new rank.
@@ -99,16 +103,25 @@ class Ledger(Generic[R]):
         else:
             del self._claimants[owner]
 
-    def _enter(self, owner: Owner, rank: Rank, wanted: dict[Hashable, R]) -> None:
-        """A first claim. At a start there is nothing else, and most take what nobody holds: those go in whole."""
-        claimant = self._claimants[owner] = _Claimant(owner, rank, tuple(wanted.values()))
-        if not self._stirred and self._holders.keys().isdisjoint(wanted):
-            self._rows.update(wanted)
-            self._holders.update(dict.fromkeys(wanted, claimant))
-            self._before.update(dict.fromkeys(wanted))
-            return
-        for key, row in wanted.items():
-            self._take(claimant, key, row)
+    def claim_all(self, claims: Sequence[Claim[R]]) -> None:
+        """Claims of many owners, one after the other."""
+        if not self._enter(claims):
+            for owner, rows, rank in claims:
+                self.claim(owner, rows, rank=rank)
+
+    def _enter(self, claims: Sequence[Claim[R]]) -> bool:
+        """Take in claims whole if all are first ones, to what nobody holds: so it is at a start. Else do nothing."""
+        if self._stirred or not self._claimants.keys().isdisjoint([owner for owner, _, _ in claims]):
+            return False
+        entering = {owner: _Claimant(owner, rank, tuple(rows)) for owner, rows, rank in claims if rows}
+        rows = {row.key: row for claimant in entering.values() for row in claimant.rows}
+        if len(rows) < sum([len(found) for _, found, _ in claims]) or not self._holders.keys().isdisjoint(rows):
+            return False
+        self._claimants.update(entering)
+        self._rows.update(rows)
+        self._holders.update({row.key: claimant for claimant in entering.values() for row in claimant.rows})
+        self._before.update(dict.fromkeys(rows))
+        return True
 
     def _take(self, claimant: _Claimant[R], key: Hashable, row: R) -> None:
         holder = self._holders.get(key)
@@ -193,6 +206,9 @@ def diff(desired: Mapping[Hashable, R], actual: Mapping[Hashable, R | None]) -> 
 
     Pure; the only difference taken in the project.
     """
+    if not any(actual.values()):
+        # At a start there is nothing yet, and that is when there is most to write.
+        return Batch(tuple([desired[key] for key in actual if key in desired]))
     add: list[R] = []
     change: list[tuple[R, R]] = []
     remove: list[R] = []

@@ -62,7 +62,9 @@ class Mirror(Generic[R]):
         """
         pending: dict[Hashable, R | None] = {}
         # Nearly always they are equal, and that is found out three times as fast.
-        if actual != desired:
+        if not actual:
+            pending = dict.fromkeys(desired)
+        elif actual != desired:
             pending = {key: row for key, row in actual.items() if desired.get(key) != row}
             pending.update((key, None) for key in desired if key not in actual)
         self._pending = pending

@@ -15,7 +15,7 @@ from kuberouter.cluster.store import Cluster
 from kuberouter.cluster.view import ClusterView
 from kuberouter.engine.assembly import Assembler
 from kuberouter.engine.journal import Journal
-from kuberouter.engine.ledger import Ledger
+from kuberouter.engine.ledger import Claim, Ledger
 from kuberouter.model.core import Fragment, ObjectRef, Owner, Row
 from kuberouter.model.events import Accepted, Deleted, Drifted, Event, Rejected, Synced, Upserted
 from kuberouter.model.netfilter import Chain, ChainKey, Rule
@@ -27,6 +27,10 @@ NODE_KNOWN = "node"
 
 Changes = dict[type[Row], dict[Hashable, Row | None]]
 """Changed keys per table, each with the row that was desired before."""
+
+
+Claims = defaultdict[type[Row], list[Claim[Any]]]
+"""Claims of several owners by table: at a start, when they are many, a ledger takes them in together."""
 
 
 class Registered:
@@ -121,9 +125,13 @@ class Planner:
             # Picked first and taken out one by one: looking for the first of a book over and over walks over the gaps.
             picked = list(islice(dirty, limit))
             limit -= len(picked)
-            for key in picked:
-                del dirty[key]
-                self._compile(registered, key, node)
+            claims: Claims = defaultdict(list)
+            try:
+                for key in picked:
+                    del dirty[key]
+                    self._compile(registered, key, node, claims)
+            finally:
+                self._claim(claims)
             if not dirty:
                 # An emptied book keeps the room that it once took.
                 dirty.clear()
@@ -148,17 +156,17 @@ class Planner:
                 if (registered := self.compilers.get(compiler)) is not None:
                     for key in keys:
                         self._dirty[compiler].pop(key, None)
-                        self._compile(registered, key, node)
+                        claims: Claims = defaultdict(list)
+                        self._compile(registered, key, node, claims)
+                        self._claim(claims)
 
     def _take(self, event: Event) -> None:
         match event:
-            case Upserted() | Deleted():
-                self._mark(self.cluster.apply(event))
-                if self.cluster.facts_changed:
-                    self.synced.add(NODE_KNOWN)
-                    self.recompute()
-                if isinstance(event, Deleted):
-                    self.journal.report(event.ref, ())
+            case Upserted():
+                self._apply(event)
+            case Deleted(ref=ref):
+                self._apply(event)
+                self.journal.report(ref, ())
             case Rejected(ref=ref, problems=problems):
                 self.journal.report(ref, problems)
             case Accepted(ref=ref):
@@ -168,17 +176,25 @@ class Planner:
             case Drifted(table=table):
                 self.drifted.add(table)
 
+    def _apply(self, event: Upserted | Deleted) -> None:
+        self._mark(self.cluster.apply(event))
+        if self.cluster.facts_changed:
+            self.synced.add(NODE_KNOWN)
+            self.recompute()
+
     def _mark(self, found: Iterable[Dirty]) -> None:
         for compiler, keys in found:
             if (dirty := self._dirty.get(compiler)) is not None:
-                dirty.update(dict.fromkeys(keys))
+                for key in keys:
+                    dirty[key] = None
 
     def recompute(self) -> None:
         """Mark every owner that holds a claim or once compiled as dirty: compile everything again, in slices."""
         for name, keys in self._compiled.items():
             self._dirty[name].update(dict.fromkeys(keys))
 
-    def _compile(self, registered: Registered, key: Key, node: NodeFacts) -> None:
+    def _compile(self, registered: Registered, key: Key, node: NodeFacts, claims: Claims) -> None:
+        """Compile one owner; what it claims is added to `claims`."""
         owner = key if isinstance(key, Owner) else Owner(registered.name, key)
         try:
             fragment = registered.compile(owner, self.cluster, node)
@@ -189,13 +205,18 @@ class Planner:
         self.journal.report(owner, fragment.problems)
         by_table = _by_table(fragment.rows)
         tables = self._tables_of[registered.name]
-        tables.update(by_table)
+        if not tables.issuperset(by_table):
+            tables.update(by_table)
         for table in tables:
-            self.ledgers[table].claim(owner, by_table.get(table, ()), rank=fragment.rank)
+            claims[table].append((owner, by_table.get(table, ()), fragment.rank))
         if fragment.rows or fragment.problems or self.cluster.exists(owner.subject):
             self._compiled[registered.name].add(key)
         else:
             self._compiled[registered.name].discard(key)
+
+    def _claim(self, claims: Claims) -> None:
+        for table, found in claims.items():
+            self.ledgers[table].claim_all(found)
 
     def subjects_of(self, table: type[Row], key: Hashable, text: str = "") -> Iterable[ObjectRef]:
         """The objects for which a row is claimed, without those of no namespace: what is the node's is the table's.
@@ -222,7 +243,7 @@ def _by_table(rows: tuple[Row, ...]) -> Mapping[type[Row], Sequence[Row]]:
     if len(tables) == 1:
         # So it is for nearly every owner, because pods and slices are many.
         return {tables.pop(): rows}
-    found: defaultdict[type[Row], list[Row]] = defaultdict(list)
+    found: dict[type[Row], list[Row]] = {table: [] for table in tables}
     for row in rows:
         found[type(row)].append(row)
     return found

@@ -25,14 +25,18 @@ ANYWHERE = bytes(4)
 """Address of the place of a node port: one mark serves for all addresses of the node, in both families."""
 
 
+NO_PLACES: frozenset[MarkedPlace] = frozenset()
+NOBODY: frozenset[ObjectRef] = frozenset()
+
+
 def marked_places(service: Service) -> frozenset[MarkedPlace]:
     """The places for which a Service needs marks, whether this node may serve them or not.
 
     Endpoints answer directly at external and load balancer addresses only. Where the external policy is Local, clients
     of the cluster are under none: they are told apart by mark, there and at node ports.
     """
-    if not service.served:
-        return frozenset()
+    if not (service.options.dsr or service.external_local or service.options.local) or not service.served:
+        return NO_PLACES
     uses = [MarkUse.DSR] if service.options.dsr else []
     if service.external_local or service.options.local:
         uses.append(MarkUse.INSIDE)
@@ -75,7 +79,7 @@ class MarkIndex:
         self._found: dict[MarkedPlace, int] = {}
         self._kept: dict[int, MarkedPlace | None] = {}
         """Marks that the kernel was found to use, and for whom they are kept; None is somebody else."""
-        self.moved: frozenset[ObjectRef] = frozenset()
+        self.moved = NOBODY
         """Services whose places got other marks by the last change, besides the one that changed."""
 
         self.used = False
@@ -93,14 +97,15 @@ class MarkIndex:
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change."""
-        self.moved, self.began = frozenset(), False
+        self.moved, self.began = NOBODY, False
         if isinstance(new, KnownMark):
             self._learn(new)
             self._use(new.place is not None and new.place.use is MarkUse.DSR)
             return
-        before, after = (marked_places(s) if isinstance(s, Service) else frozenset() for s in (old, new))
+        before = marked_places(old) if isinstance(old, Service) else NO_PLACES
+        after = marked_places(new) if isinstance(new, Service) else NO_PLACES
         service = old if old is not None else new
-        if service is None or not before | after:
+        if service is None or not (before or after):
             return
         self._use(any(place.use is MarkUse.DSR for place in after))
         for place in _in_order(before - after):

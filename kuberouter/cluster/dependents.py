@@ -7,7 +7,7 @@ differ, and should yield little else: the cost of an event is what it yields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from kuberouter.cluster.routes import node_addresses
 from kuberouter.cluster.view import ClusterView
@@ -66,18 +66,18 @@ def services(change: Change, view: ClusterView) -> Iterable[Dirty]:
     A departed destination touches nobody else: the claims of those who want it come first by rank.
     """
     ref = change.ref
-    if ref.kind == "NodeFacts":
-        node = ObjectRef("Node", "", ref.name)
-        yield "proxy", (node,)
-        yield "direct", (node,)
+    if ref.kind == "EndpointSlice":
+        yield from _slice(change, view)
     elif ref.kind == "Service":
         yield from _service(ref, view)
-        if any(isinstance(each, Service) and each.health_check_node_port for each in (change.old, change.new)):
-            yield "health", (ref,)
+        for each in (change.old, change.new):
+            if each is not None and isinstance(each, Service) and each.health_check_node_port:
+                yield "health", (ref,)
         if view.hairpins.flipped:
             yield "bridge-port", [link.ref for link in view.pod_links()]
-        for other in view.frontends.contenders | view.marks.moved:
-            yield from _service(other, view)
+        for others in (view.frontends.contenders, view.marks.moved):
+            for other in others:
+                yield from _service(other, view)
     elif ref.kind == "PodLink":
         yield "bridge-port", (ref,)
     elif ref.kind == "KnownMark":
@@ -95,44 +95,54 @@ def services(change: Change, view: ClusterView) -> Iterable[Dirty]:
         for address in before ^ after:
             for service in view.frontends.asking(address):
                 yield from _service(service, view)
-    elif ref.kind == "EndpointSlice":
-        yield from _slice(change, view)
     elif ref.kind == "Departed":
         yield "drain", (ref,)
+    elif ref.kind == "NodeFacts":
+        node = ObjectRef("Node", "", ref.name)
+        yield "proxy", (node,)
+        yield "direct", (node,)
     for address in _direct(change, view):
         yield "receivers", view.receivers.pods(address)
     if view.marks.began and view.node is not None:
         yield "direct", (ObjectRef("Node", "", view.node.name),)
 
 
-def _service(service: ObjectRef, view: ClusterView) -> Iterable[Dirty]:
-    yield "services", (service,)
-    yield "destinations", _destinations(service, view)
+def _service(service: ObjectRef, view: ClusterView) -> Sequence[Dirty]:
+    slices = view.slices_of(service)
+    if not slices:
+        return (("services", (service,)),)
+    return ("services", (service,)), ("destinations", _destinations(service, slices))
 
 
-def _slice(change: Change, view: ClusterView) -> Iterable[Dirty]:
+def _slice(change: Change, view: ClusterView) -> Sequence[Dirty]:
+    flipped = view.frontends.flipped
+    found: list[Dirty] = [("destinations", _destinations(service, view.slices_of(service))) for service in flipped]
     for each in (change.old, change.new):
-        if isinstance(each, EndpointSlice):
-            yield "destinations", (Owner("destinations", each.service, each.ref.name),)
-    if view.local_endpoints.touched:
-        yield "health", [service for service in view.local_endpoints.touched if _checked(service, view)]
-    for service in view.frontends.flipped:
-        yield "destinations", _destinations(service, view)
+        if each is not None and isinstance(each, EndpointSlice) and (each is change.old or each.service not in flipped):
+            found.append(("destinations", _destinations(each.service, (each.ref,))))
+    touched = view.local_endpoints.touched
+    if touched and (checked := [service for service in touched if _checked(service, view)]):
+        found.append(("health", checked))
+    return found
 
 
-def _destinations(service: ObjectRef, view: ClusterView) -> list[Owner]:
-    return [Owner("destinations", service, other.name) for other in view.slices_of(service)]
+def _destinations(service: ObjectRef, slices: Iterable[ObjectRef]) -> list[Owner]:
+    return [Owner("destinations", service, each.name) for each in slices]
 
 
-def _direct(change: Change, view: ClusterView) -> set[bytes]:
+def _direct(change: Change, view: ClusterView) -> frozenset[bytes]:
     """Endpoints of this node for which the change may have altered from which addresses they answer directly."""
-    services: set[ObjectRef] = set(view.marks.moved)
+    services = view.marks.moved
     if change.ref.kind == "Service":
-        services |= view.frontends.contenders
+        if contenders := view.frontends.contenders:
+            services = services | contenders
     elif change.ref.kind == "Node":
         # Nobody answers from the address of a node.
-        services.update(view.marks.users())
-    return {address for service in services for address in view.receivers.addresses(service)} | view.receivers.touched
+        services = services.union(view.marks.users())
+    touched = view.receivers.touched
+    if not services:
+        return touched
+    return touched.union(address for service in services for address in view.receivers.addresses(service))
 
 
 def _checked(service: ObjectRef, view: ClusterView) -> bool:

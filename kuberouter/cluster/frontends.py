@@ -6,10 +6,10 @@ Kept up to date by change, so that one endpoint of a Service of 50,000 costs one
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from kuberouter.model.cluster import ClusterObject, EndpointCondition, EndpointSlice, Service
+from kuberouter.model.cluster import ClusterObject, EndpointCondition, EndpointSlice, Hints, Service
 from kuberouter.model.core import Family, KeyValue, L4Protocol, ObjectRef, Value, family_of
 
 _READY = EndpointCondition.READY.value
@@ -22,6 +22,10 @@ class FrontendKind(enum.IntEnum):
     NODE_PORT = 1
     LOAD_BALANCER = 2
     EXTERNAL = 3
+
+
+# What every Service asks for is looked up once, not with each of them: a member of an enum is found slowly.
+_CLUSTER, _NODE_PORT = FrontendKind.CLUSTER, FrontendKind.NODE_PORT
 
 
 class Claim(KeyValue, frozen=True, gc=False, cache_hash=True):
@@ -45,22 +49,29 @@ class Group(KeyValue, frozen=True, gc=False, cache_hash=True):
     protocol: L4Protocol
 
 
-def addresses(service: Service) -> Iterator[tuple[FrontendKind, bytes]]:
+def addresses(service: Service) -> Sequence[tuple[FrontendKind, bytes]]:
     """The addresses that a Service asks for; one that it asks for twice comes first as what the API gave it as."""
-    yield from ((FrontendKind.CLUSTER, address) for address in service.cluster_ips)
-    if not service.options.skip_lb_ips:
-        yield from ((FrontendKind.LOAD_BALANCER, address) for address in service.load_balancer_ips)
-    yield from ((FrontendKind.EXTERNAL, address) for address in service.external_ips)
+    found: list[tuple[FrontendKind, bytes]] = []
+    for address in service.cluster_ips:
+        found.append((_CLUSTER, address))
+    if service.load_balancer_ips and not service.options.skip_lb_ips:
+        found += [(FrontendKind.LOAD_BALANCER, address) for address in service.load_balancer_ips]
+    if service.external_ips:
+        found += [(FrontendKind.EXTERNAL, address) for address in service.external_ips]
+    return found
 
 
 def claims(service: Service) -> dict[tuple[FrontendKind, Claim], None]:
     """Everything that a Service claims, whether this node can serve it or not."""
     found: dict[tuple[FrontendKind, Claim], None] = {}
-    for port in service.ports if service.served else ():
-        for kind, address in addresses(service):
+    if not service.served:
+        return found
+    asked = addresses(service)
+    for port in service.ports:
+        for kind, address in asked:
             found[kind, Claim(address, port.protocol, port.port)] = None
         if port.node_port:
-            found[FrontendKind.NODE_PORT, Claim(b"", port.protocol, port.node_port)] = None
+            found[_NODE_PORT, Claim(b"", port.protocol, port.node_port)] = None
     return found
 
 
@@ -97,17 +108,22 @@ class _Share(NamedTuple):
 
 
 _NOTHING = _Share()
+_UNHINTED = {here: _Share(True, here, node_hints=False, zone_hints=False) for here in (False, True)}
+"""Shares of slices in which some ready endpoint carries no hint, as it nearly always is."""
 
 
 def _share(found: EndpointSlice, node: str) -> _Share:
-    ready = [e for e in found.endpoints if e.conditions & _READY]
-    if not ready:
+    nodes = [e.node for e in found.endpoints if e.conditions & _READY]
+    if not nodes:
         return _NOTHING
-    here = any(e.node == node for e in ready)
-    hints = [e.hints for e in ready if e.hints is not None]
-    if len(hints) < len(ready):
-        # As it nearly always is. Hints count only if all have them, so what others have need not be known.
-        return _Share(True, here, node_hints=False, zone_hints=False)
+    here = node in nodes
+    hints: list[Hints] = []
+    for endpoint in found.endpoints:
+        if endpoint.conditions & _READY:
+            if endpoint.hints is None:
+                # Hints count only if all have them, so what others have need not be known.
+                return _UNHINTED[here]
+            hints.append(endpoint.hints)
     return _Share(
         True,
         here,
@@ -169,65 +185,89 @@ class FrontendIndex:
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change; `contenders` and `flipped` then say what it means for others."""
-        self.contenders, self.flipped = set(), set()
-        if isinstance(old, Service):
-            self._claim(old, -1)
-        if isinstance(new, Service):
-            self._claim(new, 1)
-        slices = [(each, step) for each, step in ((old, -1), (new, 1)) if isinstance(each, EndpointSlice)]
-        if slices:
-            self._recount([(self._groups(each), _share(each, self._node), step) for each, step in slices])
+        if self.contenders or self.flipped:
+            self.contenders, self.flipped = set(), set()
+        shares: list[tuple[list[Group], _Share, int]] = []
+        for each, step in ((old, -1), (new, 1)):
+            if each is None:
+                continue
+            if isinstance(each, EndpointSlice):
+                shares.append((self._groups(each), _share(each, self._node), step))
+            elif isinstance(each, Service):
+                self._claim(each, step)
+        if shares:
+            self._recount(shares)
 
     def _claim(self, service: Service, step: int) -> None:
+        ref = service.ref
         for kind, claim in claims(service):
-            entry = (kind, service.created, service.ref)
-            entries = self._claimants.setdefault(claim, [])
-            if step > 0:
-                entries.append(entry)
-                entries.sort(key=_precedence)
-            else:
-                entries.remove(entry)
-            self.contenders.update(ref for _, _, ref in entries)
-            if not entries:
-                del self._claimants[claim]
+            self._enter(claim, (kind, service.created, ref), step)
             place = (claim.protocol, claim.port)
-            if kind is FrontendKind.NODE_PORT:
+            if kind is _NODE_PORT:
                 # On the node's own addresses a node port goes before what Services ask for themselves.
                 self.contenders.update(self._outside.get(place, ()))
-            elif kind is not FrontendKind.CLUSTER:
+            elif kind is not _CLUSTER:
                 users = self._outside.setdefault(place, {})
-                users[service.ref] = users.get(service.ref, 0) + step
-                if not users[service.ref]:
-                    del users[service.ref]
+                users[ref] = users.get(ref, 0) + step
+                if not users[ref]:
+                    del users[ref]
                     if not users:
                         del self._outside[place]
-        self.contenders.discard(service.ref)
-        for kind, address in addresses(service) if service.served else ():
-            if kind > FrontendKind.NODE_PORT:
-                others = tuple(ref for ref in self._asking.get(address, ()) if ref != service.ref)
-                self._asking[address] = (*others, service.ref) if step > 0 else others
+        self.contenders.discard(ref)
+        if not (service.external_ips or service.load_balancer_ips) or not service.served:
+            return
+        for kind, address in addresses(service):
+            if kind > _NODE_PORT:
+                others = tuple(other for other in self._asking.get(address, ()) if other != ref)
+                self._asking[address] = (*others, ref) if step > 0 else others
                 if not self._asking[address]:
                     del self._asking[address]
+
+    def _enter(self, claim: Claim, entry: Claimant, step: int) -> None:
+        """Count a claim in or out; all others who want the same are contenders."""
+        entries = self._claimants.get(claim)
+        if entries is None:
+            self._claimants[claim] = [entry]
+            return
+        if step > 0:
+            entries.append(entry)
+            entries.sort(key=_precedence)
+        else:
+            entries.remove(entry)
+        self.contenders.update([ref for _, _, ref in entries])
+        if not entries:
+            del self._claimants[claim]
 
     def _groups(self, found: EndpointSlice) -> list[Group]:
         if not found.endpoints:
             return []
         family = family_of(found.endpoints[0].address)
-        return [Group(found.service, family, port.name, port.protocol) for port in found.ports]
+        groups: list[Group] = []
+        for port in found.ports:
+            groups.append(Group(found.service, family, port.name, port.protocol))
+        return groups
 
     def _recount(self, shares: list[tuple[list[Group], _Share, int]]) -> None:
         """Count slices in and out."""
         if len(shares) == 2 and shares[0][:2] == shares[1][:2]:
             # An endpoint was replaced by another: that is most of what happens, and nothing to the group as a whole.
             return
-        before = {group: self.standing(group) for groups, _, _ in shares for group in groups}
+        if len(shares) == 1 and shares[0][1] is _NOTHING:
+            return
+        before: dict[Group, Standing] = {}
         for groups, share, step in shares:
             for group in groups:
-                tally = self._tallies.setdefault(group, _Tally())
+                tally = self._tallies.get(group)
+                if group not in before:
+                    before[group] = tally.standing() if tally is not None else _NOBODY
+                if tally is None:
+                    tally = self._tallies[group] = _Tally()
                 tally.add(share, step)
                 if not tally.ready:
                     del self._tallies[group]
-        self.flipped.update(group.service for group, standing in before.items() if self.standing(group) != standing)
+        for group, standing in before.items():
+            if self.standing(group) != standing:
+                self.flipped.add(group.service)
 
     def claimants(self, claim: Claim) -> Sequence[Claimant]:
         """Who asks for this address and port; of those that may have it the first one gets it."""

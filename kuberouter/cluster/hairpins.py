@@ -21,9 +21,9 @@ class HairpinIndex:
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change."""
-        before = self.wanted
-        if isinstance(old, Service):
+        before = bool(self._asking)
+        if old is not None and isinstance(old, Service):
             self._asking.discard(old.ref)
-        if isinstance(new, Service) and new.served and new.options.hairpin:
+        if isinstance(new, Service) and new.options.hairpin and new.served:
             self._asking.add(new.ref)
-        self.flipped = self.wanted != before
+        self.flipped = bool(self._asking) != before

@@ -27,7 +27,8 @@ class LocalEndpointIndex:
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one slice's change. Slices without such endpoints, nearly all of a big Service, leave no trace."""
-        self.touched = set()
+        if self.touched:
+            self.touched = set()
         before, after = self._found(old), self._found(new)
         if before == after:
             return
@@ -42,11 +43,11 @@ class LocalEndpointIndex:
             self._addresses.setdefault(service, {})[slice_ref] = addresses
 
     def _found(self, each: ClusterObject | None) -> _Found | None:
-        if not isinstance(each, EndpointSlice):
+        if each is None or not isinstance(each, EndpointSlice):
             return None
         node = self._node
-        addresses = tuple(e.address for e in each.endpoints if e.node == node and e.conditions & _ASKED == _READY)
-        return (each.service, each.ref, addresses) if addresses else None
+        addresses = [e.address for e in each.endpoints if e.node == node and e.conditions & _ASKED == _READY]
+        return (each.service, each.ref, tuple(addresses)) if addresses else None
 
     def ready(self, service: ObjectRef) -> int:
         """How many endpoints of a Service there are.

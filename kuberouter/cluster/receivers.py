@@ -27,18 +27,19 @@ class ReceiverIndex:
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change. What has nothing to do with this node leaves no trace."""
         self.touched = _NONE
-        for each in (old, new):
-            if isinstance(each, Service):
-                self._service(each.ref, old, new)
-                return
-        if isinstance(old, EndpointSlice) or isinstance(new, EndpointSlice):
-            self._slice(old, new)
-        for pod, step in ((old, -1), (new, 1)):
-            if isinstance(pod, LocalPod) and pod.node == self._node:
-                self._place(pod, step)
+        match old if new is None else new:
+            case EndpointSlice():
+                self._slice(old, new)
+            case Service(ref=ref):
+                self._service(ref, old, new)
+            case LocalPod():
+                for pod, step in ((old, -1), (new, 1)):
+                    if isinstance(pod, LocalPod) and pod.node == self._node:
+                        self._place(pod, step)
 
     def _service(self, ref: ObjectRef, old: ClusterObject | None, new: ClusterObject | None) -> None:
-        before, after = (isinstance(each, Service) and each.options.dsr for each in (old, new))
+        before = isinstance(old, Service) and old.options.dsr
+        after = isinstance(new, Service) and new.options.dsr
         if before or after:
             self._direct.add(ref)
             self.touched = frozenset(self.addresses(ref))
@@ -47,8 +48,10 @@ class ReceiverIndex:
 
     def _slice(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         before, after = self._local(old), self._local(new)
+        if not before and not after:
+            return
         same = isinstance(old, EndpointSlice) and isinstance(new, EndpointSlice) and old.service == new.service
-        if before == after and (same or not before):
+        if same and before == after:
             return
         touched: frozenset[bytes] = _NONE
         for each, addresses, step in ((old, before, -1), (new, after, 1)):
@@ -58,7 +61,7 @@ class ReceiverIndex:
         self.touched = touched - (before & after) if same else touched
 
     def _local(self, each: ClusterObject | None) -> frozenset[bytes]:
-        if not isinstance(each, EndpointSlice):
+        if each is None or not isinstance(each, EndpointSlice):
             return _NONE
         node = self._node
         found = [e.address for e in each.endpoints if e.node == node]

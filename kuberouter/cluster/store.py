@@ -85,7 +85,8 @@ class Cluster(ClusterView):
             ref, new = event.ref, None
         table = self._by_kind[ref.kind]
         old = table.get(ref)
-        if new is not None:
+        facts = ref.kind in FACTS
+        if facts and new is not None:
             new = with_last_good(old, new)
         if old == new:
             return
@@ -93,13 +94,13 @@ class Cluster(ClusterView):
             del table[ref]
         else:
             table[ref] = new
-        if isinstance(new, Node) and ref.name == self._settings.name:
+        if facts and isinstance(new, Node) and ref.name == self._settings.name:
             self._bgp = new.options.bgp
         self._index(ref.kind, old, new)
         change = Change(ref, old, new)
         for dependents in self._dependents:
             dirty += dependents(change, self)
-        if ref.kind in FACTS:
+        if facts:
             self._update_facts(ref, dirty)
         for event_of in self._derive:
             derived = event_of(ref, new)
@@ -107,13 +108,8 @@ class Cluster(ClusterView):
                 self._take(derived, dirty)
 
     def _index(self, kind: str, old: ClusterObject | None, new: ClusterObject | None) -> None:
-        if isinstance(old, EndpointSlice):
-            slices = self._slices[old.service]
-            del slices[old.ref]
-            if not slices:
-                del self._slices[old.service]
-        if isinstance(new, EndpointSlice):
-            self._slices.setdefault(new.service, {})[new.ref] = new
+        if kind == "EndpointSlice":
+            self._file(old, new)
         concerned = self._concerned.get(kind, ())
         if concerned is not self._updated:
             # What the last change meant to indexes that this one does not concern is past.
@@ -122,6 +118,16 @@ class Cluster(ClusterView):
             self._updated = concerned
         for index in concerned:
             index.update(old, new)
+
+    def _file(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
+        """File a slice under its Service."""
+        if old is not None and isinstance(old, EndpointSlice):
+            slices = self._slices[old.service]
+            del slices[old.ref]
+            if not slices:
+                del self._slices[old.service]
+        if isinstance(new, EndpointSlice):
+            self._slices.setdefault(new.service, {})[new.ref] = new
 
     def _update_facts(self, ref: ObjectRef, dirty: list[Dirty]) -> None:
         if ref.kind == "Node" and ref.name != self._settings.name:

@@ -41,7 +41,10 @@ class NodeFacts(Value, frozen=True, gc=False):
 
     def address(self, family: Family) -> bytes | None:
         """The best address of a family: the primary one if it is of that family, else the first of it."""
-        return next((a for a in self.addresses if family_of(a) is family), None)
+        for address in self.addresses:
+            if family_of(address) is family:
+                return address
+        return None
 
     @property
     def families(self) -> tuple[Family, ...]:

@@ -6,7 +6,7 @@ terminating ones that still serve only where nobody is ready; only this node's o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 from kuberouter.cluster.frontends import Group, Standing
@@ -19,12 +19,15 @@ _LEAVING = EndpointCondition.SERVING.value | EndpointCondition.TERMINATING.value
 
 def port_number(found: EndpointSlice, group: Group) -> int:
     """The port at which the endpoints of a slice answer for a group; 0 if they do not."""
-    return next((p.port for p in found.ports if p.name == group.port and p.protocol is group.protocol), 0)
+    for port in found.ports:
+        if port.name == group.port and port.protocol is group.protocol:
+            return port.port
+    return 0
 
 
 def eligible(
     found: EndpointSlice, standing: Standing, node: NodeFacts, *, local_only: bool, publish_not_ready: bool = False
-) -> Iterator[Endpoint]:
+) -> Sequence[Endpoint]:
     """The endpoints of a slice that may answer here.
 
     Readiness is asked of the whole group (`standing`), so that a terminating endpoint counts only while nobody at all
@@ -32,29 +35,30 @@ def eligible(
     is for here (KEP-2433, KEP-3015); a Local policy goes before them. `publish_not_ready` takes everybody for ready.
     """
     some_ready = standing.ready_here if local_only else standing.ready
-    by_node = not local_only and standing.node_hints
-    by_zone = not local_only and not by_node and node.zone in standing.zones
-    for endpoint in found.endpoints:
-        if local_only and endpoint.node != node.name:
-            continue
-        if not publish_not_ready:
-            if some_ready and not endpoint.conditions & _READY:
-                continue
-            if not some_ready and endpoint.conditions & _LEAVING != _LEAVING:
-                continue
-        if endpoint.hints is not None and some_ready:
-            if by_node and node.name not in endpoint.hints.nodes:
-                continue
-            if by_zone and node.zone not in endpoint.hints.zones:
-                continue
-        yield endpoint
+    chosen: Sequence[Endpoint] = found.endpoints
+    if local_only:
+        chosen = [e for e in chosen if e.node == node.name]
+    if not publish_not_ready:
+        asked = _READY if some_ready else _LEAVING
+        chosen = [e for e in chosen if e.conditions & asked == asked]
+    if local_only or not some_ready:
+        return chosen
+    if standing.node_hints:
+        return [e for e in chosen if e.hints is None or node.name in e.hints.nodes]
+    if node.zone in standing.zones:
+        return [e for e in chosen if e.hints is None or node.zone in e.hints.zones]
+    return chosen
 
 
-def in_order(endpoints: Iterable[Endpoint], seed: str) -> list[Endpoint]:
-    """Endpoints in an order that differs from node to node and is the same every time.
+def in_order(endpoints: Iterable[Endpoint], seed: str) -> list[bytes]:
+    """The addresses of endpoints in an order that differs from seed to seed and is the same every time.
 
     Every node's round robin begins at its first destination; were that the same one everywhere, it would get the first
     connection of every node.
     """
-    start = crc32(seed.encode())
-    return sorted(endpoints, key=lambda e: (crc32(e.address, start), e.address))
+    found = [e.address for e in endpoints]
+    if len(found) < 2:
+        return found
+    found.sort()
+    start = crc32(seed.encode()) % len(found)
+    return found[start:] + found[:start]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from kuberouter.cluster.allocations import ANYWHERE
@@ -39,6 +39,8 @@ FIELDS = {
     FrontendKind.LOAD_BALANCER: "status.loadBalancer.ingress",
     FrontendKind.EXTERNAL: "spec.externalIPs",
 }
+# What every Service asks for is looked up once, not with each of them: a member of an enum is found slowly.
+_CLUSTER, _NODE_PORT, _LOAD_BALANCER = FrontendKind.CLUSTER, FrontendKind.NODE_PORT, FrontendKind.LOAD_BALANCER
 _LOOPBACK = {Family.IPV4: b"\x7f", Family.IPV6: bytes(15) + b"\x01"}
 _LINK_LOCAL_V6 = bytes((0xFE, 0x80))
 
@@ -67,7 +69,7 @@ class Frontend(Value, frozen=True, gc=False):
         return marked_service(self.key.family, self.mark) if self.mark else self.key
 
 
-def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Iterator[Frontend]:
+def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Sequence[Frontend]:
     """Where a Service is served here. What another Service has won is left out, addresses that nobody may have, and
     those of other nodes.
 
@@ -75,46 +77,54 @@ def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
     are served in the families in which the Service has a cluster IP.
     """
     if not service.served:
-        return
+        return ()
+    found: dict[VirtualServiceKey, Frontend] = {}
     families = node.families
     internal_local = service.internal_local and not service.options.local
     external_local = service.external_local or service.options.local
-    served: set[VirtualServiceKey] = set()
+    asked = addresses(service)
     for port in service.ports:
         if port.node_port and _holder(view, Claim(b"", port.protocol, port.node_port), settings) == service.ref:
             place = MarkedPlace(ANYWHERE, port.protocol, port.node_port, MarkUse.INSIDE)
             mark = view.marks.mark(place) if external_local else 0
             for address in node_port_addresses(service, node, settings):
                 key = VirtualServiceKey(family_of(address), port.protocol, address, port.node_port)
-                served.add(key)
-                yield Frontend(port, key, FrontendKind.NODE_PORT, external_local, False, inside=mark)
-                yield from _marked(port, key.family, FrontendKind.NODE_PORT, mark, served)
-        for kind, address in addresses(service):
+                found[key] = Frontend(port, key, _NODE_PORT, external_local, False, inside=mark)
+                _add_marked(found, port, key.family, _NODE_PORT, mark)
+        for kind, address in asked:
             family = family_of(address)
             key = VirtualServiceKey(family, port.protocol, address, port.port)
-            if family not in families or key in served or refusal(kind, address, settings.addresses):
+            if family not in families or key in found or not _may_have(kind, address, view, node, settings):
                 continue
-            if kind is not FrontendKind.CLUSTER and _of_another_node(address, view, node):
+            if _winner(view, kind, key, node, settings) != service.ref:
                 continue
-            if _winner(view, kind, key, node, settings) == service.ref:
-                served.add(key)
-                local_only = internal_local if kind is FrontendKind.CLUSTER else external_local
-                mark = 0
-                if local_only and kind is not FrontendKind.CLUSTER:
-                    mark = view.marks.mark(MarkedPlace(address, port.protocol, port.port, MarkUse.INSIDE))
-                direct = direct_mark(service, kind, key, view, node=node, settings=settings)
-                yield Frontend(port, key, kind, local_only, not _on_node(address, node), direct, mark)
-                yield from _marked(port, family, kind, mark, served)
+            virtual = not _on_node(address, node)
+            if kind is _CLUSTER:
+                found[key] = Frontend(port, key, kind, internal_local, virtual)
+                continue
+            mark = 0
+            if external_local:
+                mark = view.marks.mark(MarkedPlace(address, port.protocol, port.port, MarkUse.INSIDE))
+            direct = direct_mark(service, kind, key, view, node=node, settings=settings)
+            found[key] = Frontend(port, key, kind, external_local, virtual, direct, mark)
+            _add_marked(found, port, family, kind, mark)
+    return tuple(found.values())
 
 
-def _marked(
-    port: ServicePort, family: Family, kind: FrontendKind, mark: int, served: set[VirtualServiceKey]
-) -> Iterator[Frontend]:
+def _add_marked(
+    found: dict[VirtualServiceKey, Frontend], port: ServicePort, family: Family, kind: FrontendKind, mark: int
+) -> None:
     """What a mark leads to; a node port has one mark for all its addresses."""
-    key = marked_service(family, mark)
-    if mark and key not in served:
-        served.add(key)
-        yield Frontend(port, key, kind, False, False)
+    if mark:
+        key = marked_service(family, mark)
+        found.setdefault(key, Frontend(port, key, kind, False, False))
+
+
+def _may_have(kind: FrontendKind, address: bytes, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> bool:
+    """Whether a Service may be served here at an address of this kind, if nobody else has it."""
+    if kind is _CLUSTER:
+        return True
+    return not refusal(kind, address, settings.addresses) and not _of_another_node(address, view, node)
 
 
 def node_port_addresses(service: Service, node: NodeFacts, settings: ProxySettings) -> Iterator[bytes]:
@@ -151,7 +161,7 @@ def _of_another_node(address: bytes, view: ClusterView, node: NodeFacts) -> bool
 def _holder(view: ClusterView, claim: Claim, settings: ProxySettings) -> ObjectRef | None:
     """The Service that a claim belongs to: the first of those that may have it."""
     for kind, _, ref in view.frontends.claimants(claim):
-        if not refusal(kind, claim.address, settings.addresses):
+        if kind is _CLUSTER or not refusal(kind, claim.address, settings.addresses):
             return ref
     return None
 
@@ -160,7 +170,7 @@ def _winner(
     view: ClusterView, kind: FrontendKind, key: VirtualServiceKey, node: NodeFacts, settings: ProxySettings
 ) -> ObjectRef | None:
     """The Service that gets an address of its own with a port, or a node port that is in the way there."""
-    if kind is not FrontendKind.CLUSTER and _on_node(key.address, node):
+    if kind is not _CLUSTER and _on_node(key.address, node):
         ref = _holder(view, Claim(b"", key.protocol, key.port), settings)
         other = view.service(ref) if ref is not None else None
         if other is not None and key.address in node_port_addresses(other, node, settings):
@@ -168,15 +178,18 @@ def _winner(
     return _holder(view, Claim(key.address, key.protocol, key.port), settings)
 
 
-def _problems(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Iterator[Problem]:
+def _problems(
+    service: Service, found: Sequence[Frontend], view: ClusterView, node: NodeFacts, settings: ProxySettings
+) -> list[Problem]:
     """What the Service asks for and does not get: addresses that nobody may have, and those that another has."""
-    if not service.served:
-        return
+    problems: list[Problem] = []
+    if not service.served or _has_all(service, found):
+        return problems
     allowed: list[tuple[FrontendKind, bytes]] = []
     for kind, address in addresses(service):
         text = refusal(kind, address, settings.addresses)
         if text:
-            yield Problem(service.ref, FIELDS[kind], Reason.FORBIDDEN, text)
+            problems.append(Problem(service.ref, FIELDS[kind], Reason.FORBIDDEN, text))
         else:
             allowed.append((kind, address))
     for port in service.ports:
@@ -184,12 +197,24 @@ def _problems(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
             key = VirtualServiceKey(family_of(address), port.protocol, address, port.port)
             winner = _winner(view, kind, key, node, settings)
             if winner != service.ref:
-                yield _conflict(service.ref, kind, f"{ip_address(address)} port {port.port}", port, winner)
+                where = f"{ip_address(address)} port {port.port}"
+                problems.append(_conflict(service.ref, kind, where, port, winner))
         if port.node_port:
             winner = _holder(view, Claim(b"", port.protocol, port.node_port), settings)
             if winner != service.ref:
                 where = f"node port {port.node_port}"
-                yield _conflict(service.ref, FrontendKind.NODE_PORT, where, port, winner)
+                problems.append(_conflict(service.ref, _NODE_PORT, where, port, winner))
+    return problems
+
+
+def _has_all(service: Service, found: Sequence[Frontend]) -> bool:
+    """Whether a Service that asks for cluster IPs alone, as most do, is served at all of them."""
+    if service.external_ips or service.load_balancer_ips:
+        return False
+    for port in service.ports:
+        if port.node_port:
+            return False
+    return len(found) == len(service.ports) * len(service.cluster_ips)
 
 
 def _without_mark(ref: ObjectRef, found: Iterable[Frontend]) -> Iterator[Problem]:
@@ -229,7 +254,7 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
         return Fragment()
     flags = service.options.sched_flags | (PERSISTENT if service.affinity_seconds else 0)
     rows: dict[Row, None] = {}
-    found = tuple(frontends(service, view, node, settings))
+    found = frontends(service, view, node, settings)
     for frontend in found:
         place = frontend.key
         rows[VirtualService(frontend.service, service.options.scheduler, flags, service.affinity_seconds)] = None
@@ -241,18 +266,18 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
             # An address of the node itself never comes before the guard, which refuses by this set.
             rows[Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits))] = None
         rows[_open(place.address, place.protocol, place.port)] = None
-        if frontend.kind is FrontendKind.LOAD_BALANCER and service.health_check_node_port:
+        if frontend.kind is _LOAD_BALANCER and service.health_check_node_port:
             # Some clouds ask at the address of the load balancer and not at the node's (backend services of Google).
             rows[_open(place.address, L4Protocol.TCP, service.health_check_node_port)] = None
-        if frontend.kind in (FrontendKind.LOAD_BALANCER, FrontendKind.EXTERNAL):
+        if frontend.kind > _NODE_PORT:
             rows.update(dict.fromkeys(source_filter(service, place)))
         if frontend.inside:
             rows.update(dict.fromkeys(inside(place, frontend.kind, frontend.inside)))
         if frontend.mark:
             rows.update(dict.fromkeys(direct_rows(service, place, frontend.mark, node)))
-    problems = (
-        *_problems(service, view, node, settings),
-        *_without_mark(service.ref, found),
-        *direct_problems(service, view, node=node, settings=settings),
-    )
-    return Fragment(tuple(rows), problems, Rank(since=service.created))
+    problems = _problems(service, found, view, node, settings)
+    if service.external_local or service.options.local:
+        problems += _without_mark(service.ref, found)
+    if service.options.dsr:
+        problems += direct_problems(service, view, node=node, settings=settings)
+    return Fragment(tuple(rows), tuple(problems), Rank(since=service.created))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from kuberouter.cluster.frontends import Group
 from kuberouter.cluster.view import ClusterView
@@ -12,7 +12,7 @@ from kuberouter.compilers.services.frontends import Frontend, frontends
 from kuberouter.compilers.services.nat import hairpin_members
 from kuberouter.model.cluster import EndpointSlice, Service
 from kuberouter.model.core import Fragment, ObjectRef, Owner, Rank, family_of
-from kuberouter.model.ipvs import Destination, DestinationKey
+from kuberouter.model.ipvs import Destination, DestinationKey, VirtualServiceKey
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import ProxySettings
 
@@ -24,28 +24,33 @@ def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, sett
     if found is None or service is None or found.service != key.subject or not found.endpoints:
         return Fragment()
     family = family_of(found.endpoints[0].address)
-    served = [each for each in frontends(service, view, node, settings) if each.key.family is family]
-    rows = tuple(row for frontend in served for row in _destinations(frontend, service, found, view, node))
+    rows: list[Destination] = []
+    direct: dict[VirtualServiceKey, int] = {}
+    for frontend in frontends(service, view, node, settings):
+        if frontend.key.family is family:
+            rows += _destinations(frontend, service, found, view, node)
+            if frontend.mark:
+                direct[frontend.service] = frontend.port.port
     hairpins = tuple(hairpin_members(rows, found, service, node, settings))
-    direct = {each.service: each.port.port for each in served if each.mark}
     problems = tuple(endpoint_problems(service, direct, rows)) if direct else ()
-    return Fragment(rows + hairpins, problems, Rank(since=service.created))
+    return Fragment((*rows, *hairpins), problems, Rank(since=service.created))
 
 
 def _destinations(
     frontend: Frontend, service: Service, found: EndpointSlice, view: ClusterView, node: NodeFacts
-) -> Iterator[Destination]:
+) -> Iterable[Destination]:
     port = frontend.port
     group = Group(service.ref, frontend.key.family, port.name, port.protocol)
     number = port_number(found, group)
     if not number:
-        return
+        return ()
     standing = view.frontends.standing(group)
     chosen = eligible(
         found, standing, node, local_only=frontend.local_only, publish_not_ready=service.publish_not_ready
     )
     place, mark = frontend.service, frontend.mark
-    for endpoint in in_order(chosen, node.name):
-        key = DestinationKey(place, endpoint.address, number)
+    ordered = in_order(chosen, f"{node.name} {found.ref.name}")
+    if not mark:
         # What is asked of every endpoint of the cluster is worth asking only where the answer may differ.
-        yield Destination(key, forward=forwarding(mark, endpoint.address, view)) if mark else Destination(key)
+        return [Destination(DestinationKey(place, address, number)) for address in ordered]
+    return [Destination(DestinationKey(place, a, number), forward=forwarding(mark, a, view)) for a in ordered]

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from struct import Struct
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -45,7 +44,7 @@ SO_RCVBUFFORCE = 33
 PER_SEND = 500
 """Messages per system call; more gains nothing measurable and risks the receive buffer when all of them fail."""
 SEND_BYTES = 2 << 20
-"""Bytes per system call, from which on no further message is added: the kernel refuses more than the send buffer."""
+"""Most bytes per system call, if it is more than one message: the kernel refuses more than the send buffer."""
 BUFFER = 4 << 20
 DUMP_TRIES = 30
 """How often a dump is repeated that the kernel says was interrupted by a change."""
@@ -222,16 +221,13 @@ class NetlinkSocket:
     def transact(self, messages: Sequence[Message]) -> list[int]:
         """Send messages in batches. Returns per message its errno, 0 where the kernel did what was asked."""
         results = [0] * len(messages)
-        start = 0
-        for part in _parts(messages):
-            self._send_part(part, start, results)
-            start += len(part)
+        for start in range(0, len(messages), PER_SEND):
+            self._send_part(messages[start : start + PER_SEND], start, results)
         return results
 
     def _send_part(self, part: Sequence[Message], start: int, results: list[int]) -> None:
         pack = HEADER.pack
-        first = self._sequence + 1
-        last = self._sequence = self._sequence + len(part)
+        first, last = self._sequence + 1, self._sequence + len(part)
         packed = [
             pack(16 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0) + body
             for sequence, (kind, flags, body) in enumerate(part[:-1], first)
@@ -239,7 +235,14 @@ class NetlinkSocket:
         # Only the last message asks for an answer; the others answer when they fail.
         kind, flags, body = part[-1]
         packed.append(pack(16 + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, last, 0) + body)
-        self._socket.send(b"".join(packed))
+        data = b"".join(packed)
+        if len(data) > SEND_BYTES and len(part) > 1:
+            middle = len(part) // 2
+            self._send_part(part[:middle], start, results)
+            self._send_part(part[middle:], start + middle, results)
+            return
+        self._sequence = last
+        self._socket.send(data)
         done = False
         while not done:
             data = self._receive()
@@ -333,19 +336,6 @@ class NetlinkSocket:
 
     def _receive_raw(self) -> bytes:
         return bytes(self._view[: self._socket.recv_into(self._buffer)])
-
-
-def _parts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Messages as they go out together."""
-    start = 0
-    while start < len(messages):
-        part = messages[start : start + PER_SEND]
-        sizes = [16 + len(body) for _, _, body in part]
-        if sum(sizes) >= SEND_BYTES:
-            end = next(end for end, size in enumerate(accumulate(sizes), 1) if size >= SEND_BYTES)
-            part = part[:end]
-        yield part
-        start += len(part)
 
 
 SEQUENCE, PORT = 3, 4

@@ -16,8 +16,9 @@ WINDOW = 0.005
 """Seconds that a first event waits for company."""
 REST = 0.05
 """Shortest sleep before a retry, so that rows which are due but held back by another table do not make it spin."""
-COLLECT_EVERY = 50_000
-"""Containers made before the collector looks at the young ones. Values form no cycles, so there is little to find."""
+COLLECT_EVERY = 200_000
+"""Containers made, beyond those given back, before the collector looks at the young ones. Values form no cycles, so
+there is little to find: at a start nearly all that is made stays, and every look goes over it for nothing."""
 MOST_TOLD = 16
 """Refused rows of a table, and objects behind one row, that are told of it; beyond that it is the table's trouble."""
 BEAT = 1.0

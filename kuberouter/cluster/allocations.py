@@ -98,14 +98,15 @@ class MarkIndex:
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change."""
         self.moved, self.began = NOBODY, False
-        if isinstance(new, KnownMark):
-            self._learn(new)
-            self._use(new.place is not None and new.place.use is MarkUse.DSR)
-            return
-        before = marked_places(old) if isinstance(old, Service) else NO_PLACES
-        after = marked_places(new) if isinstance(new, Service) else NO_PLACES
         service = old if old is not None else new
-        if service is None or not (before or after):
+        if service is None:
+            return
+        before = marked_places(old) if old is not None and isinstance(old, Service) else NO_PLACES
+        after = marked_places(new) if new is not None and isinstance(new, Service) else NO_PLACES
+        if not (before or after):
+            if service.ref.kind == "KnownMark" and isinstance(new, KnownMark):
+                self._learn(new)
+                self._use(new.place is not None and new.place.use is MarkUse.DSR)
             return
         self._use(any(place.use is MarkUse.DSR for place in after))
         for place in _in_order(before - after):

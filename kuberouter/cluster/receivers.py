@@ -10,6 +10,10 @@ from kuberouter.model.core import ObjectRef
 _NONE: frozenset[bytes] = frozenset()
 
 
+def _service_of(each: ClusterObject) -> ObjectRef | None:
+    return each.service if isinstance(each, EndpointSlice) else None
+
+
 class ReceiverIndex:
     """Endpoints of this node, whether they are ready or not, and the Services among theirs with direct return."""
 
@@ -38,8 +42,8 @@ class ReceiverIndex:
                         self._place(pod, step)
 
     def _service(self, ref: ObjectRef, old: ClusterObject | None, new: ClusterObject | None) -> None:
-        before = isinstance(old, Service) and old.options.dsr
-        after = isinstance(new, Service) and new.options.dsr
+        before = old is not None and isinstance(old, Service) and old.options.dsr
+        after = new is not None and isinstance(new, Service) and new.options.dsr
         if before or after:
             self._direct.add(ref)
             self.touched = frozenset(self.addresses(ref))
@@ -50,12 +54,12 @@ class ReceiverIndex:
         before, after = self._local(old), self._local(new)
         if not before and not after:
             return
-        same = isinstance(old, EndpointSlice) and isinstance(new, EndpointSlice) and old.service == new.service
+        same = old is not None and new is not None and _service_of(old) == _service_of(new)
         if same and before == after:
             return
         touched: frozenset[bytes] = _NONE
         for each, addresses, step in ((old, before, -1), (new, after, 1)):
-            if isinstance(each, EndpointSlice):
+            if each is not None and isinstance(each, EndpointSlice):
                 self._count(each, addresses, step)
                 touched |= addresses if each.service in self._direct else _NONE
         self.touched = touched - (before & after) if same else touched

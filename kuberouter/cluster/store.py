@@ -77,6 +77,10 @@ class Cluster(ClusterView):
         self._take(event, dirty)
         return dirty
 
+    def forget(self) -> None:
+        """Let go of what compilers have worked out."""
+        self.worked_out = {}
+
     def _take(self, event: Upserted | Deleted, dirty: list[Dirty]) -> None:
         if isinstance(event, Upserted):
             ref: ObjectRef = event.obj.ref
@@ -90,6 +94,8 @@ class Cluster(ClusterView):
             new = with_last_good(old, new)
         if old == new:
             return
+        if self.worked_out:
+            self.forget()
         if new is None:
             del table[ref]
         else:

@@ -56,6 +56,7 @@ class ClusterView:
 
     def __init__(self, node: str = "") -> None:
         self._objects: dict[type[ClusterObject], dict[ObjectRef, ClusterObject]] = {kind: {} for kind in KINDS}
+        self._services, self._endpoint_slices = self._objects[Service], self._objects[EndpointSlice]
         self._slices: dict[ObjectRef, dict[ObjectRef, EndpointSlice]] = {}
         self._node: NodeFacts | None = None
         self._bgp = NodeBgp()
@@ -79,6 +80,10 @@ class ClusterView:
         """Destinations that are no longer wanted and keep their connections."""
         self.graces = GraceIndex()
         """How long the pod at an address may take to end."""
+        self.worked_out: dict[ObjectRef, object] = {}
+        """What compilers have worked out of this very state, by subject, for who needs it next in the same step: the
+        store empties it with every change, the planner after every step.
+        """
 
     @property
     def node(self) -> NodeFacts | None:
@@ -103,7 +108,8 @@ class ClusterView:
 
     def service(self, ref: ObjectRef) -> Service | None:
         """The Service of this reference."""
-        return self._get(Service, ref)
+        found = self._services.get(ref)
+        return found if isinstance(found, Service) else None
 
     def services(self) -> Iterable[Service]:
         """All Services."""
@@ -111,7 +117,8 @@ class ClusterView:
 
     def slice(self, ref: ObjectRef) -> EndpointSlice | None:
         """The EndpointSlice of this reference."""
-        return self._get(EndpointSlice, ref)
+        found = self._endpoint_slices.get(ref)
+        return found if isinstance(found, EndpointSlice) else None
 
     def slices_of(self, service: ObjectRef) -> Mapping[ObjectRef, EndpointSlice]:
         """The EndpointSlices of a Service by their reference."""

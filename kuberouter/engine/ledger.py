@@ -7,6 +7,8 @@ contested keys get a book of their claims.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 import msgspec
@@ -19,6 +21,7 @@ Claim = tuple[Owner, Sequence[R], Rank]
 """An owner, everything that it claims in one table, and its rank."""
 Order = tuple[int, float, str, str, str, str]
 FIRST = Rank()
+_KEY = attrgetter("key")
 
 
 class _Claimant(msgspec.Struct, Generic[R], gc=False, eq=False):
@@ -114,12 +117,15 @@ class Ledger(Generic[R]):
         if self._stirred or not self._claimants.keys().isdisjoint([owner for owner, _, _ in claims]):
             return False
         entering = {owner: _Claimant(owner, rank, tuple(rows)) for owner, rows, rank in claims if rows}
-        rows = {row.key: row for claimant in entering.values() for row in claimant.rows}
-        if len(rows) < sum([len(found) for _, found, _ in claims]) or not self._holders.keys().isdisjoint(rows):
+        found = [row for claimant in entering.values() for row in claimant.rows]
+        keys = list(map(_KEY, found))
+        rows = dict(zip(keys, found, strict=True))
+        if len(rows) < sum([len(rows) for _, rows, _ in claims]) or not self._holders.keys().isdisjoint(rows):
             return False
+        claimants = chain.from_iterable([repeat(each, len(each.rows)) for each in entering.values()])
         self._claimants.update(entering)
         self._rows.update(rows)
-        self._holders.update({row.key: claimant for claimant in entering.values() for row in claimant.rows})
+        self._holders.update(zip(keys, claimants, strict=True))
         self._before.update(dict.fromkeys(rows))
         return True
 
@@ -208,7 +214,7 @@ def diff(desired: Mapping[Hashable, R], actual: Mapping[Hashable, R | None]) -> 
     """
     if not any(actual.values()):
         # At a start there is nothing yet, and that is when there is most to write.
-        return Batch(tuple([desired[key] for key in actual if key in desired]))
+        return Batch(tuple(filter(None, map(desired.get, actual))))
     add: list[R] = []
     change: list[tuple[R, R]] = []
     remove: list[R] = []

@@ -10,7 +10,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
-from kuberouter.cluster.dependents import Dirty, Key
+from kuberouter.cluster.dependents import Key
 from kuberouter.cluster.store import Cluster
 from kuberouter.cluster.view import ClusterView
 from kuberouter.engine.assembly import Assembler
@@ -25,12 +25,10 @@ from kuberouter.model.ports import Compiler
 NODE_KNOWN = "node"
 """Name under which the planner reports that the facts of this node are known; tables may need it like a source."""
 
+TOGETHER = 250
+"""Owners whose claims are taken in together: enough to gain by it, and few enough that what is held is not much."""
 Changes = dict[type[Row], dict[Hashable, Row | None]]
 """Changed keys per table, each with the row that was desired before."""
-
-
-Claims = defaultdict[type[Row], list[Claim[Any]]]
-"""Claims of several owners by table: at a start, when they are many, a ledger takes them in together."""
 
 
 class Registered:
@@ -125,13 +123,8 @@ class Planner:
             # Picked first and taken out one by one: looking for the first of a book over and over walks over the gaps.
             picked = list(islice(dirty, limit))
             limit -= len(picked)
-            claims: Claims = defaultdict(list)
-            try:
-                for key in picked:
-                    del dirty[key]
-                    self._compile(registered, key, node, claims)
-            finally:
-                self._claim(claims)
+            for start in range(0, len(picked), TOGETHER):
+                self._compile(registered, picked[start : start + TOGETHER], node)
             if not dirty:
                 # An emptied book keeps the room that it once took.
                 dirty.clear()
@@ -140,6 +133,7 @@ class Planner:
             self._relate(self._history, node, now)
         if self._assembler is not None:
             self._assembler.assemble(self.ledgers[Rule].changes())
+        self.cluster.forget()
         return {table: changed for table, ledger in self.ledgers.items() if (changed := ledger.changes())}
 
     def _relate(self, history: History, node: NodeFacts, now: float) -> None:
@@ -154,11 +148,7 @@ class Planner:
                 continue
             for compiler, keys in self.cluster.apply(event):
                 if (registered := self.compilers.get(compiler)) is not None:
-                    for key in keys:
-                        self._dirty[compiler].pop(key, None)
-                        claims: Claims = defaultdict(list)
-                        self._compile(registered, key, node, claims)
-                        self._claim(claims)
+                    self._compile(registered, keys, node)
 
     def _take(self, event: Event) -> None:
         match event:
@@ -177,46 +167,47 @@ class Planner:
                 self.drifted.add(table)
 
     def _apply(self, event: Upserted | Deleted) -> None:
-        self._mark(self.cluster.apply(event))
-        if self.cluster.facts_changed:
-            self.synced.add(NODE_KNOWN)
-            self.recompute()
-
-    def _mark(self, found: Iterable[Dirty]) -> None:
-        for compiler, keys in found:
+        for compiler, keys in self.cluster.apply(event):
             if (dirty := self._dirty.get(compiler)) is not None:
                 for key in keys:
                     dirty[key] = None
+        if self.cluster.facts_changed:
+            self.synced.add(NODE_KNOWN)
+            self.recompute()
 
     def recompute(self) -> None:
         """Mark every owner that holds a claim or once compiled as dirty: compile everything again, in slices."""
         for name, keys in self._compiled.items():
             self._dirty[name].update(dict.fromkeys(keys))
 
-    def _compile(self, registered: Registered, key: Key, node: NodeFacts, claims: Claims) -> None:
-        """Compile one owner; what it claims is added to `claims`."""
-        owner = key if isinstance(key, Owner) else Owner(registered.name, key)
-        try:
-            fragment = registered.compile(owner, self.cluster, node)
-        except Exception as error:
-            self.journal.bug(owner, error)
-            self._compiled[registered.name].add(key)
-            return
-        self.journal.report(owner, fragment.problems)
-        by_table = _by_table(fragment.rows)
+    def _compile(self, registered: Registered, keys: Iterable[Key], node: NodeFacts) -> None:
+        """Compile owners and take in what they claim; they are dirty no longer."""
+        dirty, compiled = self._dirty[registered.name], self._compiled[registered.name]
         tables = self._tables_of[registered.name]
-        if not tables.issuperset(by_table):
-            tables.update(by_table)
-        for table in tables:
-            claims[table].append((owner, by_table.get(table, ()), fragment.rank))
-        if fragment.rows or fragment.problems or self.cluster.exists(owner.subject):
-            self._compiled[registered.name].add(key)
-        else:
-            self._compiled[registered.name].discard(key)
-
-    def _claim(self, claims: Claims) -> None:
-        for table, found in claims.items():
-            self.ledgers[table].claim_all(found)
+        claims: defaultdict[type[Row], list[Claim[Any]]] = defaultdict(list)
+        try:
+            for key in keys:
+                dirty.pop(key, None)
+                owner = key if isinstance(key, Owner) else Owner(registered.name, key)
+                try:
+                    fragment = registered.compile(owner, self.cluster, node)
+                except Exception as error:
+                    self.journal.bug(owner, error)
+                    compiled.add(key)
+                    continue
+                self.journal.report(owner, fragment.problems)
+                by_table = _by_table(fragment.rows)
+                if not tables.issuperset(by_table):
+                    tables.update(by_table)
+                for table in tables:
+                    claims[table].append((owner, by_table.get(table, ()), fragment.rank))
+                if fragment.rows or fragment.problems or self.cluster.exists(owner.subject):
+                    compiled.add(key)
+                else:
+                    compiled.discard(key)
+        finally:
+            for table, found in claims.items():
+                self.ledgers[table].claim_all(found)
 
     def subjects_of(self, table: type[Row], key: Hashable, text: str = "") -> Iterable[ObjectRef]:
         """The objects for which a row is claimed, without those of no namespace: what is the node's is the table's.

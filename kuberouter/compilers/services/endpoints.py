@@ -7,6 +7,7 @@ terminating ones that still serve only where nobody is ready; only this node's o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from zlib import crc32
 
 from kuberouter.cluster.frontends import Group, Standing
@@ -14,6 +15,7 @@ from kuberouter.model.cluster import Endpoint, EndpointCondition, EndpointSlice
 from kuberouter.model.node import NodeFacts
 
 _READY = EndpointCondition.READY.value
+_ADDRESS = attrgetter("address")
 _LEAVING = EndpointCondition.SERVING.value | EndpointCondition.TERMINATING.value
 
 
@@ -56,9 +58,8 @@ def in_order(endpoints: Iterable[Endpoint], seed: str) -> list[bytes]:
     Every node's round robin begins at its first destination; were that the same one everywhere, it would get the first
     connection of every node.
     """
-    found = [e.address for e in endpoints]
+    found = sorted(map(_ADDRESS, endpoints))
     if len(found) < 2:
         return found
-    found.sort()
     start = crc32(seed.encode()) % len(found)
     return found[start:] + found[:start]

@@ -69,6 +69,15 @@ class Frontend(Value, frozen=True, gc=False):
         return marked_service(self.key.family, self.mark) if self.mark else self.key
 
 
+class _Known(Value, frozen=True, gc=False):
+    """Where a Service is served, and of what that follows beside the state of the cluster."""
+
+    service: Service
+    node: NodeFacts
+    settings: ProxySettings
+    found: tuple[Frontend, ...]
+
+
 def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> Sequence[Frontend]:
     """Where a Service is served here. What another Service has won is left out, addresses that nobody may have, and
     those of other nodes.
@@ -76,8 +85,21 @@ def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
     The internal traffic policy governs cluster IPs, the external one everything else, for clients outside. Node ports
     are served in the families in which the Service has a cluster IP.
     """
-    if not service.served:
-        return ()
+    known = view.worked_out.get(service.ref)
+    if (
+        known is not None
+        and isinstance(known, _Known)
+        and known.service is service
+        and known.node is node
+        and known.settings is settings
+    ):
+        return known.found
+    found = _frontends(service, view, node, settings) if service.served else ()
+    view.worked_out[service.ref] = _Known(service, node, settings, found)
+    return found
+
+
+def _frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> tuple[Frontend, ...]:
     found: dict[VirtualServiceKey, Frontend] = {}
     families = node.families
     internal_local = service.internal_local and not service.options.local

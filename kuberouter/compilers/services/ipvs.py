@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 
 from kuberouter.cluster.frontends import Group
 from kuberouter.cluster.view import ClusterView
@@ -52,5 +53,5 @@ def _destinations(
     ordered = in_order(chosen, f"{node.name} {found.ref.name}")
     if not mark:
         # What is asked of every endpoint of the cluster is worth asking only where the answer may differ.
-        return [Destination(DestinationKey(place, address, number)) for address in ordered]
+        return map(Destination, map(DestinationKey, repeat(place), ordered, repeat(number)))
     return [Destination(DestinationKey(place, a, number), forward=forwarding(mark, a, view)) for a in ordered]

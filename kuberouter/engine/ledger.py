@@ -114,7 +114,8 @@ class Ledger(Generic[R]):
 
     def _enter(self, claims: Sequence[Claim[R]]) -> bool:
         """Take in claims whole if all are first ones, to what nobody holds: so it is at a start. Else do nothing."""
-        if self._stirred or not self._claimants.keys().isdisjoint([owner for owner, _, _ in claims]):
+        owners = {owner for owner, _, _ in claims}
+        if self._stirred or len(owners) < len(claims) or not self._claimants.keys().isdisjoint(owners):
             return False
         entering = {owner: _Claimant(owner, rank, tuple(rows)) for owner, rows, rank in claims if rows}
         found = [row for claimant in entering.values() for row in claimant.rows]

@@ -74,6 +74,28 @@ def test_changes_are_the_difference_since_they_were_asked_for(
             known = now
 
 
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.sets(st.integers(0, 24)))
+def test_claims_taken_in_together_equal_claims_one_by_one(
+    steps: list[tuple[Owner, list[Destination], Rank]], cuts: set[int]
+) -> None:
+    together: Ledger[Destination] = Ledger()
+    single: Ledger[Destination] = Ledger()
+    waiting: list[tuple[Owner, list[Destination], Rank]] = []
+    for turn, (owner, rows, rank) in enumerate(steps):
+        single.claim(owner, rows, rank=rank)
+        waiting.append((owner, rows, rank))
+        if turn in cuts or turn == len(steps) - 1:
+            together.claim_all(waiting)
+            waiting = []
+            assert together.changes() == single.changes()
+            assert dict(together.desired) == dict(single.desired)
+            for key in single.desired:
+                assert together.owners(key) == single.owners(key)
+            for each, _, _ in steps:
+                assert together.claimed(each) == single.claimed(each)
+
+
 @settings(max_examples=200, deadline=None)
 @given(STEPS, st.sets(st.integers(0, 24)))
 def test_failed_rows_stay_pending_until_written(

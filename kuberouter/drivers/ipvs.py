@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from kuberouter.drivers.ownership import OWNED, Ownership
@@ -26,7 +27,6 @@ from kuberouter.model.ipvs import (
 from kuberouter.wire import ipvs
 from kuberouter.wire.netlink import (
     NETLINK_GENERIC,
-    Message,
     NetlinkSocket,
     error_text,
     generic_family,
@@ -38,6 +38,8 @@ FLAGS = 0x3D
 
 IP_VS_SVC_F_HASHED is the kernel's own; bits that a later kernel may define are left alone.
 """
+AT_ONCE = 2000
+"""Requests that are made before any is sent."""
 PROTOCOLS = frozenset(L4Protocol)
 GONE = frozenset((errno.ENOENT, errno.ESRCH))
 LACKING = errno.ENOENT
@@ -74,13 +76,16 @@ class _Ipvs:
             raise Unavailable(f"IPVS cannot be read: {error.strerror}") from error
 
     def _apply(
-        self, keys: Iterable[Hashable], requests: Sequence[bytes], failed: dict[Hashable, str], ignored: frozenset[int]
+        self, keys: Iterable[Hashable], requests: Iterable[bytes], failed: dict[Hashable, str], ignored: frozenset[int]
     ) -> list[tuple[Hashable, int]]:
         """Send a request for each key; returns what failed with an ignored error, records the rest."""
         number = self._number()
-        messages: list[Message] = [(number, 0, request) for request in requests]
         met: list[tuple[Hashable, int]] = []
-        codes = self._wire.transact(messages)
+        codes: list[int] = []
+        waiting = iter(requests)
+        # Made as they go, for those of a whole cluster would take as much room as its table.
+        while messages := [(number, 0, request) for request in islice(waiting, AT_ONCE)]:
+            codes += self._wire.transact(messages)
         if not any(codes):
             return met
         for key, code in zip(keys, codes, strict=True):
@@ -114,20 +119,18 @@ def _key(key: VirtualServiceKey) -> bytes:
     return ipvs.service_key(int(key.family), int(key.protocol), key.address, key.port)
 
 
-def _service_requests(command: int, rows: Iterable[VirtualService]) -> list[bytes]:
+def _service_requests(command: int, rows: Iterable[VirtualService]) -> Iterator[bytes]:
     head = ipvs.header(command)
-    return [
-        head
-        + ipvs.service_request(
-            _key(row.key), int(row.key.family), row.scheduler, row.flags | OWNED, row.timeout, FLAGS | OWNED
+    for row in rows:
+        key = row.key
+        yield head + ipvs.service_request(
+            _key(key), int(key.family), row.scheduler, row.flags | OWNED, row.timeout, FLAGS | OWNED
         )
-        for row in rows
-    ]
 
 
 def _destination_requests(
     command: int, rows: Iterable[Destination], services: dict[VirtualServiceKey, bytes]
-) -> list[bytes]:
+) -> Iterator[bytes]:
     """Requests for destinations; `services` keeps what names the service of each.
 
     Those of one service follow each other and differ by little but their address: the rest is made once.
@@ -136,7 +139,6 @@ def _destination_requests(
     service: VirtualServiceKey | None = None
     start = end = b""
     port = weight = forward = size = -1
-    requests: list[bytes] = []
     for row in rows:
         key = row.key
         address = key.address
@@ -148,8 +150,7 @@ def _destination_requests(
         if key.port != port or row.weight != weight or row.forward != forward or len(address) != size:
             port, weight, forward, size = key.port, row.weight, int(row.forward), len(address)
             end = ipvs.destination_end(size, port, weight, forward)
-        requests.append(start + address + end)
-    return requests
+        yield start + address + end
 
 
 def _keys(rows: Iterable[VirtualService | Destination]) -> Iterator[Hashable]:
@@ -194,8 +195,8 @@ class VirtualServiceDriver(_Ipvs):
         met = self._apply(wanted, requests, failed, frozenset((LACKING,)))
         self._by_default(ipvs.CMD_SET_SERVICE, [wanted[key] for key, _ in met], failed, instead)
         head = ipvs.header(ipvs.CMD_DEL_SERVICE)
-        requests = [head + ipvs.service_reference(_key(row.key)) for row in batch.remove]
-        self._apply(_keys(batch.remove), requests, failed, GONE)
+        gone = (head + ipvs.service_reference(_key(row.key)) for row in batch.remove)
+        self._apply(_keys(batch.remove), gone, failed, GONE)
         return Outcome(failed, instead)
 
     def _by_default(

@@ -21,8 +21,8 @@ ATTEMPTS = 64
 """Most transactions for one batch; each failed one leaves out or replaces at least one row."""
 PER_COMMIT = 2 << 20
 """Bytes of one transaction of elements."""
-PER_FILL = 1 << 18
-"""Bytes of one transaction of sets with their elements: older kernels look for a set along the whole transaction."""
+PER_FILL = 1 << 16
+"""Bytes of one transaction of sets with their elements: the kernel looks for a set along all that are new in it."""
 REASONS = {
     errno.ENOENT: "what it refers to does not exist",
     errno.EBUSY: "something still refers to it",
@@ -33,7 +33,10 @@ FORMS = {0: SetForm.KEYS, wire.SET_INTERVAL: SetForm.RANGES, wire.SET_MAP: SetFo
 
 Failures = dict[Hashable, str]
 Request = tuple[tuple[Hashable, ...], tuple[Message, ...]]
-"""Keys of rows and the messages that write them together; a missing thing that should be deleted is no failure."""
+"""Keys of rows and the messages that write them together; a missing thing that should be deleted is no failure.
+
+One that makes a set is the first of them, for these are sent before all others.
+"""
 
 
 class Nftables:
@@ -76,13 +79,17 @@ class Nftables:
     def _commit(self, requests: list[Request], split: Callable[[Hashable], Request] | None) -> Failures:
         failed: Failures = {}
         for _ in range(ATTEMPTS):
-            results = self.link.commit([message for _, messages in requests for message in messages])
+            numbered = [(number, message) for number, (_, messages) in enumerate(requests) for message in messages]
+            # Older kernels (6.1) look for a set by its number from the beginning of the transaction on.
+            numbered.sort(key=_makes_no_set)
+            results = self.link.commit([message for _, message in numbered])
             if not any(results):
                 return failed
-            codes = iter(results)
+            codes: list[list[int]] = [[] for _ in requests]
+            for (number, _), code in zip(numbered, results, strict=True):
+                codes[number].append(code)
             again: list[Request] = []
-            for keys, messages in requests:
-                answers = [next(codes) for _ in messages]
+            for answers, (keys, messages) in zip(codes, requests, strict=True):
                 gone = [_deletes(m) and code == errno.ENOENT for m, code in zip(messages, answers, strict=True)]
                 code = next((c for c, missing in zip(answers, gone, strict=True) if c and not missing), 0)
                 if len(keys) > 1 and any(answers) and split is not None:
@@ -95,6 +102,10 @@ class Nftables:
                 return failed
             requests = again
         return failed | {key: "not tried: too many others were refused" for keys, _ in requests for key in keys}
+
+
+def _makes_no_set(numbered: tuple[int, Message]) -> bool:
+    return numbered[1][0] & 0xFF != wire.NEWSET
 
 
 def _deletes(message: Message) -> bool:

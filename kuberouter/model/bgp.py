@@ -95,6 +95,7 @@ class Statement(Value, frozen=True, gc=False):
     prefix_set: str
     """Empty: any prefix."""
     neighbor_set: str
+    """Empty: any peer. GoBGP walks over a set of peers for each route and peer that it judges."""
     accept: bool
     prepend: Prepend | None = None
     next_hop_self: bool = False

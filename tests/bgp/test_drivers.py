@@ -59,7 +59,7 @@ CHANGING = bgp.Statement(
     next_hop_self=True,
     communities=(65000 << 16 | 100, 0xFFFFFF01),
 )
-REFLECTING = bgp.Statement(bgp.StatementKey(NODES + "-2"), "", NODES, True, internal=True)
+REFLECTING = bgp.Statement(bgp.StatementKey(NODES + "-2"), "", "", True, internal=True)
 EXTERNAL = bgp.Peer(
     bgp.PeerKey(ip_address("192.0.2.4").packed),
     65001,

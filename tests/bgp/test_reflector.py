@@ -89,7 +89,7 @@ def test_b08_a_reflector_takes_no_default_route_and_passes_on_what_nodes_tell_on
     gobgp.add_set(bgp.DefinedSetKey(bgp.SetKind.PREFIX, key.set), [key])
     gobgp.originate([bgp.Path(bgp.PathKey(prefix(vip)), packed(ADDRESSES["s"]))], [])
     wait(lambda: vip in site.tor.knows(), 5, "service address at the router")
-    # The router tells it back to nobody: it has heard it from the only peer that it has.
+    # The router hears of no node but the reflector itself, and tells nothing back to the only peer that it has.
     site.tor.tell("10.7.0.0/16")
     wait(lambda: "10.7.0.0/16" in site.learned("s"), 5, "later route")
     assert site.learned("c") == {CIDRS["s"], CIDRS["d"]}

@@ -109,10 +109,12 @@ def _export(mine: NodeBgp, settings: RouterSettings) -> list[Statement]:
         for neighbors in NODE_PEERS.values()
     ]
     if mine.reflector is not None and mine.reflector.server:
+        # Of everybody but those outside: to name all nodes would cost a walk over them for each route and peer.
         told += [
-            Statement(StatementKey(f"{neighbors}-reflected"), "", neighbors, True, internal=True)
-            for neighbors in NODE_PEERS.values()
+            Statement(StatementKey(f"{neighbors}-reflected"), "", neighbors, False, internal=True)
+            for neighbors in EXTERNAL_PEERS.values()
         ]
+        told.append(Statement(StatementKey(f"{NODE_PEERS[Family.IPV4]}-reflected"), "", "", True, internal=True))
     outside = (SERVICE_PREFIXES, POD_CIDR_PREFIXES) if settings.advertise.pod_cidr else (SERVICE_PREFIXES,)
     told += [
         _external(prefixes, neighbors, mine, settings)

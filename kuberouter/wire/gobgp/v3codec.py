@@ -176,9 +176,11 @@ def statement_message(row: Statement) -> Any:
         actions.community.CopyFrom(
             pb.CommunityAction(type=ADD_COMMUNITY, communities=[show_community(number) for number in row.communities])
         )
-    conditions = pb.Conditions(neighbor_set=pb.MatchSet(name=row.neighbor_set))
+    conditions = pb.Conditions()
     if row.prefix_set:
         conditions.prefix_set.CopyFrom(pb.MatchSet(name=row.prefix_set))
+    if row.neighbor_set:
+        conditions.neighbor_set.CopyFrom(pb.MatchSet(name=row.neighbor_set))
     if row.internal:
         conditions.route_type = INTERNAL
     return pb.Statement(name=row.key.name, conditions=conditions, actions=actions)

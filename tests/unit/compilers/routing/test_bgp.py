@@ -272,9 +272,10 @@ def test_b08_a_reflector_has_policies_too() -> None:
     assert same == imports
     assert rest == {RouteDirection.EXPORT: False, RouteDirection.IMPORT: True}
     more = [row for row in exports if row not in plain]
-    assert [(row.prefix_set, row.neighbor_set, row.internal) for row in more] == [
-        ("", "iBGPpeerset", True),
-        ("", "iBGPpeersetv6", True),
+    assert [(row.prefix_set, row.neighbor_set, row.accept, row.internal) for row in more] == [
+        ("", "externalpeerset", False, True),
+        ("", "externalpeersetv6", False, True),
+        ("", "", True, True),
     ]
     assert policy(NodeBgp(reflector=CLIENT))[0] == plain
 

@@ -8,7 +8,9 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from kuberouter.decode.node import decode_node
 from kuberouter.model import bgp
 from kuberouter.model.bgp import Peer, PeerKey
 from kuberouter.model.core import Secret
@@ -16,6 +18,7 @@ from kuberouter.model.settings import Advertise, RouterSettings
 from tests.bgp.test_nodes import SESSION, log_lines, reaches
 from tests.support.bgp import Router, Wire, annotated, wait
 from tests.support.lab import netns
+from tests.support.pages import objects
 
 pytestmark = pytest.mark.root
 
@@ -155,3 +158,17 @@ def test_b18_a_start_that_fails_at_first_leaves_nothing_twice(tmp_path: Path) ->
         assert {row.communities for row in daemon.gobgp.api.statements()} == {(), (65000 << 16 | 1,)}
         entries = [entry for _, held in daemon.gobgp.api.sets() for entry in held]
         assert len(entries) == len(set(entries))
+
+
+def test_gobgpd_takes_what_the_page_shows(tmp_path: Path) -> None:
+    """Every example of the page, one after the other on one node, as an edit of its annotations is."""
+    with Wire(tmp_path) as wire:
+        daemon = wire.daemon(wire.station("a", A))
+        for raw in objects("bgp.md", "Node"):
+            shown = annotated("a", A, CIDR_A)
+            found, _ = decode_node(raw)
+            assert found is not None
+            daemon.put(structs.replace(shown, options=found.options), annotated("b", B, CIDR_B, rr_client="42"))
+            wait(lambda bgp=found.options.bgp: daemon.planner.cluster.bgp == bgp, 5, "news of the annotations")
+            wait(daemon.told, 5, "agreement")
+        assert not any(report.failed for report in daemon.reports)

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from msgspec import structs
 
 from kuberouter.cluster.dependents import routing
 from kuberouter.cluster.store import Cluster
@@ -142,14 +144,20 @@ class Daemon:
         return any(table is row for report in self.reports for table, _ in report.failed)
 
     def told(self) -> bool:
-        """Whether gobgpd holds exactly what is desired, in every table."""
+        """Whether gobgpd holds exactly what is desired, in every table, but for BFD where it has none."""
         try:
             return all(
-                {row.key: row for row in driver.read() if driver.owns(row)} == self.planner.ledgers[table].desired
+                {row.key: row for row in driver.read() if driver.owns(row)} == self._wanted(table)
                 for table, driver in self._readers.items()
             )
         except Unavailable:
             return False
+
+    def _wanted(self, table: type[Row]) -> dict[Hashable, Row]:
+        wanted = dict(self.planner.ledgers[table].desired)
+        if table is bgp.Peer and self.gobgp.api.no_bfd:
+            return {key: structs.replace(row, bfd=None) for key, row in wanted.items()}
+        return wanted
 
     def stop(self) -> None:
         """Stop the threads; gobgpd goes on."""

@@ -19,6 +19,8 @@ DEFECTS = [f"B{number}" for number in range(1, 32)]
 """What the service proxy of the original gets wrong; the names of its tests begin with the number."""
 OF_ROUTING = re.compile("bgp|rout|network|tunnel|cni|mtu|interop|hitless")
 """Whose files are named like this tell of the defects of the route controller, which are counted from B1 as well."""
+ROUTING_DEFECTS = [f"B{number}" for number in range(1, 21)]
+ROUTING_PAGES = [ROOT / "docs" / name for name in ("bgp.md", "tunnels.md", "cni.md")]
 PAINS = [f"pain {number}" for number in range(26, 35)]
 WANTED = (
     "pod_first_packet",
@@ -77,6 +79,22 @@ def test_every_defect_of_the_proxy_is_on_its_page_with_all_tests_that_name_it() 
         named = {place for place, name in found if name.startswith(start)}
         assert named, number
         assert set(re.findall(r"`([^`]+)`", shown)) == named, number
+
+
+def test_defects_of_the_route_controller_are_on_its_pages_with_all_tests_that_name_them() -> None:
+    files = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    named: dict[str, set[str]] = {}
+    for path in filter(OF_ROUTING.search, files):
+        for name in documented(path):
+            if number := re.match(r"test_b(\d\d)_", name):
+                named.setdefault(f"B{int(number[1])}", set()).add(f"{path}::{name}")
+    listed: dict[str, set[str]] = {}
+    for page in ROUTING_PAGES:
+        text = page.read_text() if page.exists() else ""
+        for number, shown in re.findall(r"^\| (B\d+) \| .+ \| (.+) \|$", text, re.MULTILINE):
+            listed.setdefault(number, set()).update(re.findall(r"`([^`]+)`", shown))
+    assert listed == named
+    assert named.keys() <= set(ROUTING_DEFECTS)
 
 
 def test_every_pain_and_every_wanted_test_is_found_by_its_name() -> None:

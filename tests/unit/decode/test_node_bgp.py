@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+import kuberouter.decode.annotations as known_annotations
 from kuberouter.cluster.store import Cluster
 from kuberouter.decode.node import decode_node
 from kuberouter.decode.scalars import prefix
@@ -18,6 +21,7 @@ from kuberouter.model.bgp import Bfd, NodeBgp, PeerSpec, Prepend, Reflector
 from kuberouter.model.core import ObjectRef, Problem, Reason, Secret
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.settings import NodeSettings
+from tests.support.pages import DOCS, objects
 
 OURS = "kube-router.io/"
 HUSH = base64.b64encode(b"hush").decode()
@@ -242,3 +246,28 @@ def test_what_was_read_stays_where_the_node_vanishes() -> None:
     cluster.apply(Upserted(found))
     cluster.apply(Deleted(found.ref))
     assert cluster.bgp == NodeBgp(64600)
+
+
+def test_the_page_has_a_good_example_of_every_annotation() -> None:
+    known = {
+        each.key
+        for name, each in vars(known_annotations).items()
+        if name.startswith("NODE_") and "POD_CIDR" not in name
+    }
+    shown: set[str] = set()
+    for raw in objects("bgp.md", "Node"):
+        found, problems = decode_node(raw)
+        assert found is not None
+        assert problems == ()
+        assert found.options.bgp != NodeBgp()
+        shown |= set(json.loads(raw)["metadata"]["annotations"])
+    assert shown == known
+    table = set(re.findall(r"^\| (`.+?`) \|", (DOCS / "bgp.md").read_text(), re.MULTILINE))
+    assert {OURS + key for row in table for key in re.findall(r"`([^`]+)`", row)} >= known
+
+
+def test_both_forms_of_the_page_name_the_same_peers() -> None:
+    found = [decode_node(raw)[0] for raw in objects("bgp.md", "Node")]
+    one, other = (node.options.bgp.peers for node in found if node is not None and node.options.bgp.peers)
+    assert one is not None
+    assert other == tuple(structs.replace(spec, bfd=None) for spec in one)

@@ -67,3 +67,28 @@ def test_a_live_socket_is_left_alone_and_a_dead_one_goes(tmp_path: Path) -> None
             assert path.is_socket()
     assert run(tmp_path).returncode == 0
     assert not path.exists()
+
+
+def test_metrics_that_later_ones_serve_unasked_are_turned_off(tmp_path: Path) -> None:
+    fake = tmp_path / "gobgpd"
+    fake.write_text("#!/bin/sh\n[ $1 != --help ] || echo ' --metrics-path= path'\nprintf '%s\\n' \"$@\"\n")
+    fake.chmod(0o755)
+    argv = [sys.executable, PROGRAM, f"--gobgpd={fake}", f"--gobgp-socket={tmp_path / 'api'}"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout.splitlines()[1:] == ["--pprof-disable", "--metrics-path="]
+
+
+def test_what_is_no_socket_is_left_alone_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "api"
+    path.parent.mkdir()
+    path.write_text("somebody's file")
+    done = run(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"gobgpd-sidecar: {path} exists and is no socket\n"
+    assert path.read_text() == "somebody's file"
+
+
+def test_no_gobgpd_is_told(tmp_path: Path) -> None:
+    argv = [sys.executable, PROGRAM, "--gobgpd=/nowhere/gobgpd", f"--gobgp-socket={tmp_path / 'api'}"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (1, "gobgpd-sidecar: /nowhere/gobgpd is not installed\n")

@@ -29,7 +29,8 @@ from kuberouter.model.bgp import (
     Statement,
 )
 from kuberouter.model.core import Batch, Outcome, Row, Unavailable
-from kuberouter.wire.gobgp.client import Api, Gobgp, Refused, SetEntry
+from kuberouter.wire.gobgp.client import Api, Refused, SetEntry
+from kuberouter.wire.gobgp.gobgpd import Gobgp
 
 R = TypeVar("R", bound=Row)
 E = TypeVar("E", PrefixSetEntry, NeighborSetEntry)
@@ -92,20 +93,29 @@ class SpeakerDriver:
         return [] if found is None else [found]
 
     def write(self, batch: Batch[Speaker]) -> Outcome:
-        """Start a fresh daemon. Another identity is a stop and a start: sessions, paths and policy are lost with it."""
+        """Start a fresh daemon. Another identity is a stop and a start: sessions, paths and policy are lost with it.
+
+        Raises Unavailable where the stop is the end of the process, until another is there.
+        """
         failed: dict[Hashable, str] = {}
         _each(batch.add, self._start, failed)
         _each((new for _, new in batch.change), self._restart, failed)
-        _each(batch.remove, lambda _: self._gobgp.api.stop(), failed)
+        _each(batch.remove, self._stop, failed)
         return Outcome(failed)
+
+    def _stop(self, row: Speaker) -> None:
+        del row
+        if not self._gobgp.api.stop():
+            self._gobgp.dismissed()
 
     def _start(self, row: Speaker) -> None:
         self._gobgp.api.start(row)
         self._gobgp.started(fresh=True)
 
     def _restart(self, row: Speaker) -> None:
-        if self._gobgp.api.speaker() is not None:
-            self._gobgp.api.stop()
+        if self._gobgp.api.speaker() is not None and not self._gobgp.api.stop():
+            self._gobgp.dismissed()
+            raise Unavailable("gobgpd was ended, for it takes another identity only from its start")
         # Noted before the start may fail: whatever was read is void either way.
         self._gobgp.started()
         self._gobgp.api.start(row)
@@ -323,11 +333,8 @@ class PeerDriver(_Table[Peer]):
         self._fresh()
         failed: dict[Hashable, str] = {}
         _each(batch.remove, self._api.remove_peer, failed)
-        instead: dict[Hashable, str] = {}
         add, change = batch.add, batch.change
-        if no_bfd := self._api.no_bfd:
-            rows = (*add, *(new for _, new in change))
-            instead = {row.key: f"{no_bfd}; the session runs without" for row in rows if row.bfd is not None}
+        if self._api.no_bfd:
             change = tuple(pair for pair in change if pair[0] != structs.replace(pair[1], bfd=None))
         if add and (unguarded := self._unguarded()):
             error = f"the {' and '.join(unguarded)} policy is not in place"
@@ -336,7 +343,12 @@ class PeerDriver(_Table[Peer]):
             restarting = self._gobgp.take_fresh()
             _each(add, lambda row: self._api.add_peer(row, restarting=restarting), failed)
         _each((new for _, new in change), self._replace, failed)
-        return Outcome(failed, {key: text for key, text in instead.items() if key not in failed})
+        instead: dict[Hashable, str] = {}
+        # Asked again: of a gobgpd 4 it may have come out just now.
+        if no_bfd := self._api.no_bfd:
+            asking = (row for row in (*add, *(new for _, new in batch.change)) if row.bfd is not None)
+            instead = {row.key: f"{no_bfd}; the session runs without" for row in asking if row.key not in failed}
+        return Outcome(failed, instead)
 
     def _replace(self, row: Peer) -> None:
         # Each field is told in the first message of a session or belongs to its socket, so it ends anyway. GoBGP's own

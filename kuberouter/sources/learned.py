@@ -19,7 +19,8 @@ from kuberouter.model.cluster import LearnedRoute
 from kuberouter.model.core import ObjectRef, Prefix, Unavailable
 from kuberouter.model.events import Deleted, Drifted, Synced, Upserted
 from kuberouter.model.ports import Inbox, Stop
-from kuberouter.wire.gobgp.client import BestPath, Gobgp, Refused, Watch
+from kuberouter.wire.gobgp.client import BestPath, Refused, Watch
+from kuberouter.wire.gobgp.gobgpd import Gobgp
 
 log = logging.getLogger(__name__)
 

@@ -7,21 +7,26 @@ import signal
 import subprocess
 import time
 from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from msgspec import structs
 
 from kuberouter.compilers.names import BGP_SETS
 from kuberouter.model import bgp
 from kuberouter.model.core import Batch, Family, Prefix, Row, Secret, Unavailable
-from kuberouter.wire.gobgp.client import DEADLINE, Connection, Gobgp, Refused
-from kuberouter.wire.gobgp.stubs import v3_pb2
+from kuberouter.wire.gobgp.calls import Calls
+from kuberouter.wire.gobgp.client import DEADLINE, Connection, Refused
+from kuberouter.wire.gobgp.codec import packed_of
+from kuberouter.wire.gobgp.gobgpd import Gobgp
 from kuberouter.wire.gobgp.v3 import V3
-from kuberouter.wire.gobgp.v3codec import packed_of
+from kuberouter.wire.gobgp.v4 import V4
 from tests.kernel.drive import converge, owned
+from tests.support import gobgpd as programs
 from tests.support.bgp import Station, Wire, bgp_drivers, prefix, wait
 
 pytestmark = pytest.mark.root
@@ -102,21 +107,26 @@ WORLD: tuple[tuple[type[Row], tuple[Any, ...]], ...] = (
 
 
 @pytest.fixture
-def station(tmp_path: Path) -> Iterator[Station]:
-    with Wire(tmp_path) as wire:
+def station(tmp_path: Path, gobgpd: str) -> Iterator[Station]:
+    with Wire(tmp_path, gobgpd) as wire:
         yield wire.station("a", A)
 
 
 @pytest.fixture
 def gobgp(station: Station) -> Gobgp:
-    connection = Connection(f"unix://{station.socket}")
-    wait(lambda: answers(connection), 5, "gobgpd")
-    return Gobgp(V3(connection))
+    return serving(station)
 
 
-def answers(connection: Connection) -> bool:
+def serving(station: Station) -> Gobgp:
+    """The gobgpd of a station once it answers."""
+    gobgp = Gobgp(Connection(f"unix://{station.socket}"))
+    wait(lambda: answers(gobgp), 5, "gobgpd")
+    return gobgp
+
+
+def answers(gobgp: Gobgp) -> bool:
     try:
-        V3(connection).speaker()
+        gobgp.api.speaker()
     except Unavailable:
         return False
     return True
@@ -137,14 +147,15 @@ def test_every_table_reads_as_written_and_empties_in_reverse(gobgp: Gobgp) -> No
         assert owned(drivers[row]) == {}
 
 
-def test_changes_in_place_and_foreign_neighbours_survive(gobgp: Gobgp, station: Station) -> None:
+def test_changes_in_place_and_foreign_neighbours_survive(gobgp: Gobgp) -> None:
     drivers = bgp_drivers(gobgp)
     for row, rows in WORLD:
         converge(drivers[row], rows)
-    cli(station, "policy prefix add theirs 198.51.100.0/24 24..32")
-    cli(station, "policy neighbor add their-peers 198.51.100.1/32")
-    cli(station, "policy statement theirs add condition prefix theirs")
-    cli(station, "policy add their-policy theirs")
+    prefixes, peers = (bgp.DefinedSetKey(bgp.SetKind.PREFIX, "theirs"), bgp.DefinedSetKey(bgp.SetKind.NEIGHBOR, "them"))
+    gobgp.api.add_set(prefixes, [entry("theirs", "198.51.100.0/24").key])
+    gobgp.api.add_set(peers, [neighbor("them", "198.51.100.1/32").key])
+    gobgp.api.add_statement(bgp.Statement(bgp.StatementKey("theirs"), "theirs", "them", True))
+    gobgp.api.add_policy(bgp.Policy(bgp.PolicyKey("their-policy"), ("theirs",)))
     changed = {
         bgp.Path: (path("10.244.1.0/24", "192.0.2.9"),),
         bgp.Peer: (peer("192.0.2.2", Family.IPV4, Family.IPV6),),
@@ -157,7 +168,7 @@ def test_changes_in_place_and_foreign_neighbours_survive(gobgp: Gobgp, station: 
     for row, rows in changed.items():
         assert converge(drivers[row], rows) == {}
         assert owned(drivers[row]) == {r.key: r for r in rows}
-    assert {key.name for key, _ in gobgp.api.sets()} >= {"theirs", "their-peers", *BGP_SETS[:2]}
+    assert {key.name for key, _ in gobgp.api.sets()} >= {"theirs", "them", *BGP_SETS[:2]}
     assert {row.key.name for row in gobgp.api.statements()} == {"theirs"}
     assert {row.key.name for row in gobgp.api.policies()} == {"their-policy"}
 
@@ -221,14 +232,21 @@ def test_b15_a_change_of_a_peer_reaches_it_and_no_other(
     assert log_lines(station, "Add a peer configuration") == added + 1
 
 
-def test_a_session_without_bfd_is_said_to_be_and_not_touched_again(gobgp: Gobgp, station: Station) -> None:
+def test_bfd_is_asked_for_or_its_lack_told_once(gobgp: Gobgp, station: Station) -> None:
     drivers = bgp_drivers(gobgp)
     for row, rows in WORLD[:-1]:
         converge(drivers[row], rows)
-    wanted = structs.replace(EXTERNAL, bfd=bgp.Bfd())
+    wanted = structs.replace(EXTERNAL, bfd=bgp.Bfd(3785, 4, 300, 500))
     assert owned(drivers[bgp.Peer]) == {}
+    outcome = drivers[bgp.Peer].write(Batch(add=(wanted,)))
+    if isinstance(gobgp.api, V4):
+        assert (outcome.failed, outcome.instead) == ({}, {})
+        assert owned(drivers[bgp.Peer]) == {wanted.key: wanted}
+        assert converge(drivers[bgp.Peer], (EXTERNAL,)) == {}
+        assert owned(drivers[bgp.Peer]) == {EXTERNAL.key: EXTERNAL}
+        return
     said = "gobgpd 3, which answers here, has no BFD (that came with 4.5); the session runs without"
-    assert drivers[bgp.Peer].write(Batch(add=(wanted,))).instead == {wanted.key: said}
+    assert outcome.instead == {wanted.key: said}
     assert owned(drivers[bgp.Peer]) == {EXTERNAL.key: EXTERNAL}
     added = log_lines(station, "Add a peer configuration")
     assert drivers[bgp.Peer].write(Batch(change=((EXTERNAL, wanted),))).instead == {wanted.key: said}
@@ -244,7 +262,7 @@ def test_no_password_is_logged_by_gobgpd_or_shown_by_a_row(gobgp: Gobgp, station
     assert "hush" not in repr(found) + str(found) + f"{found.password}" + (station.home / "gobgpd.log").read_text()
 
 
-def test_b16_only_the_first_peers_of_a_new_process_hear_of_a_restart(gobgp: Gobgp) -> None:
+def test_b16_only_the_first_peers_of_a_new_process_hear_of_a_restart(gobgp: Gobgp, station: Station) -> None:
     drivers = bgp_drivers(gobgp)
     for row, rows in WORLD[:-1]:
         converge(drivers[row], rows)
@@ -254,12 +272,21 @@ def test_b16_only_the_first_peers_of_a_new_process_hear_of_a_restart(gobgp: Gobg
     assert restarting(gobgp) == {first.key: True, late.key: False}
     # A change of identity is no restart: everybody was told good-bye.
     other = structs.replace(SPEAKER, router_id=ip_address("192.0.2.77").packed)
-    for row, rows in ((bgp.Speaker, (other,)), *WORLD[1:-1], (bgp.Peer, (first,))):
+    identify(station, gobgp, other)
+    for row, rows in (*WORLD[1:-1], (bgp.Peer, (first,))):
+        assert owned(drivers[row]) == {}
         assert converge(drivers[row], rows) == {}
     assert restarting(gobgp) == {first.key: False}
+    # A process that dies is one again.
+    station.kill()
+    station.start()
+    wait(lambda: answers(gobgp), 5, "gobgpd")
+    for row, rows in ((bgp.Speaker, (other,)), *WORLD[1:-1], (bgp.Peer, (first,))):
+        assert converge(drivers[row], rows) == {}
+    assert restarting(gobgp) == {first.key: True}
 
 
-def test_tables_read_before_another_start_have_to_be_read_again(gobgp: Gobgp) -> None:
+def test_tables_read_before_another_start_have_to_be_read_again(gobgp: Gobgp, station: Station) -> None:
     drivers = bgp_drivers(gobgp)
     assert owned(drivers[bgp.Path]) == {}
     with pytest.raises(Unavailable, match="not been given an identity"):
@@ -267,7 +294,7 @@ def test_tables_read_before_another_start_have_to_be_read_again(gobgp: Gobgp) ->
     for row, rows in WORLD:
         converge(drivers[row], rows)
     other = bgp.Speaker(SPEAKER.key, 64513, SPEAKER.router_id, 179, SPEAKER.addresses)
-    assert converge(drivers[bgp.Speaker], (other,)) == {}
+    identify(station, gobgp, other)
     assert owned(drivers[bgp.Speaker]) == {other.key: other}
     with pytest.raises(Unavailable, match="another identity"):
         drivers[bgp.Peer].write(Batch(add=(peer("192.0.2.5", Family.IPV4),)))
@@ -307,17 +334,54 @@ def test_a_hung_gobgpd_costs_one_deadline_and_not_one_per_table(station: Station
     assert DEADLINE - 0.5 < time.monotonic() - began < DEADLINE + 1
 
 
-def test_another_version_of_gobgpd_is_named_as_such(station: Station, gobgp: Gobgp) -> None:
-    """A service that this daemon has not is to it what ours is to GoBGP 4, and there is no 4 here to ask."""
-    assert gobgp.api.speaker() is None
-    connection = Connection(f"unix://{station.socket}")
-    request, reply = v3_pb2.GetBgpRequest(), v3_pb2.GetBgpResponse
-    with pytest.raises(Unavailable) as caught:
-        connection.call("/api.GoBgpService/GetBgp", request, reply)
-    socket = f"unix://{station.socket}"
-    assert str(caught.value) == f"gobgpd on {socket} speaks another version of its API; GoBGP 3.x is needed"
-    with pytest.raises(Refused, match="unknown method"):
-        connection.call("/apipb.GobgpApi/GetNothing", request, reply)
+@pytest.mark.parametrize("gobgpd", ["gobgp4"], indirect=True)
+def test_gobgpd_4_that_cannot_be_ended_goes_on_with_its_identity(gobgp: Gobgp, station: Station) -> None:
+    """As in a container with processes of its own: there whoever listens has no process id that we could use."""
+    assert station.gobgpd is not None
+    drivers = bgp_drivers(gobgp)
+    assert converge(drivers[bgp.Speaker], (SPEAKER,)) == {}
+    link = station.home / "apart"
+    link.symlink_to(station.socket)
+    apart = Gobgp(Connection(f"unix://{link}"))
+    assert apart.api.speaker() == SPEAKER
+    link.unlink()
+    other = structs.replace(SPEAKER, asn=64513)
+    failed = bgp_drivers(apart)[bgp.Speaker].write(Batch(change=((SPEAKER, other),))).failed
+    assert "takes another identity only from its start, and its process cannot be ended" in failed[SPEAKER.key]
+    assert gobgp.api.speaker() == SPEAKER
+    assert station.gobgpd.returncode() is None
+
+
+@pytest.mark.parametrize("gobgpd", ["gobgp4"], indirect=True)
+def test_gobgpd_of_another_version_takes_its_place(gobgp: Gobgp, station: Station) -> None:
+    """As at an upgrade of the sidecar, and back: which version it is, is asked after every break."""
+    drivers = bgp_drivers(gobgp)
+    newer = station.program
+    for program, version in ((programs.V3, V3), (newer, V4)):
+        station.kill()
+        station.program = program
+        station.start()
+        wait(lambda: answers(gobgp), 5, "gobgpd")
+        assert isinstance(gobgp.api, version)
+        for row, rows in WORLD:
+            assert converge(drivers[row], rows) == {}
+            assert owned(drivers[row]) == {r.key: r for r in rows}
+
+
+def test_what_is_no_gobgpd_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_insecure_port(f"unix://{path}")
+    server.start()
+    try:
+        with pytest.raises(Unavailable) as caught:
+            Gobgp(Connection(f"unix://{path}")).api.speaker()
+    finally:
+        server.stop(None).wait()
+    said = (
+        f"what answers on unix://{path} speaks neither the API of GoBGP 4 nor that of GoBGP 3; one of the two is needed"
+    )
+    assert str(caught.value) == said
 
 
 def test_the_sidecar_listens_on_its_socket_only_and_survives_a_stale_one(station: Station, gobgp: Gobgp) -> None:
@@ -327,7 +391,7 @@ def test_the_sidecar_listens_on_its_socket_only_and_survives_a_stale_one(station
     station.kill()
     assert station.socket.is_socket()
     station.start("--gobgp-admin-port=50051")
-    wait(lambda: answers(Connection(f"unix://{station.socket}")), 5, "gobgpd")
+    serving(station)
     assert listeners(station) == {"127.0.0.1:50051"}
 
 
@@ -339,7 +403,7 @@ def test_a_second_sidecar_leaves_the_first_its_socket(station: Station, gobgp: G
     assert second is not None
     wait(lambda: second.returncode() == 1, 5, "refusal")
     assert f"another gobgpd serves {station.socket}" in second.tail()
-    assert V3(Connection(f"unix://{station.socket}")).speaker() == SPEAKER
+    assert serving(station).api.speaker() == SPEAKER
 
 
 def test_the_sidecar_removes_nothing_but_sockets(station: Station, gobgp: Gobgp) -> None:
@@ -351,7 +415,8 @@ def test_the_sidecar_removes_nothing_but_sockets(station: Station, gobgp: Gobgp)
     station.start()
     assert station.gobgpd is not None
     child = station.gobgpd
-    wait(lambda: child.returncode() is not None, 5, "refusal")
+    wait(lambda: child.returncode() == 1, 5, "refusal")
+    assert child.tail(1) == f"gobgpd-sidecar: {station.socket} exists and is no socket"
     assert station.socket.read_text() == "somebody's file"
 
 
@@ -361,8 +426,22 @@ def listeners(station: Station) -> set[str]:
     return {line.split()[3] for line in lines}
 
 
+def identify(station: Station, gobgp: Gobgp, row: bgp.Speaker) -> None:
+    """Give gobgpd another identity; whoever runs one of version 4 has to start it again for that."""
+    drivers = bgp_drivers(gobgp)
+    if isinstance(gobgp.api, V4):
+        assert station.gobgpd is not None
+        with pytest.raises(Unavailable, match="gobgpd was ended, for it takes another identity only from its start"):
+            converge(drivers[bgp.Speaker], (row,))
+        child = station.gobgpd
+        wait(lambda: child.returncode() == 0, 5, "end of gobgpd")
+        station.start()
+        wait(lambda: answers(gobgp), 5, "gobgpd")
+    assert converge(drivers[bgp.Speaker], (row,)) == {}
+
+
 def restarting(gobgp: Gobgp) -> dict[bgp.PeerKey, bool]:
-    assert isinstance(gobgp.api, V3)
+    assert isinstance(gobgp.api, Calls)
     found = (reply.peer for reply in gobgp.api._peers())
     return {
         bgp.PeerKey(packed_of(peer.conf.neighbor_address)): peer.graceful_restart.local_restarting for peer in found
@@ -371,8 +450,3 @@ def restarting(gobgp: Gobgp) -> dict[bgp.PeerKey, bool]:
 
 def log_lines(station: Station, word: str) -> int:
     return (station.home / "gobgpd.log").read_text().count(word)
-
-
-def cli(station: Station, words: str) -> None:
-    target = f"unix://{station.socket}"
-    subprocess.run(["gobgp", "--target", target, *words.split()], check=True, capture_output=True)

@@ -49,8 +49,8 @@ def reaches(daemon: Daemon, destination: str, gateway: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with Wire(tmp_path_factory.mktemp("bgp")) as wire:
+def pair(tmp_path_factory: pytest.TempPathFactory, gobgpd: str) -> Iterator[Pair]:
+    with Wire(tmp_path_factory.mktemp("bgp"), gobgpd) as wire:
         pair = Pair(wire)
         pair.meet()
         yield pair
@@ -142,10 +142,10 @@ def test_another_identity_restarts_gobgpd_and_tells_it_everything(pair: Pair) ->
     wait(lambda: reaches(changed, CIDR_B, B) and reaches(pair.at_b, CIDR_A, A), SESSION, "routes")
 
 
-def test_ipv6_routes_ride_an_ipv4_session(tmp_path: Path) -> None:
+def test_ipv6_routes_ride_an_ipv4_session(tmp_path: Path, gobgpd: str) -> None:
     both = (Family.IPV4, Family.IPV6)
     nodes = (node("a", [A, "2001:db8::1"], [CIDR_A, "fd44:1::/64"]), node("b", [B, "2001:db8::2"], ["fd44:2::/64"]))
-    with Wire(tmp_path) as wire:
+    with Wire(tmp_path, gobgpd) as wire:
         for number, name, address in ((1, "a", A), (2, "b", B)):
             station = wire.station(name, address)
             netns.configure(station.namespace, f"addr add 2001:db8::{number}/64 dev eth0 nodad")
@@ -158,8 +158,8 @@ def test_ipv6_routes_ride_an_ipv4_session(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def lonely(tmp_path: Path) -> Iterator[tuple[Station, Daemon]]:
-    with Wire(tmp_path) as wire:
+def lonely(tmp_path: Path, gobgpd: str) -> Iterator[tuple[Station, Daemon]]:
+    with Wire(tmp_path, gobgpd) as wire:
         station = wire.station("a", A)
         yield station, wire.daemon(station)
 

@@ -16,6 +16,7 @@ from kuberouter.model.bgp import Peer, PeerKey
 from kuberouter.model.core import Secret
 from kuberouter.model.settings import Advertise, RouterSettings
 from tests.bgp.test_nodes import SESSION, log_lines, reaches
+from tests.support import gobgpd as programs
 from tests.support.bgp import Router, Wire, annotated, wait
 from tests.support.lab import netns
 from tests.support.pages import objects
@@ -40,7 +41,7 @@ class Rack:
         self.a, self.b = wire.station("a", A), wire.station("b", B)
         self.at_a, self.at_b = wire.daemon(self.a), wire.daemon(self.b)
         peer = Peer(PeerKey(packed(A)), 64512, packed(TOR), password=Secret("hush"))
-        self.tor = Router(wire.station("tor", TOR), 65000, peer)
+        self.tor = Router(wire.station("tor", TOR, programs.V3), 65000, peer)
         self.say()
 
     def say(self, **annotations: str) -> None:
@@ -55,8 +56,8 @@ class Rack:
 
 
 @pytest.fixture(scope="module")
-def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
-    with Wire(tmp_path_factory.mktemp("bgp")) as wire:
+def rack(tmp_path_factory: pytest.TempPathFactory, gobgpd: str) -> Iterator[Rack]:
+    with Wire(tmp_path_factory.mktemp("bgp"), gobgpd) as wire:
         rack = Rack(wire)
         rack.meet()
         yield rack
@@ -144,9 +145,9 @@ def test_b06_what_flags_no_longer_tell_is_withdrawn_from_whom_it_was_told(rack: 
     assert log_lines(rack.a, "Peer Down") == downs
 
 
-def test_b18_a_start_that_fails_at_first_leaves_nothing_twice(tmp_path: Path) -> None:
+def test_b18_a_start_that_fails_at_first_leaves_nothing_twice(tmp_path: Path, gobgpd: str) -> None:
     late = "192.0.2.9"
-    with Wire(tmp_path) as wire:
+    with Wire(tmp_path, gobgpd) as wire:
         station = wire.station("a", A)
         daemon = wire.daemon(station)
         daemon.put(annotated("a", late, CIDR_A, peers=PEERS, node_bgp_communities="65000:1"))
@@ -160,9 +161,9 @@ def test_b18_a_start_that_fails_at_first_leaves_nothing_twice(tmp_path: Path) ->
         assert len(entries) == len(set(entries))
 
 
-def test_gobgpd_takes_what_the_page_shows(tmp_path: Path) -> None:
+def test_gobgpd_takes_what_the_page_shows(tmp_path: Path, gobgpd: str) -> None:
     """Every example of the page, one after the other on one node, as an edit of its annotations is."""
-    with Wire(tmp_path) as wire:
+    with Wire(tmp_path, gobgpd) as wire:
         daemon = wire.daemon(wire.station("a", A))
         for raw in objects("bgp.md", "Node"):
             shown = annotated("a", A, CIDR_A)

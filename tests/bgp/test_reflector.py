@@ -11,6 +11,7 @@ from kuberouter.model import bgp
 from kuberouter.model.cluster import Node
 from kuberouter.model.settings import RouterSettings
 from tests.bgp.test_nodes import SESSION, log_lines, reaches
+from tests.support import gobgpd as programs
 from tests.support.bgp import Daemon, Router, Station, Wire, annotated, prefix, wait
 
 pytestmark = pytest.mark.root
@@ -33,7 +34,9 @@ class Site:
         self.stations: dict[str, Station] = {name: wire.station(name, ADDRESSES[name]) for name in NAMES}
         self.daemons: dict[str, Daemon] = {name: wire.daemon(self.stations[name], settings) for name in NAMES}
         self.tor = Router(
-            wire.station("tor", TOR), 65000, bgp.Peer(bgp.PeerKey(packed(ADDRESSES["s"])), 64601, packed(TOR))
+            wire.station("tor", TOR, programs.V3),
+            65000,
+            bgp.Peer(bgp.PeerKey(packed(ADDRESSES["s"])), 64601, packed(TOR)),
         )
         self.tor.tell("10.8.0.0/16", "0.0.0.0/0")
         self.put(*self.nodes().values())
@@ -63,8 +66,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Wire(tmp_path_factory.mktemp("bgp")) as wire:
+def site(tmp_path_factory: pytest.TempPathFactory, gobgpd: str) -> Iterator[Site]:
+    with Wire(tmp_path_factory.mktemp("bgp"), gobgpd) as wire:
         site = Site(wire)
         wait(lambda: all(site.sees(*pair) for pair in ("sc", "sd", "cs", "cd", "ds", "dc")), SESSION, "routes")
         wait(lambda: "10.8.0.0/16" in site.learned("s"), SESSION, "route of the router")

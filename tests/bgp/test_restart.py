@@ -11,6 +11,7 @@ import pytest
 from kuberouter.model import bgp
 from kuberouter.model.settings import ExternalPeers, GracefulRestart, RouterSettings
 from tests.bgp.test_nodes import SESSION, log_lines, reaches
+from tests.support import gobgpd as programs
 from tests.support.bgp import Router, Wire, node, wait
 
 pytestmark = pytest.mark.root
@@ -30,7 +31,7 @@ class Trio:
         self.a, self.b = wire.station("a", A), wire.station("b", B)
         self.at_a, self.at_b = wire.daemon(self.a, SETTINGS), wire.daemon(self.b, SETTINGS)
         peers = [bgp.Peer(bgp.PeerKey(ip_address(each).packed), 64512, ip_address(TOR).packed) for each in (A, B)]
-        self.tor = Router(wire.station("tor", TOR), 65000, *peers)
+        self.tor = Router(wire.station("tor", TOR, programs.V3), 65000, *peers)
         for daemon in (self.at_a, self.at_b):
             daemon.put(node("a", [A], [CIDR_A]), node("b", [B], [CIDR_B]), node("c", [DEAD], ["10.244.3.0/24"]))
 
@@ -41,10 +42,13 @@ class Trio:
 
 
 @pytest.fixture(scope="module")
-def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    with Wire(tmp_path_factory.mktemp("bgp")) as wire:
+def trio(tmp_path_factory: pytest.TempPathFactory, gobgpd: str) -> Iterator[Trio]:
+    with Wire(tmp_path_factory.mktemp("bgp"), gobgpd) as wire:
         trio = Trio(wire)
         trio.meet()
+        # For the node that is down is waited as long as it takes to be sure; until then nothing is taken away.
+        both = (trio.at_a, trio.at_b)
+        wait(lambda: all("learned" in daemon.planner.synced for daemon in both), SESSION, "end of the first picture")
         yield trio
 
 
@@ -83,12 +87,12 @@ def test_who_knows_nothing_of_graceful_restart_hears_at_once(trio: Trio) -> None
     wait(lambda: CIDR_A in trio.tor.knows(), SESSION, "routes at the router")
 
 
-def test_a_router_without_graceful_restart_hears_though_it_is_the_only_peer(tmp_path: Path) -> None:
+def test_a_router_without_graceful_restart_hears_though_it_is_the_only_peer(tmp_path: Path, gobgpd: str) -> None:
     """Pain 13, as gobgpd has it where there is nobody to wait for."""
-    with Wire(tmp_path) as wire:
+    with Wire(tmp_path, gobgpd) as wire:
         station = wire.station("a", A)
         daemon = wire.daemon(station, SETTINGS)
         peer = bgp.Peer(bgp.PeerKey(ip_address(A).packed), 64512, ip_address(TOR).packed)
-        tor = Router(wire.station("tor", TOR), 65000, peer)
+        tor = Router(wire.station("tor", TOR, programs.V3), 65000, peer)
         daemon.put(node("a", [A], [CIDR_A]))
         wait(lambda: CIDR_A in tor.knows(), SESSION, "route at the router")

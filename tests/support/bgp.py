@@ -41,8 +41,10 @@ from kuberouter.model.netfilter import Hook, IpSet, Member
 from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route, RouteKey
 from kuberouter.model.settings import NodeSettings, RouterSettings
 from kuberouter.sources.learned import LearnedSource
-from kuberouter.wire.gobgp.client import Connection, Gobgp
+from kuberouter.wire.gobgp.client import Connection
+from kuberouter.wire.gobgp.gobgpd import Gobgp
 from kuberouter.wire.gobgp.v3 import V3
+from tests.support import gobgpd as programs
 from tests.support.lab import netns
 from tests.support.lab.process import Child
 
@@ -97,7 +99,7 @@ class Daemon:
     """The route controller of one node, without its kernel half, on threads of its own."""
 
     def __init__(self, name: str, socket: Path, settings: RouterSettings, families: tuple[Family, ...]) -> None:
-        self.gobgp = Gobgp(V3(Connection(f"unix://{socket}")))
+        self.gobgp = Gobgp(Connection(f"unix://{socket}"))
         self.inbox = Inbox()
         self.source = LearnedSource(self.gobgp, bound=15.0)
         self.drivers = {**bgp_drivers(self.gobgp), **{row: MemoryDriver[Any]() for row in KERNEL_ROWS}}
@@ -170,14 +172,18 @@ class Daemon:
 class Station:
     """A namespace with a gobgpd in it."""
 
-    def __init__(self, name: str, wire: str, address: str, home: Path) -> None:
+    def __init__(self, name: str, wire: str, address: str, home: Path, *, program: str) -> None:
+        """`program` is the gobgpd to run."""
         self.name = name
+        self.program = program
         self.address = address
         self.home = home
         self.socket = home / "run" / "gobgp.sock"
         self.namespace = f"{wire}-{name}"
         self.gobgpd: Child | None = None
         self._wire = wire
+        self._closed = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
 
     def build(self) -> None:
         """Make the namespace and plug it in."""
@@ -189,9 +195,28 @@ class Station:
 
     def start(self, *arguments: str) -> None:
         """Start gobgpd by its real command line."""
-        sidecar = [sys.executable, str(ROOT / "cmd" / "gobgpd-sidecar"), f"--gobgp-socket={self.socket}", *arguments]
-        words = ["ip", "netns", "exec", self.namespace, *sidecar]
+        sidecar = [sys.executable, str(ROOT / "cmd" / "gobgpd-sidecar"), f"--gobgp-socket={self.socket}"]
+        words = ["ip", "netns", "exec", self.namespace, *sidecar, f"--gobgpd={self.program}", *arguments]
         self.gobgpd = Child(words, self.home / "gobgpd.log", {"PATH": os.environ["PATH"]})
+
+    def keep(self) -> None:
+        """From now on start gobgpd again when it ends as one does that was asked to, as a container runtime would."""
+        if not self._keeper.is_alive():
+            self._keeper.start()
+
+    def _keep(self) -> None:
+        while not self._closed.wait(0.05):
+            child = self.gobgpd
+            if child is not None and child.returncode() == 0:
+                self.start()
+
+    def close(self) -> None:
+        """End what runs and remove the namespace."""
+        self._closed.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        self.kill()
+        netns.remove(self.namespace)
 
     def kill(self) -> None:
         """End gobgpd as a crash does."""
@@ -201,7 +226,7 @@ class Station:
 
 
 class Router:
-    """A router outside the cluster: a gobgpd that hears from the test alone, and takes and tells everything."""
+    """A router outside the cluster: a gobgpd 3 that hears from the test alone, and takes and tells everything."""
 
     def __init__(self, station: Station, asn: int, *peers: bgp.Peer) -> None:
         self.station = station
@@ -244,9 +269,11 @@ class Router:
 class Wire:
     """Stations on one wire, with daemons; a context manager that takes all of it down."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, gobgpd: str = programs.V3) -> None:
+        """`gobgpd` is the program that stations run unless another is named."""
         self.name = netns.unique_prefix()
         self.home = home
+        self.gobgpd = gobgpd
         self.stations: list[Station] = []
         self.daemons: list[Daemon] = []
 
@@ -259,15 +286,14 @@ class Wire:
         for daemon in self.daemons:
             daemon.stop()
         for station in self.stations:
-            station.kill()
-            netns.remove(station.namespace)
+            station.close()
         netns.remove(self.name)
 
-    def station(self, name: str, address: str) -> Station:
+    def station(self, name: str, address: str, program: str = "") -> Station:
         """A new station with a running gobgpd."""
         home = self.home / name
         home.mkdir(parents=True)
-        station = Station(name, self.name, address, home)
+        station = Station(name, self.name, address, home, program=program or self.gobgpd)
         self.stations.append(station)
         station.build()
         station.start()
@@ -279,7 +305,8 @@ class Wire:
         settings: RouterSettings | None = None,
         families: tuple[Family, ...] = (Family.IPV4,),
     ) -> Daemon:
-        """The route controller of a station."""
+        """The route controller of a station, whose gobgpd has somebody now who starts it again."""
+        station.keep()
         daemon = Daemon(station.name, station.socket, settings or RouterSettings(), families)
         self.daemons.append(daemon)
         return daemon

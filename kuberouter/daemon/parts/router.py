@@ -29,10 +29,10 @@ def router_part(settings: RouterSettings) -> Part:
     # gRPC is heavy, and only this controller speaks it.
     from kuberouter.drivers import bgp as drivers
     from kuberouter.sources.learned import LearnedSource
-    from kuberouter.wire.gobgp.client import Connection, Gobgp
-    from kuberouter.wire.gobgp.v3 import V3
+    from kuberouter.wire.gobgp.client import Connection
+    from kuberouter.wire.gobgp.gobgpd import Gobgp
 
-    gobgp = Gobgp(V3(Connection(f"unix://{settings.gobgp_socket}")))
+    gobgp = Gobgp(Connection(f"unix://{settings.gobgp_socket}"))
     part = Part("router")
     part.watched = ("nodes",)
     # What is learned is no condition for a start: gobgpd learns nothing before it is told who it is.

@@ -6,7 +6,10 @@ that answers no raises Refused.
 
 from __future__ import annotations
 
-import threading
+import os
+import signal
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -31,8 +34,6 @@ DEADLINE = 5.0
 """Seconds that a call may take."""
 HUNG = 30.0
 """Seconds after a call that got no answer in which no other is tried: whoever calls has more to do than wait."""
-SPOKEN = "GoBGP 3.x"
-"""What there is an encoder for. The service's name is another in each major version."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # an initial dump of the whole table is one message
     ("grpc.enable_http_proxy", 0),
@@ -41,6 +42,10 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+
+
+_PEER = struct.Struct("3i")
+"""Process, user and group at the other end (`struct ucred` of unix(7))."""
 
 
 class Refused(Exception):
@@ -86,8 +91,8 @@ class Api(Protocol):
     def start(self, speaker: Speaker) -> None:
         """Give it an identity. It forgets all policy."""
 
-    def stop(self) -> None:
-        """End all sessions and forget everything."""
+    def stop(self) -> bool:
+        """End all sessions and forget everything. False where the process ends with that: another has to be started."""
 
     def sets(self) -> Iterable[tuple[DefinedSetKey, Sequence[SetEntry]]]:
         """All defined sets with their entries."""
@@ -157,6 +162,8 @@ class Connection:
         self.target = target
         self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self._hung_until = 0.0
+        self.breaks = 0
+        """How often it was broken, or another version was found at its end: what was known of that end is void."""
 
     def close(self) -> None:
         """Close the channel; calls under way end with Unavailable."""
@@ -168,14 +175,48 @@ class Connection:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             self._hung_until = time.monotonic() + HUNG
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+            if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.breaks += 1
             return Unavailable(f"gobgpd does not answer on {self.target}")
         if code is grpc.StatusCode.UNIMPLEMENTED and (details or "").startswith("unknown service"):
-            return Unavailable(f"gobgpd on {self.target} speaks another version of its API; {SPOKEN} is needed")
+            # Its name is another in each major version.
+            self.breaks += 1
+            return Unavailable(f"gobgpd on {self.target} has made room for one of another version")
         return Refused(details or code.name)
 
     def _expect_answer(self) -> None:
         if time.monotonic() < self._hung_until:
             raise Unavailable(f"gobgpd does not answer on {self.target}")
+
+    def knows(self, method: str) -> bool:
+        """Whether there is such a method at the other end; it is called without anything said. Raises Unavailable."""
+        self._expect_answer()
+        try:
+            self._channel.unary_unary(method, bytes, bytes)(b"", timeout=DEADLINE)
+        except grpc.RpcError as error:
+            # Before a daemon has an identity it may refuse, but in words of its own.
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return False
+            if isinstance(failure := self.error(error), Unavailable):
+                raise failure from None
+        return True
+
+    def end_server(self) -> bool:
+        """Ask the process at the other end of a unix socket to end (SIGTERM). False where it cannot be seen from here.
+
+        Whoever listens is known to the kernel; from inside a container its process may be in another world (id 0).
+        """
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.settimeout(DEADLINE)
+            try:
+                caller.connect(self.target.removeprefix("unix://"))
+                pid, _, _ = _PEER.unpack(caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+                if pid in (0, os.getpid()):
+                    return False
+                os.kill(pid, signal.SIGTERM)
+            except OSError:
+                return False
+        return True
 
     def call(self, method: str, request: Any, reply: Any) -> Any:
         """One request, one reply."""
@@ -234,31 +275,3 @@ def _encode(message: Any) -> bytes:
 def _decoder(reply: Any) -> Callable[[bytes], Any]:
     decode: Callable[[bytes], Any] = reply.FromString
     return decode
-
-
-class Gobgp:
-    """A gobgpd that several drivers and a source share; safe from any thread."""
-
-    def __init__(self, api: Api) -> None:
-        self.api = api
-        self._lock = threading.Lock()
-        self._starts = 0
-        self._fresh = False
-
-    @property
-    def starts(self) -> int:
-        """How often we gave it an identity: whatever was read before the last time is void."""
-        with self._lock:
-            return self._starts
-
-    def started(self, *, fresh: bool = False) -> None:
-        """Note that it was given an identity; `fresh` says that the process had none before, so it is a new one."""
-        with self._lock:
-            self._starts += 1
-            self._fresh = fresh
-
-    def take_fresh(self) -> bool:
-        """Whether it is a new process that has had no peers yet; asked once, it has."""
-        with self._lock:
-            fresh, self._fresh = self._fresh, False
-            return fresh

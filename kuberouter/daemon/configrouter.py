@@ -13,6 +13,7 @@ from kuberouter.decode.scalars import address
 from kuberouter.model.bgp import Bfd, PeerSpec
 from kuberouter.model.core import Family, Secret
 from kuberouter.model.settings import Advertise, ExternalPeers, GracefulRestart, RouterSettings
+from kuberouter.wire.gobgp.process import listeners
 
 T = TypeVar("T")
 
@@ -43,6 +44,8 @@ def read_router(reader: Reader, environment: Mapping[str, str], families: tuple[
         sync_period=reader.flag("routes-sync-period", float),
         route_sync_period=reader.flag("injected-routes-sync-period", float),
         gobgp_socket=_socket(reader),
+        gobgp_spawn=reader.choice("gobgpd", ("connect", "spawn")) == "spawn",
+        gobgp_listeners=_listeners(reader),
         asn=asn,
         router_id=router_id,
         bgp_port=port,
@@ -66,6 +69,13 @@ def _socket(reader: Reader) -> str:
     if not path.startswith("/") or len(os.fsencode(path)) > LONGEST_SOCKET:
         reader.wrong("gobgp-socket", f"{path!r} is not an absolute path of at most {LONGEST_SOCKET} bytes")
     return path
+
+
+def _listeners(reader: Reader) -> tuple[str, ...]:
+    where, port = reader.flag("gobgp-admin-address", str), reader.flag("gobgp-admin-port", int)
+    if port and reader.flag("gobgpd", str) != "spawn":
+        reader.wrong("gobgp-admin-port", "it takes --gobgpd=spawn; otherwise whoever starts gobgpd has to be told")
+    return tuple(reader.checked("gobgp-admin-address", lambda text: listeners(text, port), where) or ()) if port else ()
 
 
 def _router_id(text: str) -> bytes:

@@ -106,6 +106,10 @@ class RouterSettings(Value, frozen=True, gc=False):
     route_sync_period: float = 60.0
     """Seconds between audits of kernel routes."""
     gobgp_socket: str = "/run/kube-router/gobgp.sock"
+    gobgp_spawn: bool = False
+    """`--gobgpd=spawn`: start and watch gobgpd ourselves."""
+    gobgp_listeners: tuple[str, ...] = ()
+    """Where the gobgpd that we start serves its API besides, as `address:port`."""
     asn: int = 64512
     router_id: str = ""
     bgp_port: int = 179

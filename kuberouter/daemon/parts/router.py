@@ -14,6 +14,7 @@ from kuberouter.compilers.names import (
     TUNNEL_TABLE,
 )
 from kuberouter.compilers.routing import COMPILERS
+from kuberouter.daemon.gobgpd import Supervisor
 from kuberouter.daemon.parts.part import Part, register, shared
 from kuberouter.drivers.host import CniDriver
 from kuberouter.drivers.network import PolicyRuleDriver, RouteDriver
@@ -39,6 +40,8 @@ def router_part(settings: RouterSettings) -> Part:
     part.needs = frozenset((*part.watched, "interfaces"))
     part.dependents = [routing]
     part.sources = [LearnedSource(gobgp)]
+    if settings.gobgp_spawn:
+        part.sources.append(Supervisor(settings.gobgp_socket, settings.gobgp_listeners))
     register(part, COMPILERS, settings)
     tables = (TABLE_MAIN, TUNNEL_TABLE)
     part.drivers = {

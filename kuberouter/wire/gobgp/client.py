@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -29,6 +27,7 @@ from kuberouter.model.bgp import (
     Statement,
 )
 from kuberouter.model.core import Prefix, Unavailable, Value
+from kuberouter.wire.gobgp.process import UNSEEN, listener
 
 DEADLINE = 5.0
 """Seconds that a call may take."""
@@ -42,10 +41,6 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-
-
-_PEER = struct.Struct("3i")
-"""Process, user and group at the other end (`struct ucred` of unix(7))."""
 
 
 class Refused(Exception):
@@ -206,16 +201,13 @@ class Connection:
 
         Whoever listens is known to the kernel; from inside a container its process may be in another world (id 0).
         """
-        with socket.socket(socket.AF_UNIX) as caller:
-            caller.settimeout(DEADLINE)
-            try:
-                caller.connect(self.target.removeprefix("unix://"))
-                pid, _, _ = _PEER.unpack(caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-                if pid in (0, os.getpid()):
-                    return False
-                os.kill(pid, signal.SIGTERM)
-            except OSError:
+        try:
+            pid = listener(self.target.removeprefix("unix://"))
+            if pid in (None, UNSEEN, os.getpid()):
                 return False
+            os.kill(pid, signal.SIGTERM)
+        except OSError:
+            return False
         return True
 
     def call(self, method: str, request: Any, reply: Any) -> Any:

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import socket
 import stat
+import struct
 import subprocess
 from collections.abc import Sequence
 
@@ -23,18 +24,25 @@ class Occupied(Exception):
     """The path of the socket cannot be listened on; the text says why."""
 
 
-def served(path: str) -> bool:
-    """Whether somebody listens on a unix socket."""
+UNSEEN = 0
+"""The process id of one that lives in a container of its own."""
+_PEER = struct.Struct("3i")
+"""Process, user and group at the other end (`struct ucred` of unix(7))."""
+
+
+def listener(path: str) -> int | None:
+    """The id of the process that listens on a unix socket, which may be UNSEEN; None where nobody does."""
     with socket.socket(socket.AF_UNIX) as caller:
         # No waiting: where the queue of a daemon that hangs is full, that is an answer too.
         caller.setblocking(False)
         try:
             caller.connect(path)
         except BlockingIOError:
-            return True
+            return UNSEEN
         except (ConnectionRefusedError, FileNotFoundError):
-            return False
-    return True
+            return None
+        pid, _, _ = _PEER.unpack(caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        return int(pid)
 
 
 def clear(path: str) -> None:
@@ -47,7 +55,7 @@ def clear(path: str) -> None:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             # gobgpd 4 would only log that it cannot listen, and go on.
             raise Occupied(f"{path} exists and is no socket")
-        if served(path):
+        if listener(path) is not None:
             raise Occupied(f"another gobgpd serves {path}")
         os.unlink(path)
 
@@ -63,13 +71,17 @@ def listeners(address: str, port: int) -> list[str]:
     return [f"{shown}:{port}", *everywhere]
 
 
+def hosts(path: str, tcp: Sequence[str] = ()) -> str:
+    """The word of the command line that says where the API is served."""
+    return f"--api-hosts={','.join((f'unix://{path}', *tcp))}"
+
+
 def command(program: str, path: str, tcp: Sequence[str] = (), more: Sequence[str] = ()) -> list[str]:
     """The command line of a gobgpd that listens on a unix socket and on `tcp`, and nowhere else.
 
     Raises FileNotFoundError where there is no such program.
     """
-    hosts = ",".join((f"unix://{path}", *tcp))
-    words = [program, f"--api-hosts={hosts}", "--pprof-disable"]
+    words = [program, hosts(path, tcp), "--pprof-disable"]
     if _knows(program, "--metrics-path"):
         # Later ones also serve metrics, without being asked and on a port that they all share.
         words.append("--metrics-path=")

@@ -158,14 +158,14 @@ class Lab:
             self.start_node(node)
 
     def start_node(self, node: Node) -> None:
-        """Start gobgpd (unless the route controller is off) and the daemon on one node."""
+        """Start gobgpd (unless the route controller is off, or does that itself) and the daemon on one node."""
         arguments = [*self.store.arguments(), f"--hostname-override={node.name}"]
         if 6 in self.families:
             arguments.append("--enable-ipv6=true")
         if 4 not in self.families:
             arguments.append("--enable-ipv4=false")
         node.base_arguments = arguments
-        if "--run-router=false" not in node.daemon_arguments:
+        if not {"--run-router=false", "--gobgpd=spawn"}.intersection(node.daemon_arguments):
             node.start_gobgpd()
         node.start_daemon()
 

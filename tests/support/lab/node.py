@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -47,6 +48,8 @@ class Node:
         self.cni_file = home / "cni" / "10-kuberouter.conflist"
         self.daemon_arguments = list(daemon_arguments)
         self.base_arguments: list[str] = []
+        self.programs: list[str] = []
+        """Directories whose programs the daemon finds before those of PATH."""
         self.daemon: Child | None = None
         self.gobgpd: Child | None = None
         self.runtime: RuntimeServer | None = None
@@ -98,7 +101,8 @@ class Node:
     def environment(self) -> dict[str, str]:
         """The environment of the node's processes: nothing of ours but what Python needs, and where the CNI file is."""
         kept = {key: os.environ[key] for key in KEPT if key in os.environ}
-        return {**kept, "KUBE_ROUTER_CNI_CONF_FILE": str(self.cni_file), "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join((*self.programs, kept.get("PATH", "")))
+        return {**kept, "PATH": path, "KUBE_ROUTER_CNI_CONF_FILE": str(self.cni_file), "PYTHONPATH": str(ROOT)}
 
     def start_gobgpd(self) -> None:
         """Start the BGP sidecar; it listens on its unix socket only."""
@@ -148,6 +152,10 @@ class Node:
         for child in self.children():
             child.stop(signal.SIGKILL)
         self.daemon = self.gobgpd = None
+        # A gobgpd that the daemon started outlives it.
+        for pid in netns.processes(self.namespace):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.runtime is not None:
             self.runtime.stop()
         netns.remove(self.namespace)

@@ -182,6 +182,9 @@ def test_cluster_ip_ranges_are_repeated_and_replace_the_default(
         ("--router-id=Generate", "--router-id: 'Generate'"),
         ("--gobgp-socket=run/x.sock", "--gobgp-socket: 'run/x.sock'"),
         ("--gobgp-socket=/" + "x" * 107, "--gobgp-socket"),
+        ("--gobgpd=start", "--gobgpd: 'start' is not one of connect, spawn"),
+        ("--gobgp-admin-port=50051", "--gobgp-admin-port: it takes --gobgpd=spawn"),
+        ("--gobgpd=spawn --gobgp-admin-port=50051 --gobgp-admin-address=x", "--gobgp-admin-address: 'x'"),
         ("--bgp-import-allow-cidrs=x", "--bgp-import-allow-cidrs: 'x'"),
         ("--bgp-holdtime=2s", "--bgp-holdtime: 2s is not a whole number of seconds from 3 to 65535"),
         ("--bgp-holdtime=1500ms", "--bgp-holdtime: 1.5s"),
@@ -394,3 +397,12 @@ def test_mistakes_in_the_kubeconfig_are_told_with_all_others(tmp_path: Path, env
     ]
     (tmp_path / "missing").touch()
     assert told(text, "--master=http://h") == [first]
+
+
+def test_who_runs_gobgpd(environment: dict[str, str]) -> None:
+    router = good("", environment).router
+    assert router is not None
+    assert (router.gobgp_spawn, router.gobgp_listeners) == (False, ())
+    router = good("--gobgpd=spawn --gobgp-admin-address=192.0.2.1 --gobgp-admin-port=50051", environment).router
+    assert router is not None
+    assert (router.gobgp_spawn, router.gobgp_listeners) == (True, ("192.0.2.1:50051", "127.0.0.1:50051"))

@@ -45,14 +45,20 @@ class LearnedSource:
         gobgp: Gobgp,
         *,
         bound: float = 30.0,
+        longest: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`bound` is how many seconds stale routes may outlive the return of gobgpd while sessions are missing."""
+        """`bound` is how many seconds stale routes may outlive the return of gobgpd while sessions are missing.
+
+        `longest`, if that is more, is the same while sessions stand whose peers have more to tell: one that restarts as
+        well waits before it tells anything.
+        """
         self.name = "learned"
         self.trouble = ""
         """What keeps it from its work now; empty when nothing does."""
         self._gobgp = gobgp
         self._bound = bound
+        self._longest = max(bound, longest)
         self._clock = clock
         self._told: dict[Prefix, bytes] = {}
         self._confirmed: set[Prefix] | None = None
@@ -60,6 +66,7 @@ class LearnedSource:
         self._synced = False
         self._opened = 0.0
         self._last_news = 0.0
+        self._next_look = 0.0
 
     def run(self, inbox: Inbox, stop: Stop) -> None:
         """Connect, follow until the stream breaks, again, until `stop`."""
@@ -130,20 +137,9 @@ class LearnedSource:
 
     def _settle(self, inbox: Inbox) -> None:
         """Once after each connection: when the table is whole, sweep what is stale."""
-        if self._confirmed is None:
-            return
         now = self._clock()
-        if now - self._opened < self._bound:
-            quiet = now - self._last_news
-            if quiet < QUIET:
-                return
-            sessions = self._gobgp.api.sessions()
-            if sessions.established < sessions.configured:
-                # A session that has just come up still has its routes to send.
-                self._last_news = now - QUIET + TICK
-                return
-            if not sessions.configured and quiet < ALONE:
-                return
+        if self._confirmed is None or now < self._next_look or not self._whole(now):
+            return
         for prefix in self._told.keys() - self._confirmed:
             del self._told[prefix]
             inbox.put(Deleted(_ref(prefix)))
@@ -151,6 +147,23 @@ class LearnedSource:
         if not self._synced:
             self._synced = True
             inbox.put(Synced(self.name))
+
+    def _whole(self, now: float) -> bool:
+        """Whether everything is learned that will be, as far as one can tell."""
+        self._next_look = now + TICK
+        waited = now - self._opened
+        if waited >= self._longest:
+            return True
+        sessions = self._gobgp.api.sessions()
+        if sessions.owing or waited >= self._bound:
+            return not sessions.owing
+        if sessions.established < sessions.configured:
+            # A session that comes up still has its routes to send.
+            self._last_news = now
+        if not sessions.configured and self._told:
+            # There were peers before: it may be that they could not be configured yet.
+            return False
+        return now - self._last_news >= (QUIET if sessions.configured else ALONE)
 
 
 def _listen(watch: Watch, news: queue.SimpleQueue[News]) -> None:

@@ -39,7 +39,8 @@ def router_part(settings: RouterSettings) -> Part:
     # What is learned is no condition for a start: gobgpd learns nothing before it is told who it is.
     part.needs = frozenset((*part.watched, "interfaces"))
     part.dependents = [routing]
-    part.sources = [LearnedSource(gobgp)]
+    deferral = settings.graceful.deferral_time if settings.graceful is not None else 0
+    part.sources = [LearnedSource(gobgp, longest=deferral)]
     if settings.gobgp_spawn:
         part.sources.append(Supervisor(settings.gobgp_socket, settings.gobgp_listeners))
     register(part, COMPILERS, settings)

@@ -181,8 +181,9 @@ class Calls:
 
     def sessions(self) -> Sessions:
         """ListPeer, the state of the sessions."""
-        states = [reply.peer.state.session_state for reply in self._peers()]
-        return Sessions(len(states), states.count(ESTABLISHED))
+        peers = [reply.peer for reply in self._peers()]
+        up = [peer for peer in peers if peer.state.session_state == ESTABLISHED]
+        return Sessions(len(peers), len(up), sum(map(_owes, up)))
 
     def add_peer(self, row: Peer, *, restarting: bool = False) -> None:
         """AddPeer."""
@@ -224,6 +225,12 @@ class Calls:
         request = self._pb.WatchEventRequest(table=self._pb.WatchEventRequest.Table(filters=[best]))
         stream = self._wire.follow(self._service + "WatchEvent", request, self._pb.WatchEventResponse)
         return BestPaths(stream, self._codec)
+
+
+def _owes(peer: Any) -> bool:
+    """Whether the end of a family's routes is awaited; only who announces graceful restart tells of it."""
+    states = (family.mp_graceful_restart.state for family in peer.afi_safis)
+    return any(state.received and not state.end_of_rib_received for state in states)
 
 
 class BestPaths:

@@ -56,10 +56,14 @@ class BestPath(Value, frozen=True, gc=False):
 
 
 class Sessions(Value, frozen=True, gc=False):
-    """How many peers are configured, and how many of them have a session."""
+    """How many peers are configured, and how many of them have a session.
+
+    `owing` are those with a session that have not told yet that they have told everything (end-of-RIB, RFC 4724).
+    """
 
     configured: int
     established: int
+    owing: int = 0
 
 
 class Watch(Protocol):

@@ -53,6 +53,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory, gobgpd: str) -> Iterator[Pair
     with Wire(tmp_path_factory.mktemp("bgp"), gobgpd) as wire:
         pair = Pair(wire)
         pair.meet()
+        # Until a table is known to be whole no route goes, and a session that ends too early delays that.
+        both = (pair.at_a, pair.at_b)
+        wait(lambda: all("learned" in daemon.planner.synced for daemon in both), SESSION, "end of the first picture")
         yield pair
 
 

@@ -92,17 +92,14 @@ class Flag(NamedTuple):
 FLAGS: tuple[Flag, ...] = (
     Flag("advertise-pod-cidr", BOOL, True, "Tell peers outside the cluster of this node's pod CIDRs."),
     Flag("auto-mtu", BOOL, True, "Give pods and kube-bridge the MTU of the node's uplink, less what tunnels need."),
-    Flag("bfd-detection-multiplier", UINT32, 3, "Packets of BFD in a row whose loss ends a session.", hidden=True),
-    Flag(
-        "bfd-desired-min-tx-interval", UINT32, 1000, "Milliseconds between packets of BFD that are sent.", hidden=True
-    ),
-    Flag("bfd-port", UINT32, 3784, "UDP port of BFD.", hidden=True),
+    Flag("bfd-detection-multiplier", UINT32, 3, "Packets of BFD in a row whose loss ends a session."),
+    Flag("bfd-desired-min-tx-interval", UINT32, 1000, "Milliseconds between packets of BFD that are sent."),
+    Flag("bfd-port", UINT32, 3784, "UDP port of BFD."),
     Flag(
         "bfd-required-min-rx-interval",
         UINT32,
         1000,
         "Milliseconds between packets of BFD that are asked for.",
-        hidden=True,
     ),
     Flag(
         "bgp-graceful-restart",
@@ -132,7 +129,9 @@ FLAGS: tuple[Flag, ...] = (
         "How long a start waits for the apiserver to have told of everything; then the process ends with 1.",
     ),
     Flag("cluster-asn", UINT, 64512, "Private AS number of the nodes."),
-    Flag("enable-bfd", BOOL, False, "Watch the peers of --peer-router-ips by BFD (RFC 5880).", hidden=True),
+    Flag(
+        "enable-bfd", BOOL, False, "Watch the peers of --peer-router-ips by BFD (RFC 5880); needs gobgpd 4.5 or newer."
+    ),
     Flag("enable-cni", BOOL, True, "Keep the CNI configuration file up to date with this node's pod CIDRs."),
     Flag("enable-ibgp", BOOL, True, "Peer with the other nodes of the cluster."),
     Flag("enable-ipv4", BOOL, True, "Serve IPv4 where the node has an IPv4 address; policy holds for it anyway."),

@@ -151,7 +151,9 @@ def _checked(service: ObjectRef, view: ClusterView) -> bool:
 
 
 def routing(change: Change, view: ClusterView) -> Iterable[Dirty]:
-    """Route controller: a node touches its peer, its set members and the routes through addresses it won or lost."""
+    """Route controller: a node touches its peer, its set members and the routes through addresses it won or lost; a
+    slice the Services that it makes reachable or not.
+    """
     ref = change.ref
     if ref.kind == "NodeFacts":
         subject = ObjectRef("Node", "", ref.name)
@@ -162,13 +164,28 @@ def routing(change: Change, view: ClusterView) -> Iterable[Dirty]:
         yield "peer", (ref,)
         if view.node is not None and ref.name == view.node.name:
             yield from _own_bgp(change, view)
+            yield from _own_end(change, view)
         before, after = (set(node_addresses(n)) if isinstance(n, Node) else set() for n in (change.old, change.new))
         for address in before ^ after:
             # A tunnel's name depends on which other addresses look like it.
             for each in {address, *view.routes.alike(address)}:
                 yield "route", view.routes.routes_via(each)
+            yield "advertise-service", view.frontends.asking(address)
     elif ref.kind == "LearnedRoute":
         yield "route", (ref,)
+    elif ref.kind == "Service":
+        yield "advertise-service", (ref, *view.frontends.contenders)
+    elif ref.kind == "EndpointSlice" and (found := view.frontends.flipped | view.local_endpoints.touched):
+        yield "advertise-service", tuple(found)
+
+
+def _own_end(change: Change, view: ClusterView) -> Iterable[Dirty]:
+    """A node that is about to go tells of no Service any more."""
+    old, new = change.old, change.new
+    # One that was not there may have been kept as it was before.
+    before = (old.draining, old.unschedulable) if isinstance(old, Node) else None
+    if isinstance(new, Node) and before != (new.draining, new.unschedulable):
+        yield "advertise-service", tuple(service.ref for service in view.services())
 
 
 def _own_bgp(change: Change, view: ClusterView) -> Iterable[Dirty]:

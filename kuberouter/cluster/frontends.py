@@ -214,7 +214,7 @@ class FrontendIndex:
                     if not users:
                         del self._outside[place]
         self.contenders.discard(ref)
-        if not (service.external_ips or service.load_balancer_ips) or not service.served:
+        if not (service.external_ips or service.load_balancer_ips):
             return
         for kind, address in addresses(service):
             if kind > _NODE_PORT:

@@ -102,6 +102,7 @@ class Cluster(ClusterView):
             table[ref] = new
         if facts and isinstance(new, Node) and ref.name == self._settings.name:
             self._bgp = new.options.bgp
+            self._draining, self._unschedulable = new.draining, new.unschedulable
         self._index(ref.kind, old, new)
         change = Change(ref, old, new)
         for dependents in self._dependents:

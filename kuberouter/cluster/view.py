@@ -60,6 +60,7 @@ class ClusterView:
         self._slices: dict[ObjectRef, dict[ObjectRef, EndpointSlice]] = {}
         self._node: NodeFacts | None = None
         self._bgp = NodeBgp()
+        self._draining = self._unschedulable = False
         self.frontends = FrontendIndex(node)
         """Which Service owns an address with a port, and which groups of endpoints have ready ones."""
         self.marks = MarkIndex()
@@ -94,6 +95,16 @@ class ClusterView:
     def bgp(self) -> NodeBgp:
         """What annotations of this node say of BGP; kept if its Node object vanishes, as the facts are."""
         return self._bgp
+
+    @property
+    def draining(self) -> bool:
+        """This node is about to go; kept likewise."""
+        return self._draining
+
+    @property
+    def unschedulable(self) -> bool:
+        """This node takes no new pods; kept likewise."""
+        return self._unschedulable
 
     def _get(self, kind: type[T], ref: ObjectRef) -> T | None:
         obj = self._objects[kind].get(ref)  # type: ignore[index]  # T is one of KINDS

@@ -1,4 +1,4 @@
-"""Which external or load balancer address may be served, and advertised, at all.
+"""Which external or load balancer address may be served, and advertised, at all; and to which Service it belongs.
 
 Whoever may write a Service can ask for any external address, another Service's or the DNS server's included, so by
 default only what the administrator has set aside for the purpose is given out.
@@ -10,14 +10,44 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 
-from kuberouter.cluster.frontends import FrontendKind
-from kuberouter.model.core import Prefix
+from kuberouter.cluster.frontends import Claim, FrontendKind
+from kuberouter.cluster.view import ClusterView
+from kuberouter.model.cluster import Service
+from kuberouter.model.core import ObjectRef, Prefix
 from kuberouter.model.settings import AddressRules
 
 RANGE_FLAGS = {
     FrontendKind.EXTERNAL: "--service-external-ip-range",
     FrontendKind.LOAD_BALANCER: "--loadbalancer-ip-range",
 }
+
+
+_CLUSTER = FrontendKind.CLUSTER
+FIELDS = {
+    FrontendKind.CLUSTER: "spec.clusterIPs",
+    FrontendKind.NODE_PORT: "spec.ports.nodePort",
+    FrontendKind.LOAD_BALANCER: "status.loadBalancer.ingress",
+    FrontendKind.EXTERNAL: "spec.externalIPs",
+}
+"""Where a Service asks for what it is reachable at."""
+
+
+def local_only(service: Service, kind: FrontendKind) -> bool:
+    """Whether endpoints of other nodes are left out where a Service is reached like this.
+
+    The internal traffic policy governs cluster IPs, the external one everything else; an annotation goes before both.
+    """
+    if kind is FrontendKind.CLUSTER:
+        return service.internal_local and not service.options.local
+    return service.external_local or service.options.local
+
+
+def holder(view: ClusterView, claim: Claim, rules: AddressRules) -> ObjectRef | None:
+    """The Service that a claim belongs to: the first of those that may have it."""
+    for kind, _, ref in view.frontends.claimants(claim):
+        if kind is _CLUSTER or not refusal(kind, claim.address, rules):
+            return ref
+    return None
 
 
 def refusal(kind: FrontendKind, address: bytes, rules: AddressRules) -> str:

@@ -84,8 +84,14 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
     # Settings of a controller that is off are made as well: a mistake in them would show on the day it is turned on.
     text = reader.flag("service-node-port-range", str)
     node_ports = reader.checked("service-node-port-range", _port_range, text) or (30000, 32767)
-    proxy = _proxy(reader, ranges, node_ports=node_ports)
-    router = read_router(reader, environment, families)
+    rules = AddressRules(
+        reader.flag("strict-external-ip-validation", bool),
+        ranges["service-cluster-ip-range"],
+        ranges["service-external-ip-range"],
+        ranges["loadbalancer-ip-range"],
+    )
+    proxy = _proxy(reader, rules, node_ports=node_ports)
+    router = read_router(reader, environment, families, rules=rules)
     firewall = _firewall(reader, ranges, node_ports=node_ports)
     served = proxy if reader.flag("run-service-proxy", bool) else None
     config = Config(
@@ -178,7 +184,7 @@ def _node_name(reader: Reader, environment: Mapping[str, str]) -> str:
     return name
 
 
-def _proxy(reader: Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_ports: tuple[int, int]) -> ProxySettings:
+def _proxy(reader: Reader, rules: AddressRules, *, node_ports: tuple[int, int]) -> ProxySettings:
     tcp, tcp_fin, udp = (reader.seconds(name, 0, LONGEST_TIMEOUT) for name in TIMEOUTS)
     period = reader.flag("ipvs-graceful-period", float)
     if period < 0:
@@ -190,12 +196,7 @@ def _proxy(reader: Reader, ranges: Mapping[str, tuple[Prefix, ...]], *, node_por
         excluded=_excluded(reader),
         hairpin=reader.flag("hairpin-mode", bool),
         guard=reader.flag("ipvs-permit-all", bool),
-        addresses=AddressRules(
-            reader.flag("strict-external-ip-validation", bool),
-            ranges["service-cluster-ip-range"],
-            ranges["service-external-ip-range"],
-            ranges["loadbalancer-ip-range"],
-        ),
+        addresses=rules,
         node_ports_everywhere=reader.flag("nodeport-bindon-all-ip", bool),
         node_ports=node_ports,
         tcp_timeout=tcp,

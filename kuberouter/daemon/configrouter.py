@@ -12,7 +12,7 @@ from kuberouter.decode import bgp
 from kuberouter.decode.scalars import address
 from kuberouter.model.bgp import Bfd, PeerSpec
 from kuberouter.model.core import Family, Secret
-from kuberouter.model.settings import Advertise, ExternalPeers, GracefulRestart, RouterSettings
+from kuberouter.model.settings import AddressRules, Advertise, ExternalPeers, GracefulRestart, RouterSettings
 from kuberouter.wire.gobgp.process import listeners
 
 T = TypeVar("T")
@@ -28,7 +28,9 @@ LONGEST_DEFERRAL = 18 * 3600
 PASSWORDS, PASSWORDS_FILE = "peer-router-passwords", "peer-router-passwords-file"
 
 
-def read_router(reader: Reader, environment: Mapping[str, str], families: tuple[Family, ...]) -> RouterSettings:
+def read_router(
+    reader: Reader, environment: Mapping[str, str], families: tuple[Family, ...], *, rules: AddressRules
+) -> RouterSettings:
     """The settings of the route controller; mistakes are the reader's."""
     asn = reader.flag("cluster-asn", int) or 64512
     if not (64512 <= asn <= 65535 or 4200000000 <= asn <= 4294967294):
@@ -53,7 +55,14 @@ def read_router(reader: Reader, environment: Mapping[str, str], families: tuple[
         full_mesh=reader.flag("nodes-full-mesh", bool),
         peers=_peers(reader),
         graceful=_graceful(reader),
-        advertise=Advertise(pod_cidr=reader.flag("advertise-pod-cidr", bool)),
+        advertise=Advertise(
+            reader.flag("advertise-pod-cidr", bool),
+            reader.flag("advertise-cluster-ip", bool),
+            reader.flag("advertise-external-ip", bool),
+            reader.flag("advertise-loadbalancer-ip", bool),
+            reader.flag("withdraw-on-unschedulable", bool),
+        ),
+        addresses=rules,
         import_allow=reader.prefixes("bgp-import-allow-cidrs", families),
         overlay=reader.flag("enable-overlay", bool),
         overlay_full=overlay_type == "full",

@@ -90,6 +90,9 @@ class Flag(NamedTuple):
 
 
 FLAGS: tuple[Flag, ...] = (
+    Flag("advertise-cluster-ip", BOOL, False, "Tell peers outside the cluster of Services' cluster IPs."),
+    Flag("advertise-external-ip", BOOL, False, "Tell peers outside the cluster of Services' external IPs."),
+    Flag("advertise-loadbalancer-ip", BOOL, False, "Tell peers outside the cluster of Services' load balancer IPs."),
     Flag("advertise-pod-cidr", BOOL, True, "Tell peers outside the cluster of this node's pod CIDRs."),
     Flag("auto-mtu", BOOL, True, "Give pods and kube-bridge the MTU of the node's uplink, less what tunnels need."),
     Flag("bfd-detection-multiplier", UINT32, 3, "Packets of BFD in a row whose loss ends a session."),
@@ -339,4 +342,10 @@ FLAGS: tuple[Flag, ...] = (
         "How service addresses are the node's: address, on kube-dummy-if; route, as local routes only, which is fast.",
     ),
     Flag("version", BOOL, False, "Show the version.", "V"),
+    Flag(
+        "withdraw-on-unschedulable",
+        BOOL,
+        False,
+        "A node that is cordoned (spec.unschedulable) tells peers of no Service any more, as a drained one does.",
+    ),
 )

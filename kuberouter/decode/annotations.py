@@ -9,7 +9,7 @@ import msgspec
 
 from kuberouter.decode import bgp
 from kuberouter.decode.common import Trouble
-from kuberouter.decode.scalars import address, prefix
+from kuberouter.decode.scalars import address, boolean, prefix
 from kuberouter.decode.schema import NamespacePolicy
 from kuberouter.model.bgp import NodeBgp, PeerSpec, Prepend, Reflector
 from kuberouter.model.cluster import NodeOptions, ServiceOptions
@@ -30,6 +30,8 @@ OUR_PROXY_NAME = "kube-router"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+DRAIN_TAINT = "ToBeDeletedByClusterAutoscaler"
+"""Key of the taint on nodes that the cluster autoscaler is about to remove, whatever its value and effect."""
 
 
 def field(key: str) -> str:
@@ -70,6 +72,23 @@ class Presence:
             message = f"counts because it is there, {text!r} changes nothing; remove it to turn it off"
             trouble.add(f"metadata.annotations[{self.key}]", message, Reason.UNSUPPORTED)
         return True
+
+
+class Override:
+    """An annotation that overrides a flag: a boolean as Go reads it. One that is none turns off, as it always has."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def read(self, annotations: dict[str, str] | None, trouble: Trouble) -> bool | None:
+        """What it says; None where it is absent."""
+        if not annotations or (text := annotations.get(self.key)) is None:
+            return None
+        try:
+            return boolean(text)
+        except ValueError as error:
+            trouble.add(field(self.key), f"{error}; it counts as false", Reason.UNSUPPORTED)
+            return False
 
 
 class Flags:
@@ -134,6 +153,10 @@ SERVICE_HAIRPIN = Presence("kube-router.io/service.hairpin")
 SERVICE_HAIRPIN_EXTERNAL = Presence("kube-router.io/service.hairpin.externalips")
 SERVICE_SKIP_LB_IPS = Presence("kube-router.io/service.skiplbips")
 SERVICE_DSR = Annotation("kube-router.io/service.dsr", _dsr, False)
+SERVICE_ADVERTISE_CLUSTER = Override("kube-router.io/service.advertise.clusterip")
+SERVICE_ADVERTISE_EXTERNAL = Override("kube-router.io/service.advertise.externalip")
+SERVICE_ADVERTISE_BALANCER = Override("kube-router.io/service.advertise.loadbalancerip")
+NODE_DRAIN = Annotation("kube-router.io/drain", _switch, False)
 NODE_POD_CIDRS: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidrs", _prefixes, ())
 NODE_POD_CIDR: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidr", _prefixes, ())
 NODE_ASN: Annotation[int | None] = Annotation("kube-router.io/node.asn", bgp.node_asn, None)
@@ -185,6 +208,9 @@ def service_options(annotations: dict[str, str] | None, trouble: Trouble) -> Ser
         SERVICE_HAIRPIN_EXTERNAL.read(annotations, trouble),
         SERVICE_SKIP_LB_IPS.read(annotations, trouble),
         SERVICE_DSR.read(annotations, trouble),
+        SERVICE_ADVERTISE_CLUSTER.read(annotations, trouble),
+        SERVICE_ADVERTISE_EXTERNAL.read(annotations, trouble),
+        SERVICE_ADVERTISE_BALANCER.read(annotations, trouble),
     )
 
 

@@ -7,10 +7,10 @@ from sys import intern
 
 import msgspec
 
-from kuberouter.decode.annotations import NAMESPACE_POLICY, ZONE_LABEL, node_options
+from kuberouter.decode.annotations import DRAIN_TAINT, NAMESPACE_POLICY, NODE_DRAIN, ZONE_LABEL, node_options
 from kuberouter.decode.common import Bytes, Trouble, labels, reference, shared, struct
 from kuberouter.decode.scalars import address, port, prefix, protocol
-from kuberouter.decode.schema import PodStatus, RawContainer, RawNamespace, RawNode, RawPod, RawPodEnd
+from kuberouter.decode.schema import NodeSpec, PodStatus, RawContainer, RawNamespace, RawNode, RawPod, RawPodEnd
 from kuberouter.model.cluster import ContainerPort, Namespace, Node, Pod
 from kuberouter.model.core import Problem
 
@@ -35,16 +35,19 @@ def decode_node(raw: Bytes) -> tuple[Node | None, tuple[Problem, ...]]:
             packed = trouble.value(f"status.addresses[{index}]", address, item.address)
             if packed is not None:
                 lists[item.type].append(packed)
-    cidrs: list[str] = []
-    if found.spec is not None:
-        cidrs = found.spec.pod_cidrs or ([found.spec.pod_cidr] if found.spec.pod_cidr else [])
+    spec = found.spec or NodeSpec()
+    cidrs = spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])
+    annotations = found.metadata.annotations
+    draining = NODE_DRAIN.read(annotations, trouble) or any(t.key == DRAIN_TAINT for t in spec.taints or ())
     node = Node(
         trouble.ref,
         tuple(lists["InternalIP"]),
         tuple(lists["ExternalIP"]),
         trouble.values("spec.podCIDRs", prefix, cidrs),
-        node_options(found.metadata.annotations, trouble),
+        node_options(annotations, trouble),
         intern((found.metadata.labels or {}).get(ZONE_LABEL, "")),
+        draining,
+        spec.unschedulable,
     )
     return node, tuple(trouble.problems)
 

@@ -239,9 +239,15 @@ class NodeAddress(Json):
     address: str
 
 
+class NodeTaint(Json):
+    key: str = ""
+
+
 class NodeSpec(Json):
     pod_cidr: str = msgspec.field(default="", name="podCIDR")
     pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+    taints: list[NodeTaint] | None = None
+    unschedulable: bool = False
 
 
 class NodeStatus(Json):

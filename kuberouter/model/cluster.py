@@ -79,6 +79,10 @@ class ServiceOptions(Value, frozen=True, gc=False):
     """Load balancer addresses are not served here."""
     dsr: bool = False
     """Endpoints answer outside clients themselves, past this node."""
+    advertise_cluster_ip: bool | None = None
+    advertise_external_ip: bool | None = None
+    advertise_load_balancer_ip: bool | None = None
+    """Whether peers outside the cluster are told of addresses of a kind; None leaves it to the flag."""
 
 
 class Service(Value, frozen=True, gc=False):
@@ -254,6 +258,10 @@ class Node(Value, frozen=True, gc=False):
     options: NodeOptions = NodeOptions()
     zone: str = ""
     """Label `topology.kubernetes.io/zone`."""
+    draining: bool = False
+    """It is about to go, by an annotation or a taint."""
+    unschedulable: bool = False
+    """It takes no new pods (`spec.unschedulable`)."""
 
     @property
     def pod_cidrs(self) -> tuple[Prefix, ...]:

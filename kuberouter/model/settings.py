@@ -119,6 +119,8 @@ class RouterSettings(Value, frozen=True, gc=False):
     peers: ExternalPeers = ExternalPeers()
     graceful: GracefulRestart | None = None
     advertise: Advertise = Advertise()
+    addresses: AddressRules = AddressRules()
+    """Of addresses that nobody may have nobody is told."""
     import_allow: tuple[Prefix, ...] = ()
     """`--bgp-import-allow-cidrs`: nothing else is learned; none at all is no limit."""
     overlay: bool = True

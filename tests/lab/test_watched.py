@@ -40,7 +40,7 @@ def asked(lab: Lab, watch: bool) -> set[str]:
         (("service-proxy",), (), SERVICES),
         (("service-proxy",), ("--ipvs-graceful-termination",), SERVICES | {"/api/v1/pods"}),
         (("service-proxy",), ("--runtime-endpoint=unix:///run/cri.sock",), SERVICES | {OWN_PODS}),
-        (("router",), (), {"/api/v1/nodes"}),
+        (("router",), (), SERVICES),
         (CONTROLLERS, (), SERVICES | POLICY),
     ],
 )

@@ -12,13 +12,26 @@ from hypothesis import strategies as st
 from kuberouter.cluster.dependents import routing
 from kuberouter.compilers.routing import COMPILERS
 from kuberouter.model import bgp
-from kuberouter.model.cluster import Interface, InterfaceAddress, LearnedRoute, Node, NodeOptions
-from kuberouter.model.core import Family, ObjectRef, Prefix, Row, Secret
+from kuberouter.model.cluster import (
+    Endpoint,
+    EndpointSlice,
+    Interface,
+    InterfaceAddress,
+    LearnedRoute,
+    Node,
+    NodeOptions,
+    Service,
+    ServiceOptions,
+    ServicePort,
+    ServiceType,
+    SlicePort,
+)
+from kuberouter.model.core import Family, L4Protocol, ObjectRef, Prefix, Row, Secret
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
 from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route
-from kuberouter.model.settings import Advertise, GracefulRestart, RouterSettings
+from kuberouter.model.settings import AddressRules, Advertise, GracefulRestart, RouterSettings
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, Link, Route, PolicyRule, *bgp.TABLES, CniSettings)
@@ -42,6 +55,10 @@ SETTINGS = (
     RouterSettings(ibgp=False, auto_mtu=False),
     RouterSettings(full_mesh=False, graceful=GracefulRestart()),
     RouterSettings(import_allow=(CIDRS[1],), advertise=Advertise(pod_cidr=False)),
+)
+ADVERTISING = tuple(
+    RouterSettings(advertise=advertise, addresses=AddressRules(strict=False))
+    for advertise in (Advertise(True, True, True, True), Advertise(True, False, True, False, True))
 )
 OUTSIDE = bgp.PeerSpec(ip_address("192.0.2.254").packed, 65000, password=Secret("hush"))
 annotations = st.builds(
@@ -77,6 +94,42 @@ routes = st.builds(
     st.sampled_from(CIDRS),
     st.lists(st.sampled_from(ADDRESSES[1:]), min_size=1, max_size=2, unique=True),
 )
+SERVICES = [ObjectRef("Service", "shop", name) for name in "ab"]
+services = st.builds(
+    lambda ref, created, kind, cluster, outside, ports, local, advertise: Service(
+        ref,
+        created,
+        kind,
+        cluster,
+        outside[:1],
+        outside[1:],
+        tuple(ServicePort(str(port), L4Protocol.TCP, port) for port in ports),
+        internal_local=local,
+        external_local=local,
+        options=ServiceOptions(advertise_external_ip=advertise),
+    ),
+    st.sampled_from(SERVICES),
+    st.sampled_from((1.0, 2.0)),
+    st.sampled_from((ServiceType.CLUSTER_IP, ServiceType.LOAD_BALANCER)),
+    st.sampled_from(((), *[(bytes((10, 96, 0, 1)),)] * 2, (bytes((10, 96, 0, 1)), ip_address("fd96::1").packed))),
+    # One that both may have, one that a node has.
+    st.lists(st.sampled_from((bytes((203, 0, 113, 1)), ADDRESSES[1])), max_size=2, unique=True).map(tuple),
+    st.sampled_from(((80,), (80,), (81,), (80, 81))),
+    st.booleans(),
+    st.sampled_from((None, True, False)),
+)
+slices = st.builds(
+    lambda ref, part, port, found: EndpointSlice(
+        ObjectRef("EndpointSlice", "shop", ref.name + part),
+        ref,
+        (SlicePort(str(port), L4Protocol.TCP, 8080),),
+        tuple(Endpoint(bytes((10, 244, 1, n)), conditions, node) for n, (conditions, node) in enumerate(found)),
+    ),
+    st.sampled_from(SERVICES),
+    st.sampled_from("xy"),
+    st.sampled_from((80, 80, 81)),
+    st.lists(st.tuples(st.sampled_from((3, 3, 3, 0, 6, 7)), st.sampled_from(NAMES[:2])), max_size=2),
+)
 interfaces = st.builds(
     lambda mtu, length: Interface(
         ObjectRef("Interface", "", "eth0"), 2, mtu, (InterfaceAddress(ADDRESSES[0], length),)
@@ -91,6 +144,9 @@ removals = st.builds(
         st.sampled_from([ObjectRef("LearnedRoute", "", repr(prefix)) for prefix in CIDRS]),
     ),
 )
+departures = st.builds(
+    Deleted, st.sampled_from([*SERVICES, *(ObjectRef("EndpointSlice", "shop", name) for name in ("ax", "bx"))])
+)
 events = st.lists(
     st.one_of(
         *[st.builds(Upserted, nodes), st.builds(Upserted, routes), removals] * 3, st.builds(Upserted, interfaces)
@@ -98,6 +154,23 @@ events = st.lists(
     min_size=6,
     max_size=25,
 )
+ends = st.builds(
+    lambda draining, unschedulable: Node(
+        ObjectRef("Node", "", NODE),
+        internal_addresses=(ADDRESSES[0],),
+        spec_pod_cidrs=(CIDRS[0],),
+        draining=draining,
+        unschedulable=unschedulable,
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+served = st.lists(
+    st.one_of(*[st.builds(Upserted, kind) for kind in (services, slices) * 2 + (nodes, ends)], departures),
+    min_size=6,
+    max_size=25,
+)
+"""The same with Services."""
 ME = Upserted(Node(ObjectRef("Node", "", NODE), internal_addresses=(ADDRESSES[0],), spec_pod_cidrs=(CIDRS[0],)))
 
 
@@ -137,8 +210,23 @@ def test_any_road_ends_in_the_same_rows(
     assert contents(walked) == fresh(list(reversed(state.values())), router)
 
 
+@settings(max_examples=300, deadline=None)
+@given(served, st.sampled_from(ADVERTISING))
+def test_services_are_told_of_alike_by_any_road(history: list[Upserted | Deleted], router: RouterSettings) -> None:
+    walked = world(router)
+    state: dict[ObjectRef, Upserted] = {}
+    for event in (ME, *history):
+        walked.put(event)
+        walked.sync()
+        if isinstance(event, Upserted):
+            state[event.obj.ref] = event
+        else:
+            state.pop(event.ref, None)
+        assert contents(walked) == fresh(list(state.values()), router)
+
+
 @settings(max_examples=60, deadline=None)
-@given(events, st.sampled_from(SETTINGS))
+@given(st.one_of(events, served), st.sampled_from((*SETTINGS, *ADVERTISING)))
 def test_rows_hang_together(history: list[Upserted | Deleted], router: RouterSettings) -> None:
     walked = world(router)
     for event in (ME, *history):
@@ -159,6 +247,9 @@ def test_rows_hang_together(history: list[Upserted | Deleted], router: RouterSet
     defined = {key.name for key in tables[bgp.DefinedSet]}
     assert {key.set for row in (bgp.PrefixSetEntry, bgp.NeighborSetEntry) for key in tables[row]} <= defined
     assert router.ibgp or not any(key.address in ADDRESSES[3:] for key in tables[bgp.Peer])
+    # What is told of a Service passes the policies outwards, and never inwards.
+    told = {key.prefix for key in tables[bgp.Path] if key.prefix.length == len(key.prefix.address) * 8}
+    assert {key.prefix for key in tables[bgp.PrefixSetEntry] if key.set.startswith("servicevips")} == told
     # Who has a session is known to the policies of both directions.
     everybody = {key.prefix.address for key in tables[bgp.NeighborSetEntry] if key.set.startswith("allpeer")}
     assert {key.address for key in tables[bgp.Peer]} <= everybody

@@ -20,7 +20,7 @@ DEFECTS = [f"B{number}" for number in range(1, 32)]
 OF_ROUTING = re.compile("bgp|rout|network|tunnel|cni|mtu|interop|hitless")
 """Whose files are named like this tell of the defects of the route controller, which are counted from B1 as well."""
 ROUTING_DEFECTS = [f"B{number}" for number in range(1, 21)]
-ROUTING_PAGES = [ROOT / "docs" / name for name in ("bgp.md", "tunnels.md", "cni.md")]
+ROUTING_PAGES = [ROOT / "docs" / name for name in ("bgp.md", "bgp-services.md", "tunnels.md", "cni.md")]
 PAINS = [f"pain {number}" for number in range(26, 35)]
 WANTED = (
     "pod_first_packet",

@@ -2,12 +2,13 @@
 
 - `plumbing`, `cni`, `speaker`, `exports`, `advertise`, `external`: this node;
 - `nodesets`, `peer`: each node of the cluster;
-- `route`: each learned route, with the tunnel that it may need.
+- `route`: each learned route, with the tunnel that it may need;
+- `advertise-service`: each Service, of whose addresses peers outside the cluster may be told.
 """
 
 from __future__ import annotations
 
-from kuberouter.compilers.routing.advertise import compile_advertise
+from kuberouter.compilers.routing.advertise import compile_advertise, compile_advertise_service
 from kuberouter.compilers.routing.cni import compile_cni
 from kuberouter.compilers.routing.exports import compile_exports
 from kuberouter.compilers.routing.peers import compile_external, compile_peer
@@ -18,6 +19,7 @@ from kuberouter.compilers.routing.speaker import compile_speaker
 __all__ = [
     "COMPILERS",
     "compile_advertise",
+    "compile_advertise_service",
     "compile_cni",
     "compile_exports",
     "compile_external",
@@ -38,5 +40,6 @@ COMPILERS = (
     ("external", compile_external),
     ("peer", compile_peer),
     ("route", compile_route),
+    ("advertise-service", compile_advertise_service),
 )
 """Names and functions in the order in which they should run."""

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from kuberouter.cluster.allocations import ANYWHERE
 from kuberouter.cluster.frontends import Claim, FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
-from kuberouter.compilers.addresses import refusal
+from kuberouter.compilers.addresses import FIELDS, holder, local_only, refusal
 from kuberouter.compilers.names import DUMMY_LINK, SERVICE_ADDRESS_SET, SERVICE_PORT_SET, set_name
 from kuberouter.compilers.services.dsr import direct_mark, direct_problems, direct_rows
 from kuberouter.compilers.services.inside import inside
@@ -33,12 +33,6 @@ from kuberouter.model.network import Address, AddressKey, LocalRoute, LocalRoute
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import ProxySettings
 
-FIELDS = {
-    FrontendKind.CLUSTER: "spec.clusterIPs",
-    FrontendKind.NODE_PORT: "spec.ports.nodePort",
-    FrontendKind.LOAD_BALANCER: "status.loadBalancer.ingress",
-    FrontendKind.EXTERNAL: "spec.externalIPs",
-}
 # What every Service asks for is looked up once, not with each of them: a member of an enum is found slowly.
 _CLUSTER, _NODE_PORT, _LOAD_BALANCER = FrontendKind.CLUSTER, FrontendKind.NODE_PORT, FrontendKind.LOAD_BALANCER
 _LOOPBACK = {Family.IPV4: b"\x7f", Family.IPV6: bytes(15) + b"\x01"}
@@ -82,8 +76,8 @@ def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
     """Where a Service is served here. What another Service has won is left out, addresses that nobody may have, and
     those of other nodes.
 
-    The internal traffic policy governs cluster IPs, the external one everything else, for clients outside. Node ports
-    are served in the families in which the Service has a cluster IP.
+    The external traffic policy is one for clients outside. Node ports are served in the families in which the Service
+    has a cluster IP.
     """
     known = view.worked_out.get(service.ref)
     if (
@@ -102,11 +96,11 @@ def frontends(service: Service, view: ClusterView, node: NodeFacts, settings: Pr
 def _frontends(service: Service, view: ClusterView, node: NodeFacts, settings: ProxySettings) -> tuple[Frontend, ...]:
     found: dict[VirtualServiceKey, Frontend] = {}
     families = node.families
-    internal_local = service.internal_local and not service.options.local
-    external_local = service.external_local or service.options.local
+    rules = settings.addresses
+    internal_local, external_local = local_only(service, _CLUSTER), local_only(service, FrontendKind.EXTERNAL)
     asked = addresses(service)
     for port in service.ports:
-        if port.node_port and _holder(view, Claim(b"", port.protocol, port.node_port), settings) == service.ref:
+        if port.node_port and holder(view, Claim(b"", port.protocol, port.node_port), rules) == service.ref:
             place = MarkedPlace(ANYWHERE, port.protocol, port.node_port, MarkUse.INSIDE)
             mark = view.marks.mark(place) if external_local else 0
             for address in node_port_addresses(service, node, settings):
@@ -180,24 +174,16 @@ def _of_another_node(address: bytes, view: ClusterView, node: NodeFacts) -> bool
     return view.routes.has_node(address) and not _on_node(address, node)
 
 
-def _holder(view: ClusterView, claim: Claim, settings: ProxySettings) -> ObjectRef | None:
-    """The Service that a claim belongs to: the first of those that may have it."""
-    for kind, _, ref in view.frontends.claimants(claim):
-        if kind is _CLUSTER or not refusal(kind, claim.address, settings.addresses):
-            return ref
-    return None
-
-
 def _winner(
     view: ClusterView, kind: FrontendKind, key: VirtualServiceKey, node: NodeFacts, settings: ProxySettings
 ) -> ObjectRef | None:
     """The Service that gets an address of its own with a port, or a node port that is in the way there."""
     if kind is not _CLUSTER and _on_node(key.address, node):
-        ref = _holder(view, Claim(b"", key.protocol, key.port), settings)
+        ref = holder(view, Claim(b"", key.protocol, key.port), settings.addresses)
         other = view.service(ref) if ref is not None else None
         if other is not None and key.address in node_port_addresses(other, node, settings):
             return ref
-    return _holder(view, Claim(key.address, key.protocol, key.port), settings)
+    return holder(view, Claim(key.address, key.protocol, key.port), settings.addresses)
 
 
 def _problems(
@@ -222,7 +208,7 @@ def _problems(
                 where = f"{ip_address(address)} port {port.port}"
                 problems.append(_conflict(service.ref, kind, where, port, winner))
         if port.node_port:
-            winner = _holder(view, Claim(b"", port.protocol, port.node_port), settings)
+            winner = holder(view, Claim(b"", port.protocol, port.node_port), settings.addresses)
             if winner != service.ref:
                 where = f"node port {port.node_port}"
                 problems.append(_conflict(service.ref, _NODE_PORT, where, port, winner))

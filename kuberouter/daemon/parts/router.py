@@ -35,7 +35,7 @@ def router_part(settings: RouterSettings) -> Part:
 
     gobgp = Gobgp(Connection(f"unix://{settings.gobgp_socket}"))
     part = Part("router")
-    part.watched = ("nodes",)
+    part.watched = ("nodes", "services", "endpointslices")
     # What is learned is no condition for a start: gobgpd learns nothing before it is told who it is.
     part.needs = frozenset((*part.watched, "interfaces"))
     part.dependents = [routing]

@@ -11,7 +11,7 @@ from kuberouter.daemon.config import Config, _reuse_mode, load
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.bgp import Bfd, PeerSpec
 from kuberouter.model.core import Family, Secret
-from kuberouter.model.settings import ExternalPeers, GracefulRestart, MetricsSettings
+from kuberouter.model.settings import Advertise, ExternalPeers, GracefulRestart, MetricsSettings
 
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "NODE_NAME": "node-1"}
 
@@ -73,6 +73,8 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--netpol-default-deny --netpol-existing-flows=cut --netpol-log-drops=false "
         "--nodes-full-mesh=false --advertise-pod-cidr=false "
         "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48"
+        "--netpol-default-deny --netpol-existing-flows=cut --nodes-full-mesh=false --advertise-pod-cidr=false "
+        "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48 --advertise-loadbalancer-ip"
     )
     config = good(words, environment)
     assert config.node.families == (Family.IPV4, Family.IPV6)
@@ -82,7 +84,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert config.router.router_id == "generate"
     assert not config.router.ibgp
     assert not config.router.full_mesh
-    assert not config.router.advertise.pod_cidr
+    assert config.router.advertise == Advertise(pod_cidr=False, load_balancer_ip=True)
     assert config.router.import_allow == (prefix("10.244.0.0/16"), prefix("fd44::/48"))
     assert config.firewall is not None
     assert config.firewall.load_balancer_ranges == (prefix("10.2.0.0/16"), prefix("fd00:2::/64"))
@@ -95,6 +97,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert not config.firewall.log_drops
     assert config.iptables_mode == "legacy"
     assert config.proxy is not None
+    assert config.proxy.addresses == config.router.addresses
     assert config.proxy.sync_period == 120.0
     assert config.proxy.masquerade_all
     assert not config.proxy.guard
@@ -406,3 +409,23 @@ def test_who_runs_gobgpd(environment: dict[str, str]) -> None:
     router = good("--gobgpd=spawn --gobgp-admin-address=192.0.2.1 --gobgp-admin-port=50051", environment).router
     assert router is not None
     assert (router.gobgp_spawn, router.gobgp_listeners) == (True, ("192.0.2.1:50051", "127.0.0.1:50051"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "advertise"),
+    [
+        ("", Advertise()),
+        ("--advertise-cluster-ip", Advertise(cluster_ip=True)),
+        ("--advertise-external-ip", Advertise(external_ip=True)),
+        ("--advertise-loadbalancer-ip", Advertise(load_balancer_ip=True)),
+        ("--withdraw-on-unschedulable", Advertise(withdraw_unschedulable=True)),
+    ],
+)
+def test_what_is_advertised_by_default_and_by_flags(
+    flag: str, advertise: Advertise, environment: dict[str, str]
+) -> None:
+    config = good(f"{flag} --run-service-proxy=false --strict-external-ip-validation=false", environment)
+    assert config.proxy is None
+    assert config.router is not None
+    assert config.router.advertise == advertise
+    assert not config.router.addresses.strict

@@ -50,6 +50,9 @@ def annotated(**values: str) -> tuple[ServiceOptions, list[Problem]]:
         ({"hairpin": "true", "hairpin_externalips": ""}, ServiceOptions(hairpin=True, hairpin_external=True)),
         ({"skiplbips": ""}, ServiceOptions(skip_lb_ips=True)),
         ({"dsr": "tunnel"}, ServiceOptions(dsr=True)),
+        ({"advertise_clusterip": "true"}, ServiceOptions(advertise_cluster_ip=True)),
+        ({"advertise_externalip": "0"}, ServiceOptions(advertise_external_ip=False)),
+        ({"advertise_loadbalancerip": "T"}, ServiceOptions(advertise_load_balancer_ip=True)),
     ],
 )
 def test_annotations(notes: dict[str, str], options: ServiceOptions) -> None:
@@ -72,6 +75,13 @@ def test_annotations(notes: dict[str, str], options: ServiceOptions) -> None:
         ({"schedflags": "flag-1"}, ServiceOptions(), "schedflags", Reason.IGNORED, "only the schedulers mh and sh"),
         ({"local": "yes"}, ServiceOptions(), "local", Reason.UNSUPPORTED, "'yes' is neither true nor false"),
         ({"dsr": "true"}, ServiceOptions(), "dsr", Reason.UNSUPPORTED, "'true' is not a way of direct return"),
+        (
+            {"advertise_externalip": "yes"},
+            ServiceOptions(advertise_external_ip=False),
+            "advertise.externalip",
+            Reason.UNSUPPORTED,
+            "'yes' is not a boolean; it counts as false",
+        ),
         ({"hairpin": "false"}, ServiceOptions(hairpin=True), "hairpin", Reason.UNSUPPORTED, "counts because it is"),
     ],
 )
@@ -85,7 +95,7 @@ def test_an_annotation_that_cannot_be_honoured_is_told_and_its_default_used(
 
 
 def test_annotations_of_others_and_of_other_rooms_are_no_change() -> None:
-    service, problems = decode({"annotations": {"example.org/hairpin": "", f"{PREFIX}advertise.clusterip": "true"}})
+    service, problems = decode({"annotations": {"example.org/hairpin": "", f"{PREFIX}advertise.podcidr": "true"}})
     assert (service.options, problems) == (ServiceOptions(), [])
 
 

@@ -166,10 +166,16 @@ class _EntryTable(_Table[E]):
         failed: dict[Hashable, str] = {}
         self._write(batch.remove, self._api.remove_entries, failed)
         self._write(batch.add, self._api.add_set, failed)
+        # GoBGP judges by a changed set only what it hears from now on.
         if any(row.key.set in self._imports for row in (*batch.add, *batch.remove)) and self._api.sessions().configured:
-            # GoBGP judges by a changed set only what it hears from now on.
             self._api.soft_reset(RouteDirection.IMPORT)
+        if self._late(batch.add, failed) and self._api.sessions().configured:
+            self._api.soft_reset(RouteDirection.EXPORT)
         return Outcome(failed)
+
+    def _late(self, added: Iterable[E], failed: Collection[Hashable]) -> bool:
+        """Whether a path was there before the entry that lets it out, because that was refused at first or got lost."""
+        return False
 
     def _write(
         self,
@@ -208,6 +214,10 @@ class PrefixEntryDriver(_EntryTable[PrefixSetEntry]):
     """Entries of prefix sets."""
 
     kind = SetKind.PREFIX
+
+    def _late(self, added: Iterable[PrefixSetEntry], failed: Collection[Hashable]) -> bool:
+        originated = self._gobgp.originated
+        return any(row.key.prefix in originated and row.key not in failed for row in added)
 
     def _rows(self) -> Iterable[PrefixSetEntry]:
         found = (entry for _, entries in self._api.sets() for entry in entries)
@@ -376,6 +386,12 @@ class PathDriver(_Table[Path]):
         del row
         return True
 
+    def read(self) -> Iterable[Path]:
+        """The paths of a daemon that has an identity."""
+        rows = list(super().read())
+        self._gobgp.originated = {row.key.prefix for row in rows}
+        return rows
+
     def _rows(self) -> Iterable[Path]:
         return self._api.paths()
 
@@ -390,4 +406,7 @@ class PathDriver(_Table[Path]):
         except Refused:
             _each(batch.remove, lambda row: self._api.originate((), (row,)), failed)
             _each(announce, lambda row: self._api.originate((row,), ()), failed)
+        originated = self._gobgp.originated
+        originated.difference_update(row.key.prefix for row in batch.remove if row.key not in failed)
+        originated.update(row.key.prefix for row in announce if row.key not in failed)
         return Outcome(failed)

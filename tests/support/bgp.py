@@ -33,7 +33,7 @@ from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import Planner, Registered
 from kuberouter.model import bgp
-from kuberouter.model.cluster import Node
+from kuberouter.model.cluster import ClusterObject, Node
 from kuberouter.model.core import Family, ObjectRef, Prefix, Row, Unavailable
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import CniSettings, Sysctl
@@ -127,14 +127,14 @@ class Daemon:
         for thread in self._threads:
             thread.start()
 
-    def put(self, *nodes: Node) -> None:
-        """Tell of Node objects."""
-        for each in nodes:
+    def put(self, *objects: ClusterObject) -> None:
+        """Tell of objects."""
+        for each in objects:
             self.inbox.put(Upserted(each))
 
-    def delete(self, name: str) -> None:
-        """Tell that a Node object is gone."""
-        self.inbox.put(Deleted(ObjectRef("Node", "", name)))
+    def delete(self, name: str, *, kind: str = "Node", namespace: str = "") -> None:
+        """Tell that an object is gone."""
+        self.inbox.put(Deleted(ObjectRef(kind, namespace, name)))
 
     def route(self, destination: str) -> Route | None:
         """The route to a prefix in the memory kernel's main table."""

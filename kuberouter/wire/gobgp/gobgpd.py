@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 
-from kuberouter.model.core import Unavailable
+from kuberouter.model.core import Prefix, Unavailable
 from kuberouter.wire.gobgp.client import Api, Connection
 
 GET_BGP = "GetBgp"
@@ -41,6 +41,8 @@ class Gobgp:
         self._probing = threading.Lock()
         self._api: Api | None = None
         self._breaks = -1
+        self.originated: set[Prefix] = set()
+        """What it originates as far as we know; for the engine's thread alone."""
         self._lock = threading.Lock()
         self._starts = 0
         self._fresh = False

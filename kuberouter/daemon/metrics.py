@@ -81,6 +81,27 @@ METRICS: tuple[Metric, ...] = (
         condition=ROUTER,
     ),
     Metric(
+        "bgp_peer_info",
+        "gauge",
+        "Always 1; says which peers gobgpd has, whether they are of its own AS number (internal) or not (external), "
+        "the AS number that is configured, and the state of the session.",
+        ("address", "type", "asn", "state"),
+        ROUTER,
+    ),
+    Metric(
+        "controller_bgp_advertisements_received",
+        "counter",
+        "Best routes that gobgpd told of, own ones and withdrawals included.",
+        condition=ROUTER,
+    ),
+    Metric(
+        "controller_bgp_advertisements_sent",
+        "counter",
+        "Routes given to gobgpd (pod-route, advertise-vip) or taken back (withdraw-vip), each when it changes.",
+        ("type",),
+        ROUTER,
+    ),
+    Metric(
         "host_routes_sync_time",
         "histogram",
         "Seconds for the kernel's routes in a pass that concerned the router.",

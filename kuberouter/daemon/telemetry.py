@@ -23,7 +23,7 @@ from kuberouter.engine.dataplane import Dataplane, Report
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.loop import Engine
 from kuberouter.engine.planner import Planner
-from kuberouter.model.bgp import Peer
+from kuberouter.model.bgp import Path, Peer
 from kuberouter.model.core import Reason, Row
 from kuberouter.model.netfilter import Chain, IpSet
 from kuberouter.model.network import Route
@@ -91,6 +91,7 @@ class Telemetry:
         self._astray: dict[type[Row], int] = {}
         """Objects that an audit found changed and that are not yet put right."""
         self._routes = [0, 0]
+        self._sent = dict.fromkeys((("pod-route",), ("advertise-vip",), ("withdraw-vip",)), 0)
         self._success: dict[str, float] = {}
 
     def observe(self, what: str, seconds: float) -> None:
@@ -146,6 +147,12 @@ class Telemetry:
                 put = [*(r.key for r in batch.add), *(new.key for _, new in batch.change)]
                 self._routes[0] += sum((Route, key) not in report.failed for key in put)
                 self._routes[1] += sum((Route, r.key) not in report.failed for r in batch.remove)
+            elif row is Path:
+                for path in (*batch.add, *(new for _, new in batch.change)):
+                    if (Path, path.key) not in report.failed:
+                        self._sent["advertise-vip" if _is_vip(path) else "pod-route",] += 1
+                gone = (path for path in batch.remove if (Path, path.key) not in report.failed)
+                self._sent["withdraw-vip",] += sum(map(_is_vip, gone))
 
     # --- scrapes -----------------------------------------------------------------------------------------------------
 
@@ -195,6 +202,7 @@ class Telemetry:
             yield series("host_routes_synced", len(planner.ledgers[Route]))
             yield series("host_routes_added", self._routes[0])
             yield series("host_routes_removed", self._routes[1])
+            yield series("controller_bgp_advertisements_sent", self._sent)
 
     def _problems(self, watched: Watched) -> Iterator[Series]:
         standing = steady(lambda: set(watched.planner.journal.standing))
@@ -205,6 +213,12 @@ class Telemetry:
             # Not all that is refused is told one by one.
             per_policy.update(steady(lambda: _refused(watched)))
             yield series("policy_problems", dict(sorted(per_policy.items())[:MOST_POLICIES]))
+
+
+def _is_vip(path: Path) -> bool:
+    """What is told of a Service is one address; pods have more of them."""
+    prefix = path.key.prefix
+    return prefix.length == len(prefix.address) * 8
 
 
 def _policy_chains(planner: Planner) -> int:

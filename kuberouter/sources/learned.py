@@ -56,6 +56,8 @@ class LearnedSource:
         self.name = "learned"
         self.trouble = ""
         """What keeps it from its work now; empty when nothing does."""
+        self.received = 0
+        """Best paths that it was told of, own ones and withdrawals included."""
         self._gobgp = gobgp
         self._bound = bound
         self._longest = max(bound, longest)
@@ -113,6 +115,7 @@ class LearnedSource:
                     found = ()
                 if isinstance(found, Exception):
                     raise found
+                self.received += len(found)
                 for path in found:
                     self._take(path, inbox)
                 self._settle(inbox)

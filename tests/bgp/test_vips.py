@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kuberouter.daemon.bgpcounts import BgpCounts
 from kuberouter.decode import DECODERS
 from kuberouter.model import bgp
 from kuberouter.model.bgp import Peer, PeerKey
@@ -156,6 +157,26 @@ def test_b02_an_address_that_two_services_have_stays_until_neither_needs_it(rack
     rack.hears(EXTERNAL, "10.96.0.11/32")
     rack.at_a.delete("other", kind="Service", namespace="shop")
     rack.hears()
+
+
+def test_sessions_and_routes_are_in_the_metrics(rack: Rack) -> None:
+    counts = BgpCounts(rack.at_a.gobgp, lambda: rack.at_a.source.received)
+    found = {one.name: one for one in counts.show()}
+    peers = {tuple(value for _, value in s.labels): s.value for s in found["kube_router_bgp_peer_info"].samples}
+    assert peers == {
+        (B, "internal", "64512", "established"): 1.0,
+        (TOR, "external", "65000", "established"): 1.0,
+    }
+    assert [name for name, _ in found["kube_router_bgp_peer_info"].samples[0].labels] == [
+        "address",
+        "type",
+        "asn",
+        "state",
+    ]
+    # At least the pods of both nodes and two addresses.
+    assert found["kube_router_controller_bgp_advertisements_received"].samples[0].value >= 4
+    nobody = BgpCounts(Gobgp(Connection(f"unix://{rack.a.home}/nobody.sock")), lambda: 0)
+    assert not [one for one in nobody.show() if one.name.endswith("peer_info") and one.samples]
 
 
 def test_a_drain_withdraws_services_and_keeps_pods_and_sessions(rack: Rack) -> None:

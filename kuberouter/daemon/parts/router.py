@@ -28,6 +28,7 @@ from kuberouter.model.settings import RouterSettings
 def router_part(settings: RouterSettings) -> Part:
     """What the route controller brings along."""
     # gRPC is heavy, and only this controller speaks it.
+    from kuberouter.daemon.bgpcounts import BgpCounts
     from kuberouter.drivers import bgp as drivers
     from kuberouter.sources.learned import LearnedSource
     from kuberouter.wire.gobgp.client import Connection
@@ -40,9 +41,11 @@ def router_part(settings: RouterSettings) -> Part:
     part.needs = frozenset((*part.watched, "interfaces"))
     part.dependents = [routing]
     deferral = settings.graceful.deferral_time if settings.graceful is not None else 0
-    part.sources = [LearnedSource(gobgp, longest=deferral)]
+    learned = LearnedSource(gobgp, longest=deferral)
+    part.sources = [learned]
     if settings.gobgp_spawn:
         part.sources.append(Supervisor(settings.gobgp_socket, settings.gobgp_listeners))
+    part.shows.append(BgpCounts(gobgp, lambda: learned.received).show)
     register(part, COMPILERS, settings)
     tables = (TABLE_MAIN, TUNNEL_TABLE)
     part.drivers = {

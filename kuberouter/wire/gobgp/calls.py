@@ -21,7 +21,7 @@ from kuberouter.model.bgp import (
     SpeakerKey,
     Statement,
 )
-from kuberouter.wire.gobgp.client import BestPath, Connection, Follow, Sessions, SetEntry
+from kuberouter.wire.gobgp.client import STATES, BestPath, Connection, Follow, Session, Sessions, SetEntry
 from kuberouter.wire.gobgp.codec import (
     ACCEPT,
     AFI,
@@ -184,6 +184,13 @@ class Calls:
         peers = [reply.peer for reply in self._peers()]
         up = [peer for peer in peers if peer.state.session_state == ESTABLISHED]
         return Sessions(len(peers), len(up), sum(map(_owes, up)))
+
+    def session_states(self) -> Iterable[Session]:
+        """ListPeer, the state of each session."""
+        for reply in self._peers():
+            conf, number = reply.peer.conf, reply.peer.state.session_state
+            state = STATES[number] if 0 <= number < len(STATES) else STATES[0]
+            yield Session(packed_of(conf.neighbor_address), conf.peer_asn, state)
 
     def add_peer(self, row: Peer, *, restarting: bool = False) -> None:
         """AddPeer."""

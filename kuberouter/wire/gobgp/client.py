@@ -66,6 +66,20 @@ class Sessions(Value, frozen=True, gc=False):
     owing: int = 0
 
 
+class Session(Value, frozen=True, gc=False):
+    """How the session with a configured peer is."""
+
+    address: bytes
+    asn: int
+    """The AS number that is configured."""
+    state: str
+    """`idle` to `established` (RFC 4271, section 8.2.2), in small letters."""
+
+
+STATES = ("unknown", "idle", "connect", "active", "opensent", "openconfirm", "established")
+"""By their numbers in every version."""
+
+
 class Watch(Protocol):
     """A stream of best paths, the present ones first."""
 
@@ -137,6 +151,9 @@ class Api(Protocol):
 
     def sessions(self) -> Sessions:
         """How many of them have a session."""
+
+    def session_states(self) -> Iterable[Session]:
+        """How each of them is."""
 
     def add_peer(self, row: Peer, *, restarting: bool = False) -> None:
         """Configure a peer, all but `bfd` where there is none. `restarting` tells it that we are back (RFC 4724)."""

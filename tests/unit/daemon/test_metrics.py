@@ -12,6 +12,8 @@ from kuberouter.daemon.metrics import METRICS, PREFIX, Sample, Series, expose, r
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 GO_COUNTERS = {
+    "controller_bgp_advertisements_received",
+    "controller_bgp_advertisements_sent",
     "host_routes_added",
     "host_routes_removed",
     "service_total_connections",

@@ -19,6 +19,7 @@ from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import Planner
+from kuberouter.model.bgp import Path, PathKey
 from kuberouter.model.core import (
     Batch,
     Family,
@@ -38,10 +39,10 @@ from kuberouter.model.netfilter import Table as Xtable
 from kuberouter.model.network import Route, RouteKey
 from kuberouter.model.settings import NodeSettings
 
-TABLES: tuple[type[Row], ...] = (IpSet, Chain, Route, VirtualService)
+TABLES: tuple[type[Row], ...] = (IpSet, Chain, Route, VirtualService, Path)
 CONTROLLERS: dict[str, tuple[type[Row], ...]] = {
     "firewall": (IpSet, Chain),
-    "router": (Route,),
+    "router": (Route, Path),
     "service-proxy": (VirtualService,),
 }
 POLICY = ObjectRef("NetworkPolicy", "shop", "web")
@@ -282,3 +283,27 @@ def _changing() -> Iterable[Any]:
     for key in book:
         del book[key]
         yield from ()
+
+
+def test_what_peers_are_told_counts_when_it_changes_pods_and_services_apart(node: Node) -> None:
+    hop = bytes((192, 0, 2, 1))
+    pods = Path(PathKey(Prefix(bytes((10, 244, 1, 0)), 24)), hop)
+    vips = [Path(PathKey(Prefix(bytes((203, 0, 113, n)), 32)), hop) for n in (1, 2, 3)]
+
+    def sent() -> list[float]:
+        name = f"{PREFIX}controller_bgp_advertisements_sent"
+        lines = dict(line.rsplit(" ", 1) for line in node.telemetry.page().splitlines() if line.startswith(name))
+        kinds = ("pod-route", "advertise-vip", "withdraw-vip")
+        assert len(lines) == len(kinds)
+        return [float(lines[f'{name}{{type="{kind}"}}']) for kind in kinds]
+
+    assert sent() == [0, 0, 0]
+    node.drivers[Path].refuses = (vips[2].key,)
+    node.planner.ledgers[Path].claim(OWNER, [pods, *vips])
+    node.turn(Path)
+    assert sent() == [1, 2, 0]
+    node.planner.ledgers[Path].claim(OWNER, [pods, vips[1]])
+    node.turn(Path)
+    assert sent() == [1, 2, 1]
+    node.turn(Path)
+    assert sent() == [1, 2, 1], "nothing changed"

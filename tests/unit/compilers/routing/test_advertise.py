@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kuberouter.cluster.dependents import routing
 from kuberouter.compilers.routing import COMPILERS
@@ -25,6 +28,7 @@ BOTH = (Family.IPV4, Family.IPV6)
 POD_CIDR, ME = "10.244.1.0/24", "192.0.2.1"
 CLUSTER, EXTERNAL, BALANCER = "10.96.0.10", "203.0.113.10", "203.0.113.20"
 KEY = "kube-router.io/service."
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "bgp-services.md"
 
 
 def ranges(*texts: str) -> tuple[Prefix, ...]:
@@ -368,3 +372,19 @@ def test_a_service_of_another_proxy_is_told_of_where_it_has_endpoints() -> None:
     web = json.loads(annotated())
     web["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "other"}
     assert Router(ALL, json.dumps(web).encode(), HERE).told() == EVERY
+
+
+def test_the_examples_of_the_page_do_what_it_says() -> None:
+    shown = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    web, drained = map(yaml.safe_load, shown)
+    web["metadata"]["namespace"] = "shop"
+    web["spec"]["clusterIP"] = CLUSTER
+    web["status"] = {"loadBalancer": {"ingress": [{"ip": BALANCER}]}}
+    drained["spec"] = {"podCIDRs": [POD_CIDR]}
+    drained["status"] = {"addresses": [{"type": "InternalIP", "address": ME}]}
+    settings = RouterSettings(advertise=Advertise(cluster_ip=True), addresses=RULES)
+    router = Router(settings, json.dumps(web).encode(), THERE)
+    assert router.told() == set(), "it is Local, and its endpoint is elsewhere"
+    assert router.tell(HERE) == {EXTERNAL, BALANCER}
+    drained["metadata"]["name"] = NODE
+    assert router.tell(json.dumps(drained).encode()) == set()

@@ -204,15 +204,18 @@ class Calls:
 
     def paths(self) -> Iterable[Path]:
         """ListPath of the global table, those that no peer sent."""
+        for path in self._table():
+            prefix, next_hop = self._codec.path_prefix(path), self._codec.path_next_hop(path)
+            if path.neighbor_ip in LOCAL_SOURCES and prefix is not None and next_hop:
+                yield Path(PathKey(prefix), next_hop)
+
+    def _table(self) -> Iterator[Any]:
         for afi in AFI.values():
             request = self._pb.ListPathRequest(
                 table_type=self._numbers.global_table, family=self._pb.Family(afi=afi, safi=UNICAST)
             )
             for reply in self._all("ListPath", request, self._pb.ListPathResponse):
-                for path in reply.destination.paths:
-                    prefix, next_hop = self._codec.path_prefix(path), self._codec.path_next_hop(path)
-                    if path.neighbor_ip in LOCAL_SOURCES and prefix is not None and next_hop:
-                        yield Path(PathKey(prefix), next_hop)
+                yield from reply.destination.paths
 
     def originate(self, announce: Sequence[Path], withdraw: Sequence[Path]) -> None:
         """AddPathStream."""

@@ -36,6 +36,7 @@ def read_router(
     if not (64512 <= asn <= 65535 or 4200000000 <= asn <= 4294967294):
         reader.wrong("cluster-asn", f"{asn} is not a private AS number (64512 to 65535, 4200000000 to 4294967294)")
     overlay_type = reader.choice("overlay-type", ("subnet", "full"))
+    encap = reader.choice("overlay-encap", ("ipip", "fou"))
     router_id = reader.flag("router-id", str)
     if router_id not in ("", "generate"):
         reader.checked("router-id", _router_id, router_id)
@@ -66,11 +67,21 @@ def read_router(
         import_allow=reader.prefixes("bgp-import-allow-cidrs", families),
         overlay=reader.flag("enable-overlay", bool),
         overlay_full=overlay_type == "full",
+        overlay_encap=encap,
+        overlay_port=_encap_port(reader, encap),
         cni=reader.flag("enable-cni", bool),
         cni_file=environment.get("KUBE_ROUTER_CNI_CONF_FILE") or DEFAULT_CNI_FILE,
         pod_egress=reader.flag("enable-pod-egress", bool),
         auto_mtu=reader.flag("auto-mtu", bool),
     )
+
+
+def _encap_port(reader: Reader, encap: str) -> int:
+    """The port that is asked for; the default one is open only where packets are sent to it."""
+    port = reader.flag("overlay-encap-port", int)
+    if not 1024 <= port <= 65535:
+        reader.wrong("overlay-encap-port", f"{port} is not a port number from 1024 to 65535")
+    return port if encap == "fou" or "overlay-encap-port" in reader.given else 0
 
 
 def _socket(reader: Reader) -> str:

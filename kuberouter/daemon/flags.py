@@ -139,7 +139,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("enable-ibgp", BOOL, True, "Peer with the other nodes of the cluster."),
     Flag("enable-ipv4", BOOL, True, "Serve IPv4 where the node has an IPv4 address; policy holds for it anyway."),
     Flag("enable-ipv6", BOOL, False, "Serve IPv6 where the node has an IPv6 address; policy holds for it anyway."),
-    Flag("enable-overlay", BOOL, True, "Reach nodes of other subnets through IP-in-IP tunnels."),
+    Flag("enable-overlay", BOOL, True, "Reach nodes of other subnets through tunnels."),
     Flag("enable-pod-egress", BOOL, True, "SNAT what pods send to addresses outside the cluster."),
     Flag("enable-pprof", BOOL, False, "The profiler of Go, which has nothing to say of this program.", hidden=True),
     Flag(
@@ -270,6 +270,13 @@ FLAGS: tuple[Flag, ...] = (
         "Peer with every other node; false peers with those of the same AS number, kube-router.io/node.asn.",
     ),
     Flag("override-nexthop", BOOL, False, "Tell peers outside the cluster the session's own address as the next hop."),
+    Flag("overlay-encap", STRING, "ipip", "How tunnels carry packets: ipip, in IP itself; fou, in UDP (GUE)."),
+    Flag(
+        "overlay-encap-port",
+        UINT32,
+        5555,
+        "UDP port of --overlay-encap=fou; where it is given packets are accepted there with ipip, too.",
+    ),
     Flag("overlay-type", STRING, "subnet", "When to tunnel: subnet, only to nodes of other subnets; full, to all."),
     Flag("peer-router-asns", UINTS, (), "AS numbers of the peers of --peer-router-ips, in the same order."),
     Flag("peer-router-ips", STRINGS, (), "Addresses of peers outside the cluster that every node has."),

@@ -32,6 +32,7 @@ from kuberouter.wire.netlink import (
 
 KINDS = {kind.value: kind for kind in LinkKind}
 MODULES = {LinkKind.DUMMY: "dummy", LinkKind.IPIP: "ipip", LinkKind.IP6TNL: "ip6_tunnel", LinkKind.BRIDGE: "bridge"}
+ENCAP_MODULES = {LinkKind.IPIP: "fou", LinkKind.IP6TNL: "fou6"}
 GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL))
 """Errors of a removal that say the row was not there: just what was wanted."""
 
@@ -77,45 +78,84 @@ class LinkDriver(Rtnetlink):
         for link in self.links():
             if (kind := KINDS.get(link.kind)) is not None:
                 mtu = 0 if link.name in self._any_mtu else link.mtu
-                yield Link(LinkKey(link.name), kind, mtu, link.local, link.remote, link.up)
+                yield Link(LinkKey(link.name), kind, mtu, link.local, link.remote, link.up, link.encap_port)
 
     def write(self, batch: Batch[Link]) -> Outcome:
-        """Make, mend and remove links. A link of another kind under the name is replaced."""
+        """Make, mend and remove links. Only a link of another kind under the name is replaced.
+
+        What is mended is never away: a tunnel that gets another end or encapsulation keeps its routes.
+        """
         failed: dict[Hashable, str] = {}
-        replaced = [old for old, new in batch.change if (old.kind, old.local, old.remote) != _shape(new)]
+        replaced = [old for old, new in batch.change if old.kind is not new.kind]
         gone = [(row.key, _delete_link(row)) for row in (*batch.remove, *replaced)]
         self.apply(gone, failed, GONE)
-        wanted = [*batch.add, *(new for _, new in batch.change)]
+        # Changes first: what is then added may have the ends that a changed one had.
+        wanted = [*(new for _, new in batch.change), *batch.add]
         for kind in LinkKind:
             rows = [row for row in wanted if row.kind is kind and row.key not in failed]
             if rows:
-                self._make(kind, rows, failed)
+                failed.update(self._make(kind, rows))
         for row in wanted:
             (self._any_mtu.add if row.mtu == 0 else self._any_mtu.discard)(row.key.name)
         return Outcome(failed)
 
-    def _make(self, kind: LinkKind, rows: list[Link], failed: dict[Hashable, str]) -> None:
-        present = {link.name: link.ifindex for link in self.links()}
-        messages = [(row.key, _new_link(row, present.get(row.key.name, 0))) for row in rows]
-        results: dict[Hashable, str] = {}
-        codes = self.wire.transact([message for _, message in messages])
-        if errno.EOPNOTSUPP in codes:
-            if load_module(MODULES[kind]):
-                codes = self.wire.transact([message for _, message in messages])
-            missing = f"kernel module {MODULES[kind]} is missing"
-            results = {row.key: missing for row, code in zip(rows, codes, strict=True) if code == errno.EOPNOTSUPP}
+    def _make(self, kind: LinkKind, rows: list[Link]) -> dict[Hashable, str]:
+        """Make or mend links of one kind; returns those that could not be, and why."""
+        codes = self._send(rows)
+        missing = {name for row, code in zip(rows, codes, strict=True) if (name := _module(row, code))}
+        loaded = {name for name in missing if load_module(name)}
+        if loaded:
+            codes = self._send(rows)
+        if errno.EEXIST in codes and self._make_room([r for r, c in zip(rows, codes, strict=True) if c]):
+            codes = self._send(rows)
+        failed: dict[Hashable, str] = {}
         for row, code in zip(rows, codes, strict=True):
-            if code and row.key not in results:
-                results[row.key] = error_text(code)
-        failed.update(results)
+            if (module := _module(row, code)) and (code != errno.EINVAL or module not in loaded):
+                failed[row.key] = f"kernel module {module} is missing"
+            elif code == errno.EEXIST:
+                failed[row.key] = "another link has the same end points"
+            elif code:
+                failed[row.key] = error_text(code)
+        return failed
+
+    def _send(self, rows: list[Link]) -> list[int]:
+        present = {link.name: link.ifindex for link in self.links()}
+        return self.wire.transact([_new_link(row, present.get(row.key.name, 0)) for row in rows])
+
+    def _make_room(self, rows: list[Link]) -> bool:
+        """Remove tunnels of ours that have the ends of these under another name; the kernel has only one of each.
+
+        So it is after an upgrade from a release with other names, and when two addresses swap names.
+        """
+        ends = {(row.kind, row.local, row.remote): row.key for row in rows if row.remote}
+        found = [row for row in self.read() if ends.get((row.kind, row.local, row.remote), row.key) != row.key]
+        old = [row for row in found if self.owns(row)]
+        self.apply([(row.key, _delete_link(row)) for row in old], {})
+        return bool(old)
 
 
-def _shape(row: Link) -> tuple[LinkKind, bytes, bytes]:
-    return row.kind, row.local, row.remote
+def _module(row: Link, code: int) -> str:
+    """The kernel module that an error may come from the lack of; empty for other errors.
+
+    Of a kind that it does not know the kernel says that it is not supported, of an encapsulation that it is invalid.
+    """
+    if code == errno.EOPNOTSUPP:
+        return MODULES[row.kind]
+    if code == errno.EINVAL and row.encap_port > 0:
+        return ENCAP_MODULES[row.kind]
+    return ""
 
 
 def _new_link(row: Link, index: int) -> Message:
-    body = rt.link_request(row.key.name, row.kind.value, row.mtu, row.local, row.remote, index)
+    body = rt.link_request(
+        row.key.name,
+        row.kind.value,
+        row.mtu,
+        local=row.local,
+        remote=row.remote,
+        encap_port=row.encap_port,
+        index=index,
+    )
     return rt.RTM_NEWLINK, 0 if index else NLM_F_CREATE | NLM_F_EXCL, body
 
 

@@ -218,7 +218,7 @@ def _open(wire: NetlinkSocket, pod: bytes) -> str:
         tunnel = None
     if tunnel is None or not tunnel.link.up:
         index = tunnel.link.ifindex if tunnel is not None else 0
-        body = rt.link_request(name, kind.value, 0, pod, b"", index)
+        body = rt.link_request(name, kind.value, 0, local=pod, index=index)
         (code,) = wire.transact([(rt.RTM_NEWLINK, 0 if index else NLM_F_CREATE | NLM_F_EXCL, body)])
         if code == errno.EOPNOTSUPP:
             return f"kernel module {MODULES[family]} is missing"

@@ -33,7 +33,7 @@ from kuberouter.model.netfilter import (
     IpSet,
     Member,
 )
-from kuberouter.model.network import Address, BridgePort, Link, LocalRoute, PolicyRule, Route
+from kuberouter.model.network import Address, BridgePort, FouPort, Link, LocalRoute, PolicyRule, Route
 from kuberouter.model.nftables import FormerTable, NftChain, NftElement, NftSet, NftTable, NftVerdict
 from kuberouter.model.receivers import PodReceiver
 
@@ -69,6 +69,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     FormerProxy,  # before the chain that it jumps to
     FormerPolicy,  # likewise, wherever these chains are
     Hook,  # policy, guard and SNAT stand before anything can be reached
+    FouPort,  # what tunnels send elsewhere comes here as well, from nodes that are quicker
     Link,  # links before what lies on them
     PodReceiver,  # a pod takes packets out of the tunnel before it is sent any
     BridgePort,

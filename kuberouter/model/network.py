@@ -30,7 +30,9 @@ class LinkKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 class Link(Value, frozen=True, gc=False):
     """A link that we make and keep up. `mtu` 0 leaves the MTU alone. `local`/`remote` are a tunnel's end points.
 
-    `up` is False only in what a driver reads: somebody set the link down.
+    `encap_port` is the UDP port of a tunnel whose packets travel in UDP (GUE), 0 of one whose packets are IP in IP. In
+    what a driver reads `up` False is a link that somebody set down, and `encap_port` -1 an encapsulation that is not
+    ours.
     """
 
     key: LinkKey
@@ -39,6 +41,20 @@ class Link(Value, frozen=True, gc=False):
     local: bytes = b""
     remote: bytes = b""
     up: bool = True
+    encap_port: int = 0
+
+
+class FouPortKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A UDP port of a family."""
+
+    family: Family
+    port: int
+
+
+class FouPort(Value, frozen=True, gc=False):
+    """A UDP port at which the kernel takes packets out of UDP (foo over UDP, linux/fou.h), of the GUE variant."""
+
+    key: FouPortKey
 
 
 class BridgePortKey(KeyValue, frozen=True, gc=False, cache_hash=True):

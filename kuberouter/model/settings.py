@@ -127,8 +127,9 @@ class RouterSettings(Value, frozen=True, gc=False):
     overlay_full: bool = False
     """Tunnel to every node, not only to those of other subnets."""
     overlay_encap: str = "ipip"
-    overlay_port: int = 5555
-    """UDP port of `--overlay-encap=fou`."""
+    """How tunnels carry packets: `ipip`, or `fou`, inside UDP."""
+    overlay_port: int = 0
+    """UDP port at which such packets are accepted, and to which `fou` sends them; 0 accepts none."""
     cni: bool = True
     cni_file: str = "/etc/cni/net.d/10-kuberouter.conf"
     pod_egress: bool = True

@@ -6,6 +6,7 @@ Pure packing and unpacking; addresses are packed bytes, links are interface inde
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from struct import Struct
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ IFLA_PROTINFO = 12
 IFLA_BRPORT_MODE = 4
 AF_BRIDGE = 7
 IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_PROTO = 2, 3, 4, 9
+IFLA_IPTUN_ENCAP_TYPE, IFLA_IPTUN_ENCAP_FLAGS, IFLA_IPTUN_ENCAP_SPORT, IFLA_IPTUN_ENCAP_DPORT = 15, 16, 17, 18
+TUNNEL_ENCAP_NONE, TUNNEL_ENCAP_GUE = 0, 2
+TUNNELS = ("ipip", "ip6tnl")
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_TARGET_NETNSID = 1, 2, 8, 10
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 7, 9, 15
@@ -43,6 +47,7 @@ IFADDR = Struct("=BBBBI")
 RTMSG = Struct("=BBBBBBBBI")
 RTNEXTHOP = Struct("=HBBi")
 U32 = Struct("=I")
+U16 = Struct("=H")
 
 
 class LinkFacts(NamedTuple):
@@ -55,20 +60,19 @@ class LinkFacts(NamedTuple):
     kind: str
     local: bytes
     remote: bytes
+    encap_port: int = 0
+    """UDP port of a tunnel in GUE, 0 of one without encapsulation, -1 of one with any other."""
 
 
-def link_request(name: str, kind: str, mtu: int, local: bytes, remote: bytes, index: int = 0) -> bytes:
+def link_request(
+    name: str, kind: str, mtu: int, *, local: bytes = b"", remote: bytes = b"", encap_port: int = 0, index: int = 0
+) -> bytes:
     """Body of RTM_NEWLINK: make a link, or mend the one with this index, and bring it up.
 
-    A tunnel gets its end points; an ip6tnl carries IPv6 only (RFC 2473), an ipip IPv4 only (RFC 2003).
+    A tunnel gets its end points; an ip6tnl carries IPv6 only (RFC 2473), an ipip IPv4 only (RFC 2003). What is mended
+    stays the same link, whatever changes, and so keeps its routes.
     """
-    data: list[bytes] = []
-    if local:
-        data.append(attribute(IFLA_IPTUN_LOCAL, local))
-    if remote:
-        data.append(attribute(IFLA_IPTUN_REMOTE, remote))
-    if kind == "ip6tnl":
-        data += (attribute(IFLA_IPTUN_PROTO, bytes((IPPROTO_IPV6,))), attribute(IFLA_IPTUN_TTL, b"\x40"))
+    data = _tunnel(kind, local, remote, encap_port) if kind in TUNNELS else []
     parts = [IFINFO.pack(0, 0, 0, index, IFF_UP, IFF_UP)]
     if not index:
         # A name beside an index asks for a renaming, which kernels before 6.2 refuse to a link that is up.
@@ -82,6 +86,36 @@ def link_request(name: str, kind: str, mtu: int, local: bytes, remote: bytes, in
     return b"".join(parts)
 
 
+def _tunnel(kind: str, local: bytes, remote: bytes, encap_port: int) -> list[bytes]:
+    data: list[bytes] = []
+    if local:
+        data.append(attribute(IFLA_IPTUN_LOCAL, local))
+    if remote:
+        data.append(attribute(IFLA_IPTUN_REMOTE, remote))
+    ttl = 64 if kind == "ip6tnl" else 0
+    if kind == "ip6tnl":
+        data.append(attribute(IFLA_IPTUN_PROTO, bytes((IPPROTO_IPV6,))))
+    if encap_port:
+        # The TTL is the one that the Go kube-router gives them. Source ports are made of flows, so that they spread.
+        ttl = 225
+        data += (
+            attribute(IFLA_IPTUN_ENCAP_FLAGS, U16.pack(0)),
+            attribute(IFLA_IPTUN_ENCAP_SPORT, b"\0\0"),
+            attribute(IFLA_IPTUN_ENCAP_DPORT, encap_port.to_bytes(2, "big")),
+        )
+    if ttl:
+        data.append(attribute(IFLA_IPTUN_TTL, bytes((ttl,))))
+    data.append(attribute(IFLA_IPTUN_ENCAP_TYPE, U16.pack(TUNNEL_ENCAP_GUE if encap_port else TUNNEL_ENCAP_NONE)))
+    return data
+
+
+def _encap_port(tunnel: Mapping[int, bytes]) -> int:
+    kind = U16.unpack(tunnel.get(IFLA_IPTUN_ENCAP_TYPE, b"\0\0"))[0]
+    if kind != TUNNEL_ENCAP_GUE:
+        return -1 if kind else TUNNEL_ENCAP_NONE
+    return int.from_bytes(tunnel.get(IFLA_IPTUN_ENCAP_DPORT, b""), "big")
+
+
 def link_by_name(name: str) -> bytes:
     """Body of RTM_DELLINK for a link by name."""
     return IFINFO.pack(0, 0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
@@ -93,7 +127,7 @@ def parse_link(body: bytes) -> LinkFacts:
     found = attributes(body, IFINFO.size)
     information = attributes(found.get(IFLA_LINKINFO, b""))
     kind = text(information.get(IFLA_INFO_KIND, b""))
-    tunnel = attributes(information.get(IFLA_INFO_DATA, b"")) if kind in ("ipip", "ip6tnl") else {}
+    tunnel = attributes(information.get(IFLA_INFO_DATA, b"")) if kind in TUNNELS else {}
     return LinkFacts(
         index,
         text(found.get(IFLA_IFNAME, b"")),
@@ -102,6 +136,7 @@ def parse_link(body: bytes) -> LinkFacts:
         kind,
         tunnel.get(IFLA_IPTUN_LOCAL, b""),
         tunnel.get(IFLA_IPTUN_REMOTE, b""),
+        _encap_port(tunnel),
     )
 
 

@@ -30,11 +30,11 @@ from kuberouter.model.core import Family, L4Protocol, ObjectRef, Prefix, Row, Se
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
-from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route
+from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Route
 from kuberouter.model.settings import AddressRules, Advertise, GracefulRestart, RouterSettings
 from tests.support.world import NODE, World
 
-ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, Link, Route, PolicyRule, *bgp.TABLES, CniSettings)
+ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, FouPort, Link, Route, PolicyRule, *bgp.TABLES, CniSettings)
 FAMILIES = (Family.IPV4, Family.IPV6)
 NAMES = (NODE, "node-2", "node-3")
 ADDRESSES = [
@@ -54,6 +54,7 @@ SETTINGS = (
     RouterSettings(overlay=False, pod_egress=False, cni=False),
     RouterSettings(ibgp=False, auto_mtu=False),
     RouterSettings(full_mesh=False, graceful=GracefulRestart()),
+    RouterSettings(overlay_encap="fou", overlay_port=5555),
     RouterSettings(import_allow=(CIDRS[1],), advertise=Advertise(pod_cidr=False)),
 )
 ADVERTISING = tuple(

@@ -38,7 +38,7 @@ from kuberouter.model.core import Family, ObjectRef, Prefix, Row, Unavailable
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
-from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route, RouteKey
+from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Route, RouteKey
 from kuberouter.model.settings import NodeSettings, RouterSettings
 from kuberouter.sources.learned import LearnedSource
 from kuberouter.wire.gobgp.client import Connection
@@ -49,7 +49,7 @@ from tests.support.lab import netns
 from tests.support.lab.process import Child
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNEL_ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, Link, Route, PolicyRule, CniSettings)
+KERNEL_ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, FouPort, Link, Route, PolicyRule, CniSettings)
 
 
 def prefix(text: str) -> Prefix:

@@ -29,6 +29,8 @@ MODULES = (
     "dummy",
     "ipip",
     "ip6_tunnel",
+    "fou",
+    "fou6",
     "br_netfilter",
     "ip_set_hash_ip",
     "ip_set_hash_net",

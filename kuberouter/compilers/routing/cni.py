@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kuberouter.cluster.view import ClusterView
-from kuberouter.compilers.routing.mtu import pod_mtu
+from kuberouter.compilers.mtu import pod_mtu
 from kuberouter.model.core import Fragment, Owner, Problem, Reason
 from kuberouter.model.host import CniSettings, CniSettingsKey
 from kuberouter.model.node import NodeFacts

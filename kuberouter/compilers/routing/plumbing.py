@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from kuberouter.cluster.routes import node_addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.host import advertised_routes, family_settings
+from kuberouter.compilers.mtu import pod_mtu
 from kuberouter.compilers.names import BRIDGE_LINK, NODE_ADDRESS_SET, POD_SUBNET_SET, TUNNEL_TABLE, set_name
-from kuberouter.compilers.routing.mtu import pod_mtu
 from kuberouter.model.core import Family, Fragment, Owner, Row, family_of
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import (
@@ -23,7 +23,7 @@ from kuberouter.model.netfilter import (
     SetType,
     Table,
 )
-from kuberouter.model.network import Link, LinkKey, LinkKind, PolicyRule, PolicyRuleKey
+from kuberouter.model.network import FouPort, FouPortKey, Link, LinkKey, LinkKind, PolicyRule, PolicyRuleKey
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import RouterSettings
 
@@ -49,6 +49,8 @@ def compile_plumbing(key: Owner, view: ClusterView, *, node: NodeFacts, settings
         if settings.pod_egress:
             rows.append(_egress(family, pods, nodes))
     if settings.overlay:
+        if settings.overlay_port:
+            rows += (FouPort(FouPortKey(family, settings.overlay_port)) for family in node.families)
         rows += (PolicyRule(PolicyRuleKey(p.family, p, TUNNEL_TABLE)) for p in node.pod_cidrs)
     return Fragment(tuple(rows))
 

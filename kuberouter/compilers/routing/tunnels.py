@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.mtu import tunnel_mtu
 from kuberouter.compilers.names import TUNNEL_TABLE, tunnel_name
-from kuberouter.compilers.routing.mtu import tunnel_mtu
 from kuberouter.model.core import Family, Prefix, Row, family_of
 from kuberouter.model.network import Link, LinkKey, LinkKind, Route, RouteKey
 from kuberouter.model.node import NodeFacts
@@ -28,7 +28,14 @@ def tunnel_to(view: ClusterView, address: bytes, *, node: NodeFacts, settings: R
     name = name_of(view, address)
     host = Prefix(address, len(address) * 8)
     return (
-        Link(LinkKey(name), KINDS[family], tunnel_mtu(node, settings, family), local, address),
+        Link(
+            LinkKey(name),
+            KINDS[family],
+            tunnel_mtu(node, settings, family),
+            local,
+            address,
+            encap_port=settings.overlay_port if settings.overlay_encap == "fou" else 0,
+        ),
         # Packets of pods go to the node the way they come from it, or the reverse path filter would drop them.
         Route(RouteKey(TUNNEL_TABLE, host), device=name),
     )

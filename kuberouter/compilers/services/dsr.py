@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from kuberouter.cluster.frontends import FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
+from kuberouter.compilers.mtu import direct_segment
 from kuberouter.compilers.names import (
     CONFINED_MARK,
     DIRECT_ANSWERS_CHAIN,
@@ -63,8 +64,6 @@ FIELD = f"metadata.annotations[{SERVICE_DSR.key}]"
 OUTSIDE = (FrontendKind.EXTERNAL, FrontendKind.LOAD_BALANCER)
 ACCEPT_LOCAL = SysctlKey("net/ipv4/conf/all/accept_local")
 SLOPPY_TCP = SysctlKey("net/ipv4/vs/sloppy_tcp")
-OVERHEAD = {Family.IPV4: 20 + 20 + 20, Family.IPV6: 40 + 40 + 20}
-"""Bytes of the outer and the inner IP header and of the TCP header (RFC 2003, RFC 2473, RFC 9293 without options)."""
 PROTOCOL = {L4Protocol.TCP: "tcp", L4Protocol.UDP: "udp", L4Protocol.SCTP: "sctp"}
 LOCAL_RANK, MARK_RANK = 0, 10
 FALLBACK = Rank(level=1)
@@ -156,11 +155,10 @@ def _answers(place: VirtualServiceKey, node: NodeFacts) -> Iterator[Row]:
     """The chain for what comes in as an answer. It is the same for every Service, so that they hold it together."""
     family = place.family
     rules: list[str] = []
-    mtu = min((mtu for mtu in (node.mtu, node.bridge_mtu) if mtu), default=0)
-    if mtu:
+    if segment := direct_segment(node, family):
         handshake = "-p tcp -m tcp --tcp-flags SYN,RST SYN"
         served = f"-m set --match-set {set_name(SERVICE_PORT_SET, family)} src,src"
-        rules.append(f"{handshake} {served} -j TCPMSS --set-mss {mtu - OVERHEAD[family]}")
+        rules.append(f"{handshake} {served} -j TCPMSS --set-mss {segment}")
     if family is Family.IPV4:
         direct = IpSetKey(set_name(DIRECT_SET, family))
         yield IpSet(direct, SetType.HASH_IP, family)

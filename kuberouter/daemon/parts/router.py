@@ -16,12 +16,13 @@ from kuberouter.compilers.names import (
 from kuberouter.compilers.routing import COMPILERS
 from kuberouter.daemon.gobgpd import Supervisor
 from kuberouter.daemon.parts.part import Part, register, shared
+from kuberouter.drivers.fouports import FouPortDriver
 from kuberouter.drivers.host import CniDriver
 from kuberouter.drivers.network import PolicyRuleDriver, RouteDriver
 from kuberouter.model import bgp
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, HookRank, IpSet, Member
-from kuberouter.model.network import TABLE_MAIN, Link, PolicyRule, Route
+from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Route
 from kuberouter.model.settings import RouterSettings
 
 
@@ -50,6 +51,7 @@ def router_part(settings: RouterSettings) -> Part:
     tables = (TABLE_MAIN, TUNNEL_TABLE)
     part.drivers = {
         **dict.fromkeys((Sysctl, IpSet, Member, Hook, Link), shared),
+        FouPort: lambda: FouPortDriver((TUNNEL_PREFIX,), lambda key: key in part.desired(FouPort)),
         Route: lambda: RouteDriver(tables),
         PolicyRule: lambda: PolicyRuleDriver((TUNNEL_TABLE,)),
         bgp.Speaker: lambda: drivers.SpeakerDriver(gobgp),
@@ -69,7 +71,7 @@ def router_part(settings: RouterSettings) -> Part:
     part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET)
     part.links = (BRIDGE_LINK,)
     part.link_prefixes = (TUNNEL_PREFIX,)
-    kernel = (Link, Route, PolicyRule)
+    kernel = (FouPort, Link, Route, PolicyRule)
     others = tuple(row for row in part.drivers if row not in kernel)
     part.audits = [(settings.route_sync_period, kernel), (settings.sync_period, others)]
     return part

@@ -100,6 +100,8 @@ def have(feature: str) -> bool:
 
     The module is loaded if it can be. Link types are tried in a scratch namespace.
     """
+    if feature == "fou":
+        return all(subprocess.run(["modprobe", "-q", m], check=False).returncode == 0 for m in ("fou", "fou6"))
     module = {"ip6tnl": "ip6_tunnel"}.get(feature, feature)
     subprocess.run(["modprobe", "-q", module], capture_output=True, check=False)
     if feature == "ip_vs":

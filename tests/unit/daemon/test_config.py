@@ -63,6 +63,24 @@ def test_the_override_beats_the_environment_in_naming_the_node(environment: dict
     assert good("--hostname-override=other", environment).node.name == "other"
 
 
+@pytest.mark.parametrize(
+    ("words", "port"),
+    [
+        ("", 0),
+        ("--overlay-encap=fou", 5555),
+        # Nodes that do not send inside UDP yet, or no more, accept it.
+        ("--overlay-encap-port=5555", 5555),
+        ("--overlay-encap=ipip --overlay-encap-port=6666", 6666),
+    ],
+)
+def test_a_port_for_tunnels_is_open_only_where_somebody_asks_for_it(
+    words: str, port: int, environment: dict[str, str]
+) -> None:
+    router = good(words, environment).router
+    assert router is not None
+    assert router.overlay_port == port
+
+
 def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     words = (
         "--enable-ipv6 --service-cluster-ip-range=10.100.0.0/16,fd00:1::/108 --cluster-asn=4200000000 --bgp-port=0xb3 "
@@ -74,13 +92,15 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--nodes-full-mesh=false --advertise-pod-cidr=false "
         "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48"
         "--netpol-default-deny --netpol-existing-flows=cut --nodes-full-mesh=false --advertise-pod-cidr=false "
-        "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48 --advertise-loadbalancer-ip"
+        "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48 --advertise-loadbalancer-ip "
+        "--overlay-encap=fou --overlay-encap-port=7777"
     )
     config = good(words, environment)
     assert config.node.families == (Family.IPV4, Family.IPV6)
     assert config.router is not None
     assert (config.router.asn, config.router.bgp_port) == (4200000000, 179)
     assert config.router.overlay_full
+    assert (config.router.overlay_encap, config.router.overlay_port) == ("fou", 7777)
     assert config.router.router_id == "generate"
     assert not config.router.ibgp
     assert not config.router.full_mesh
@@ -179,6 +199,9 @@ def test_cluster_ip_ranges_are_repeated_and_replace_the_default(
         ("--iptables-mode=nftables", "--iptables-mode: 'nftables' is not one of auto, nft, legacy"),
         ("--netpol-existing-flows=drop", "--netpol-existing-flows: 'drop' is not one of keep, cut"),
         ("--overlay-type=half", "--overlay-type: 'half'"),
+        ("--overlay-encap=vxlan", "--overlay-encap: 'vxlan' is not one of ipip, fou"),
+        ("--overlay-encap-port=1023", "--overlay-encap-port: 1023"),
+        ("--overlay-encap-port=65536", "--overlay-encap-port: 65536"),
         ("--router-id=1.2.3", "--router-id: '1.2.3'"),
         ("--router-id=0.0.0.0", "--router-id: '0.0.0.0'"),
         ("--router-id=::1", "--router-id: '::1'"),

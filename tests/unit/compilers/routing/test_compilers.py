@@ -20,7 +20,6 @@ from kuberouter.compilers.routing import (
     compile_route,
     compile_speaker,
 )
-from kuberouter.compilers.routing.mtu import pod_mtu, tunnel_mtu
 from kuberouter.model.bgp import (
     NeighborSetEntry,
     Path,
@@ -37,7 +36,7 @@ from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Prefix, Re
 from kuberouter.model.events import Upserted
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
-from kuberouter.model.network import Link, LinkKind, PolicyRule, Route
+from kuberouter.model.network import FouPort, FouPortKey, Link, LinkKind, PolicyRule, Route
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import NodeSettings, RouterSettings
 
@@ -263,7 +262,8 @@ def test_ipv6_tunnels_are_ip6tnl() -> None:
     assert (link.kind, link.mtu) == (LinkKind.IP6TNL, 1452)
 
 
-def test_tunnels_to_addresses_that_look_alike_have_different_names() -> None:
+def test_b13_tunnels_to_addresses_that_look_alike_have_different_names() -> None:
+    """Two nodes whose addresses look alike without dots shared one tunnel, which led to only one of them."""
     one, two = node("one", "10.0.1.11"), node("two", "10.0.11.1")
     links = [
         link
@@ -273,6 +273,25 @@ def test_tunnels_to_addresses_that_look_alike_have_different_names() -> None:
     assert len({link.key for link in links}) == 2
     assert links[0].key.name == names.tunnel_name(packed("10.0.1.11"))
     assert names.tunnel_name(packed("10.0.1.11")) == names.tunnel_name(packed("10.0.11.1"))
+
+
+def test_tunnels_carry_packets_in_udp_where_that_is_asked_for() -> None:
+    fou = RouterSettings(overlay_encap="fou", overlay_port=5555)
+    far = node("far", "198.51.100.3", "2001:db8:1::3")
+    for prefix, hop, mtu in (("10.244.3.0/24", "198.51.100.3", 1468), ("fd44:3::/64", "2001:db8:1::3", 1440)):
+        (link,) = of(learn(prefix, hop, nodes=[far], facts=DUAL, settings=fou), Link)
+        assert (link.encap_port, link.mtu) == (5555, mtu)
+    for settings, expected in (
+        (fou, {V4, V6}),
+        (RouterSettings(overlay_port=5555), {V4, V6}),
+        (SETTINGS, set()),
+        (RouterSettings(overlay=False, overlay_encap="fou", overlay_port=5555), set()),
+    ):
+        fragment = compile_plumbing(own("plumbing"), cluster(), node=DUAL, settings=settings)
+        assert {row.key for row in of(fragment, FouPort)} == {FouPortKey(family, 5555) for family in expected}
+    # A port that is only open for others sends nothing there.
+    (link,) = of(learn("10.244.3.0/24", "198.51.100.3", nodes=[far], settings=RouterSettings(overlay_port=5555)), Link)
+    assert link.encap_port == 0
 
 
 # --- plumbing, sets, CNI
@@ -331,21 +350,3 @@ def test_cni_ranges_begin_with_ipv4_and_none_is_a_problem() -> None:
     fragment = compile_cni(own("cni"), cluster(), node=bare, settings=SETTINGS)
     assert not fragment.rows
     assert [(p.field, p.reason) for p in fragment.problems] == [("spec.podCIDRs", Reason.MISSING)]
-
-
-@pytest.mark.parametrize(
-    ("facts", "settings", "expected"),
-    [
-        (FACTS, SETTINGS, (1480, 1480)),
-        (FACTS, RouterSettings(overlay=False), (1500, 1480)),
-        (FACTS, RouterSettings(auto_mtu=False), (0, 0)),
-        (DUAL, SETTINGS, (1452, 1480)),
-        (NodeFacts("me", FACTS.addresses), SETTINGS, (0, 0)),
-    ],
-)
-def test_a_pods_packet_fits_into_a_tunnel(
-    facts: NodeFacts, settings: RouterSettings, expected: tuple[int, int]
-) -> None:
-    pods, tunnel = pod_mtu(facts, settings), tunnel_mtu(facts, settings, V4)
-    assert (pods, tunnel) == expected
-    assert not settings.overlay or pods <= tunnel

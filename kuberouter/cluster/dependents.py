@@ -173,6 +173,8 @@ def routing(change: Change, view: ClusterView) -> Iterable[Dirty]:
             yield "advertise-service", view.frontends.asking(address)
     elif ref.kind == "LearnedRoute":
         yield "route", (ref,)
+    elif ref.kind == "ForeignRoute":
+        yield "route", (ObjectRef("LearnedRoute", "", ref.name),)
     elif ref.kind == "Service":
         yield "advertise-service", (ref, *view.frontends.contenders)
     elif ref.kind == "EndpointSlice" and (found := view.frontends.flipped | view.local_endpoints.touched):

@@ -19,6 +19,7 @@ from kuberouter.model.cluster import (
     ClusterObject,
     Departed,
     EndpointSlice,
+    ForeignRoute,
     Interface,
     KnownMark,
     LearnedRoute,
@@ -45,6 +46,7 @@ KINDS: tuple[type[ClusterObject], ...] = (
     Interface,
     PodLink,
     LearnedRoute,
+    ForeignRoute,
     LocalPod,
     KnownMark,
     Departed,
@@ -190,6 +192,10 @@ class ClusterView:
     def departed(self, ref: ObjectRef) -> Departed | None:
         """The departed destination of this reference."""
         return self._get(Departed, ref)
+
+    def foreign(self, learned: ObjectRef) -> ForeignRoute | None:
+        """What this host has for the prefix of a learned route by other means."""
+        return self._get(ForeignRoute, ObjectRef("ForeignRoute", "", learned.name))
 
     def learned_routes(self) -> Iterable[LearnedRoute]:
         """All routes that gobgpd learned."""

@@ -102,7 +102,7 @@ def compose(config: Config) -> Composition:
     sinks: list[Sink] = [LogSink()]
     sources = _api_sources(config, parts, sinks)
     journal = Journal(sinks)
-    sources.append(HostSource(ours))
+    sources.append(HostSource(ours, routes=config.router is not None))
     if any(Hook in part.drivers or NftChain in part.drivers for part in parts):
         sources.append(NetfilterSource(tuple(prefix for part in parts for prefix in part.chain_prefixes)))
     for part in parts:

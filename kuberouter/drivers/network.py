@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 from kuberouter.model.core import Batch, Family, Outcome, Prefix
 from kuberouter.model.network import (
@@ -218,29 +218,59 @@ class RouteDriver(Rtnetlink):
                     continue
                 gateways = tuple(sorted(gateway for gateway, _ in route.hops if gateway))
                 # Behind a gateway the link follows from the gateway; only a route straight out names its device.
-                device = "" if gateways else names.get(route.hops[0][1], "")
+                devices = () if gateways else tuple(sorted(names.get(index, "") for _, index in route.hops))
                 key = RouteKey(route.table, Prefix(route.address, route.length))
-                rows.append(Route(key, gateways, device, route.source))
+                rows.append(Route(key, gateways, devices, route.source))
         return rows
 
     def write(self, batch: Batch[Route]) -> Outcome:
-        """Replace in place; a route is never away while it changes."""
+        """Replace in place; a route is never away while it changes. What somebody else has put there stays."""
         failed: dict[Hashable, str] = {}
-        wanted = (*batch.add, *(new for _, new in batch.change))
-        names = {link.name: link.ifindex for link in self.links()} if any(r.device for r in wanted) else {}
-        messages: list[tuple[Hashable, Message]] = []
-        for row in wanted:
-            if row.device and row.device not in names:
-                failed[row.key] = f"link {row.device} does not exist"
-            else:
-                body = _route(row, names.get(row.device, 0))
-                messages.append((row.key, (rt.RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)))
-        self.apply(messages, failed)
+        changed = [new for _, new in batch.change]
+        devices = any(row.devices for row in (*batch.add, *changed))
+        names = {link.name: link.ifindex for link in self.links()} if devices else {}
+        taken = self._send(batch.add, NLM_F_CREATE | NLM_F_EXCL, names, failed)
+        if taken:
+            others = self._others()
+            for row in taken:
+                if row.key in others:
+                    failed[row.key] = f"a route to it is there that is not ours, of protocol {others[row.key]}"
+            changed += [row for row in taken if row.key not in failed]
+        self._send(changed, NLM_F_CREATE | NLM_F_REPLACE, names, failed)
         self.apply([(row.key, (rt.RTM_DELROUTE, 0, _route_key(row.key))) for row in batch.remove], failed, GONE)
         return Outcome(failed)
 
+    def _send(
+        self, rows: Sequence[Route], flags: int, names: Mapping[str, int], failed: dict[Hashable, str]
+    ) -> list[Route]:
+        """Write routes; returns those of which the kernel says that there is one already."""
+        known: list[Route] = []
+        for row in rows:
+            if missing := [device for device in row.devices if device not in names]:
+                failed[row.key] = f"link {missing[0]} does not exist"
+            else:
+                known.append(row)
+        codes = self.wire.transact([(rt.RTM_NEWROUTE, flags, _route(row, names)) for row in known])
+        taken: list[Route] = []
+        for row, code in zip(known, codes, strict=True):
+            if code == errno.EEXIST and flags & NLM_F_EXCL:
+                taken.append(row)
+            elif code:
+                failed[row.key] = error_text(code)
+        return taken
 
-def _route(row: Route, index: int) -> bytes:
+    def _others(self) -> dict[RouteKey, str]:
+        """Routes in our tables that are not of protocol 17, with what they are of."""
+        found: dict[RouteKey, str] = {}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for body in self.wire.dump(rt.RTM_GETROUTE, rt.route_dump(family), keep=rt.is_foreign_route):
+                route = rt.parse_route(body)
+                key = RouteKey(route.table, Prefix(route.address, route.length))
+                found[key] = rt.PROTOCOLS.get(route.protocol, str(route.protocol))
+        return found
+
+
+def _route(row: Route, names: Mapping[str, int]) -> bytes:
     prefix = row.key.prefix
     return rt.route_request(
         row.key.table,
@@ -248,7 +278,7 @@ def _route(row: Route, index: int) -> bytes:
         prefix.length,
         protocol=ROUTE_PROTOCOL,
         gateways=row.gateways,
-        index=index,
+        devices=tuple(names[device] for device in row.devices),
         source=row.source,
     )
 

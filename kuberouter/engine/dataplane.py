@@ -114,8 +114,9 @@ class Dataplane:
         for row in {*tables, *(other for asked in tables for other in READ_TOGETHER.get(asked, ()))}:
             if row in self.tables:
                 self._unread.add(row)
-                # Whoever asks has a reason to think that it answers again.
+                # Whoever asks has a reason to think that it answers again, and takes what it refused.
                 self.tables[row].retry_at = 0.0
+                self.tables[row].mirror.hasten()
 
     def converge(
         self, changes: Changes, *, synced: Collection[str], now: float, settled: bool = True, dry_run: bool = False

@@ -307,6 +307,16 @@ class LearnedRoute(Value, frozen=True, gc=False):
     next_hops: tuple[bytes, ...]
 
 
+class ForeignRoute(Value, frozen=True, gc=False):
+    """What this host has in its main table for a prefix by other means than ours. ref: kind `ForeignRoute`.
+
+    The name of the ref is the prefix as text, as in a learned route's. `text` shows the routes as `ip route` does.
+    """
+
+    ref: ObjectRef
+    text: str
+
+
 class LocalPod(Value, frozen=True, gc=False):
     """A pod of this node as its container runtime knows it. ref: kind `LocalPod`, named as the pod.
 
@@ -374,6 +384,7 @@ ClusterObject = (
     | Interface
     | PodLink
     | LearnedRoute
+    | ForeignRoute
     | LocalPod
     | KnownMark
     | Departed

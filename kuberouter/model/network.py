@@ -115,14 +115,15 @@ class RouteKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 
 
 class Route(Value, frozen=True, gc=False):
-    """A unicast route of protocol 17: through gateways (several: ECMP, sorted), else straight out of `device`.
+    """A unicast route of protocol 17: through gateways, else straight out of devices. Several share the load (ECMP).
 
-    With gateways and no device the kernel finds the link. `source` is the preferred source address.
+    Both are sorted. The kernel finds the links of gateways. Only IPv4 has routes with several devices. `source` is the
+    preferred source address.
     """
 
     key: RouteKey
     gateways: tuple[bytes, ...] = ()
-    device: str = ""
+    devices: tuple[str, ...] = ()
     source: bytes = b""
 
 

@@ -21,8 +21,14 @@ RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE = 1, 5, 7, 8
 RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE = 9, 11, 19
 
-RTN_UNICAST, RTN_LOCAL = 1, 2
+RTN_UNICAST, RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST = 1, 2, 3, 4, 5
+KINDS = {6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
+"""Names of types of routes that lead nowhere."""
+INSIDE = frozenset((RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST))
 RTPROT_KERNEL = 2
+RTPROT_KUBE_ROUTER = 17
+PROTOCOLS = {2: "kernel", 3: "boot", 4: "static", 9: "ra", 11: "zebra", 12: "bird", 16: "dhcp", 186: "bgp", 188: "ospf"}
+"""Names of route protocols as `ip route` shows them."""
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST = 0, 253, 254
 RT_TABLE_LOCAL = 255
 IFF_UP = 1
@@ -233,11 +239,15 @@ def route_request(
     protocol: int,
     gateways: tuple[bytes, ...] = (),
     index: int = 0,
+    devices: tuple[int, ...] = (),
     source: bytes = b"",
     kind: int = RTN_UNICAST,
     metric: int | None = None,
 ) -> bytes:
-    """Body of RTM_NEWROUTE and RTM_DELROUTE. Several gateways make a multipath route of equal weights."""
+    """Body of RTM_NEWROUTE and RTM_DELROUTE. Several gateways make a multipath route of equal weights.
+
+    So do several `devices`, by their indexes, which stand for `index` then.
+    """
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
     if family == socket.AF_INET6 or gateways:
         scope = RT_SCOPE_UNIVERSE
@@ -252,15 +262,14 @@ def route_request(
         parts.append(attribute(RTA_PRIORITY, U32.pack(metric)))
     if source:
         parts.append(attribute(RTA_PREFSRC, source))
-    if len(gateways) > 1:
-        hops = (attribute(RTA_GATEWAY, g) for g in gateways)
-        parts.append(
-            attribute(RTA_MULTIPATH, b"".join(RTNEXTHOP.pack(RTNEXTHOP.size + len(h), 0, 0, index) + h for h in hops))
-        )
+    hops = [(index, attribute(RTA_GATEWAY, gateway)) for gateway in gateways] or [(each, b"") for each in devices]
+    if len(hops) > 1:
+        ways = (RTNEXTHOP.pack(RTNEXTHOP.size + len(hop), 0, 0, out) + hop for out, hop in hops)
+        parts.append(attribute(RTA_MULTIPATH, b"".join(ways)))
     else:
         if gateways:
             parts.append(attribute(RTA_GATEWAY, gateways[0]))
-        if index:
+        if index := index or sum(devices):
             parts.append(attribute(RTA_OIF, U32.pack(index)))
     return b"".join(parts)
 
@@ -290,6 +299,12 @@ def parse_route(body: bytes) -> RouteFacts:
         found.get(RTA_PREFSRC, b""),
         hops,
     )
+
+
+def is_foreign_route(body: bytes) -> bool:
+    """Whether a route is somebody else's that leads out of this host, or nowhere on purpose."""
+    _, _, _, _, _, protocol, _, kind, _ = RTMSG.unpack_from(body)
+    return protocol != RTPROT_KUBE_ROUTER and kind not in INSIDE
 
 
 def _hops(payload: bytes) -> list[tuple[bytes, int]]:

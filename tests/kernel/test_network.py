@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from kuberouter.drivers.network import BridgePortDriver, LinkDriver, PolicyRuleDriver, RouteDriver
-from kuberouter.model.core import Family, Prefix
+from kuberouter.model.core import Batch, Family, Prefix
 from kuberouter.model.network import (
     TABLE_MAIN,
     BridgePort,
@@ -21,6 +21,8 @@ from kuberouter.model.network import (
     Route,
     RouteKey,
 )
+from kuberouter.wire import rtnetlink as rt
+from kuberouter.wire.netlink import NetlinkSocket
 from tests.kernel.conftest import need
 from tests.kernel.drive import converge, owned, sh
 
@@ -38,7 +40,7 @@ def route(destination: str, *gateways: str, device: str = "", source: str = "", 
     return Route(
         RouteKey(table, prefix(destination)),
         tuple(sorted(packed(g) for g in gateways)),
-        device,
+        tuple(device.split()),
         packed(source) if source else b"",
     )
 
@@ -125,7 +127,72 @@ def test_any_routes_become_any_other_routes(uplink: str) -> None:
     assert "table 99" in foreign
 
 
-def test_a_route_that_cannot_be_is_reported_alone(uplink: str) -> None:
+def test_several_links_share_the_load_and_one_that_lacks_is_named(uplink: str) -> None:
+    sh("ip", "link", "add", "up1", "type", "bridge")
+    sh("ip", "link", "set", "up1", "up")
+    driver = RouteDriver((TABLE_MAIN,))
+    for devices in ("up0 up1", "up1", "up0 up1"):
+        row = route("10.244.3.0/24", device=devices, source="192.0.2.1")
+        assert converge(driver, [row]) == {}
+        assert owned(driver) == {row.key: row}
+    lacking = route("10.244.4.0/24", device="tun-gone up0")
+    assert converge(driver, [row, lacking]) == {lacking.key: "link tun-gone does not exist"}
+    assert owned(driver) == {row.key: row}
+
+
+def test_b09_a_route_that_changes_is_never_away(uplink: str) -> None:
+    """Every update of a route took it out of the kernel first, so packets were lost."""
+    sh("ip", "link", "add", "up1", "type", "bridge")
+    sh("ip", "link", "set", "up1", "up")
+    driver = RouteDriver((TABLE_MAIN, 77))
+    states = [
+        [route("10.244.3.0/24", "192.0.2.2"), route("fd44:3::/64", "2001:db8::2")],
+        [route("10.244.3.0/24", "192.0.2.2", "192.0.2.3"), route("fd44:3::/64", "2001:db8::2", "2001:db8::3")],
+        [route("10.244.3.0/24", device="up1"), route("fd44:3::/64", device="up1")],
+        [route("10.244.3.0/24", device="up0 up1"), route("fd44:3::/64", device="up0", source="2001:db8::1")],
+        [route("10.244.3.0/24", "192.0.2.3"), route("fd44:3::/64", "2001:db8::3")],
+    ]
+    groups = (rt.RTNLGRP_IPV4_ROUTE, rt.RTNLGRP_IPV6_ROUTE)
+    with NetlinkSocket(rt.NETLINK_ROUTE, groups=groups) as notices:
+        for state in states:
+            assert converge(driver, state) == {}
+            assert owned(driver) == {row.key: row for row in state}
+        kinds: list[int] = []
+        while heard := notices.notices(0.2):
+            kinds += [notice.kind for notice in heard]
+    assert len(kinds) >= 2 * len(states)
+    assert set(kinds) == {rt.RTM_NEWROUTE}
+
+
+@pytest.mark.parametrize(
+    ("destination", "words"),
+    [
+        ("10.244.3.0/24", "via 192.0.2.9 proto static"),
+        ("10.244.3.0/24", "dev up0"),
+        ("2001:db8:3::/64", "via 2001:db8::9 proto static"),
+        ("2001:db8:3::/64", "dev up0 metric 1024"),
+    ],
+)
+def test_a_route_of_another_is_never_written_over(uplink: str, destination: str, words: str) -> None:
+    driver = RouteDriver((TABLE_MAIN, 77))
+    sh("ip", "route", "add", destination, *words.split())
+    before = sh("ip", "route", "show", destination) or sh("ip", "-6", "route", "show", destination)
+    six = ":" in destination
+    row = route(destination, "2001:db8::2" if six else "192.0.2.2")
+    free = route("10.244.4.0/24", "192.0.2.2")
+    (text,) = converge(driver, [row, free]).values()
+    assert text == f"a route to it is there that is not ours, of protocol {'static' if 'static' in words else 'boot'}"
+    assert owned(driver) == {free.key: free}
+    assert (sh("ip", "route", "show", destination) or sh("ip", "-6", "route", "show", destination)) == before
+    # What is ours is not another's, whatever is known of it.
+    assert driver.write(Batch((free,))).failed == {}
+    sh("ip", "route", "del", destination)
+    assert converge(driver, [row, free]) == {}
+    assert owned(driver) == {row.key: row, free.key: free}
+
+
+def test_b11_a_route_that_cannot_be_is_reported_alone(uplink: str) -> None:
+    """The first route that the kernel refused kept it from getting the others."""
     driver = RouteDriver((TABLE_MAIN,))
     good, unreachable, nowhere = (
         route("10.1.0.0/24", "192.0.2.2"),
@@ -140,7 +207,8 @@ def test_a_route_that_cannot_be_is_reported_alone(uplink: str) -> None:
     }
 
 
-def test_rules_of_our_table_come_and_go(uplink: str) -> None:
+def test_b19_rules_of_our_table_come_and_go_whatever_tables_are_called(uplink: str) -> None:
+    """Without a file of table names on the host there were no rules; they need none, tables are numbers."""
     driver = PolicyRuleDriver((77,))
     sh("ip", "rule", "add", "from", "10.9.0.0/16", "lookup", "99")
     four = PolicyRule(PolicyRuleKey(Family.IPV4, prefix("10.244.1.0/24"), 77))

@@ -77,7 +77,7 @@ class End:
             local, remote = INNER[family][self._number], INNER[family][1 - self._number]
             netns.configure(self.name, f"addr add {local}/{BITS[family]} dev lo")
             key = RouteKey(TABLE_MAIN, host(remote))
-            rows.append(Route(key, device=f"tun-{family.name.lower()}", source=packed(local)))
+            rows.append(Route(key, devices=(f"tun-{family.name.lower()}",), source=packed(local)))
         assert converge(self.routes, rows) == {}
 
 

@@ -15,6 +15,7 @@ from kuberouter.model import bgp
 from kuberouter.model.cluster import (
     Endpoint,
     EndpointSlice,
+    ForeignRoute,
     Interface,
     InterfaceAddress,
     LearnedRoute,
@@ -35,6 +36,7 @@ from kuberouter.model.settings import AddressRules, Advertise, GracefulRestart, 
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, FouPort, Link, Route, PolicyRule, *bgp.TABLES, CniSettings)
+LEARNED, FOREIGN = "LearnedRoute", "ForeignRoute"
 FAMILIES = (Family.IPV4, Family.IPV6)
 NAMES = (NODE, "node-2", "node-3")
 ADDRESSES = [
@@ -138,11 +140,16 @@ interfaces = st.builds(
     st.sampled_from((1500, 9000)),
     st.sampled_from((24, 32)),
 )
+foreign = st.builds(
+    lambda prefix, text: ForeignRoute(ObjectRef("ForeignRoute", "", repr(prefix)), text),
+    st.sampled_from(CIDRS),
+    st.sampled_from(("via 192.0.2.9", "dev eth1")),
+)
 removals = st.builds(
     Deleted,
     st.one_of(
         st.sampled_from([ObjectRef("Node", "", name) for name in NAMES[1:]]),
-        st.sampled_from([ObjectRef("LearnedRoute", "", repr(prefix)) for prefix in CIDRS]),
+        st.sampled_from([ObjectRef(kind, "", repr(prefix)) for kind in (LEARNED, FOREIGN) for prefix in CIDRS]),
     ),
 )
 departures = st.builds(
@@ -150,7 +157,8 @@ departures = st.builds(
 )
 events = st.lists(
     st.one_of(
-        *[st.builds(Upserted, nodes), st.builds(Upserted, routes), removals] * 3, st.builds(Upserted, interfaces)
+        *[st.builds(Upserted, nodes), st.builds(Upserted, routes), removals, st.builds(Upserted, foreign)] * 3,
+        st.builds(Upserted, interfaces),
     ),
     min_size=6,
     max_size=25,
@@ -236,13 +244,14 @@ def test_rows_hang_together(history: list[Upserted | Deleted], router: RouterSet
     tables = contents(walked)
     links = {key.name: link for key, link in tables[Link].items()}
     for route in tables[Route].values():
-        assert bool(route.gateways) is not bool(route.device)
-        assert not route.device or route.device in links
-        if route.device and route.key.table != TABLE_MAIN:
-            assert links[route.device].remote == route.key.prefix.address
+        assert bool(route.gateways) is not bool(route.devices)
+        assert {*route.devices} <= links.keys()
+        assert len(route.devices) <= 1 or (route.key.table == TABLE_MAIN and len(route.key.prefix.address) == 4)
+        if route.devices and route.key.table != TABLE_MAIN:
+            assert links[route.devices[0]].remote == route.key.prefix.address
     # A tunnel stands only while a route needs it.
-    used = {route.device for route in tables[Route].values() if route.key.table == TABLE_MAIN}
-    assert {name for name in links if name.startswith("tun-")} == used - {""}
+    used = {each for route in tables[Route].values() if route.key.table == TABLE_MAIN for each in route.devices}
+    assert {name for name in links if name.startswith("tun-")} == used
     sets = {key.name for key in tables[IpSet]}
     assert {key.set for key in tables[Member]} <= sets
     defined = {key.name for key in tables[bgp.DefinedSet]}
@@ -289,3 +298,31 @@ def test_a_node_that_looks_like_another_renames_its_tunnel() -> None:
     tunnels = [key.name for key in walked.table(Link) if key.name.startswith("tun-")]
     assert len(tunnels) == 2
     assert contents(walked) == fresh(history, RouterSettings())
+
+
+def test_b10_a_tunnel_stands_as_long_as_a_route_needs_it() -> None:
+    """A tunnel went with the first route that went, or changed its way, and took the others' packets with it."""
+    far, near = ip_address("198.51.100.3").packed, ip_address("192.0.2.2").packed
+    walked = world(RouterSettings())
+    eth0 = Interface(ObjectRef("Interface", "", "eth0"), 2, 1500, (InterfaceAddress(ADDRESSES[0], 24),))
+    other = Node(ObjectRef("Node", "", "far"), (far,))
+    first, second = (LearnedRoute(ObjectRef("LearnedRoute", "", repr(c)), c, (far,)) for c in CIDRS[1:3])
+    for event in (ME, Upserted(eth0), Upserted(other), Upserted(first), Upserted(second)):
+        walked.put(event)
+    walked.sync()
+
+    def tunnels() -> set[bytes]:
+        return {link.remote for link in walked.table(Link).values() if link.remote}
+
+    assert tunnels() == {far}
+    walked.put(Deleted(first.ref))
+    walked.sync()
+    assert tunnels() == {far}
+    # It is no more the way to this prefix, but was, and another's prefix comes in.
+    walked.put(Upserted(first))
+    walked.put(Upserted(LearnedRoute(second.ref, second.prefix, (near,))))
+    walked.sync()
+    assert tunnels() == {far}
+    walked.put(Deleted(first.ref))
+    walked.sync()
+    assert tunnels() == set()

@@ -37,5 +37,5 @@ def tunnel_to(view: ClusterView, address: bytes, *, node: NodeFacts, settings: R
             encap_port=settings.overlay_port if settings.overlay_encap == "fou" else 0,
         ),
         # Packets of pods go to the node the way they come from it, or the reverse path filter would drop them.
-        Route(RouteKey(TUNNEL_TABLE, host), device=name),
+        Route(RouteKey(TUNNEL_TABLE, host), devices=(name,)),
     )

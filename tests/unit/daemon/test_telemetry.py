@@ -49,7 +49,7 @@ POLICY = ObjectRef("NetworkPolicy", "shop", "web")
 OWNER = Owner("policy", POLICY)
 SET = IpSet(IpSetKey("KUBE-SRC-A"), SetType.HASH_IP, Family.IPV4)
 CHAIN = make_chain(ChainKey(Family.IPV4, Xtable.FILTER, "KUBE-NWPLCY-A"), ("-j DROP",))
-ROUTES = tuple(Route(RouteKey(254, Prefix(bytes((10, 0, n, 0)), 24)), device="eth0") for n in (1, 2))
+ROUTES = tuple(Route(RouteKey(254, Prefix(bytes((10, 0, n, 0)), 24)), devices=("eth0",)) for n in (1, 2))
 
 
 class Moody(MemoryDriver[Any]):

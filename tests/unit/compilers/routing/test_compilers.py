@@ -31,7 +31,7 @@ from kuberouter.model.bgp import (
     Speaker,
     Statement,
 )
-from kuberouter.model.cluster import LearnedRoute, Node
+from kuberouter.model.cluster import ForeignRoute, LearnedRoute, Node
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Prefix, Reason
 from kuberouter.model.events import Upserted
 from kuberouter.model.host import CniSettings, Sysctl
@@ -83,7 +83,7 @@ def node(name: str, *addresses: str, cidrs: Iterable[str] = ()) -> Node:
     )
 
 
-def cluster(*objects: Node | LearnedRoute) -> Cluster:
+def cluster(*objects: Node | LearnedRoute | ForeignRoute) -> Cluster:
     known = Cluster(NodeSettings("me"))
     for each in objects:
         known.apply(Upserted(each))
@@ -212,7 +212,7 @@ NEAR, FAR = node("near", "192.0.2.2"), node("far", "198.51.100.3")
 def test_a_neighbour_is_a_gateway() -> None:
     (route,) = learn("10.244.2.0/24", "192.0.2.2", nodes=[NEAR]).rows
     assert isinstance(route, Route)
-    assert (route.key.table, route.gateways, route.device) == (254, (packed("192.0.2.2"),), "")
+    assert (route.key.table, route.gateways, route.devices) == (254, (packed("192.0.2.2"),), ())
 
 
 def test_several_neighbours_share_the_load() -> None:
@@ -228,8 +228,46 @@ def test_a_node_of_another_subnet_is_behind_a_tunnel() -> None:
     assert (link.key.name, link.mtu) == (names.tunnel_name(packed("198.51.100.3")), 1480)
     routes = {(r.key.table, r.key.prefix): r for r in of(fragment, Route)}
     assert set(routes) == {(254, block("10.244.3.0/24")), (77, block("198.51.100.3/32"))}
-    assert {r.device for r in routes.values()} == {link.key.name}
+    assert {r.devices for r in routes.values()} == {(link.key.name,)}
     assert routes[254, block("10.244.3.0/24")].source == packed("192.0.2.1")
+
+
+def test_several_nodes_of_other_subnets_share_the_load_of_ipv4() -> None:
+    nodes = [node("far", "198.51.100.3", "2001:db8:1::3"), node("off", "203.0.113.4", "2001:db8:2::4")]
+    fragment = learn("10.99.0.0/24", "203.0.113.4", "198.51.100.3", nodes=nodes)
+    links = {link.key.name for link in of(fragment, Link)}
+    (route,) = (row for row in of(fragment, Route) if row.key.table == 254)
+    assert route.devices == tuple(sorted(links))
+    assert len(links) == 2
+    # Linux has no such IPv6 route; one of them carries it all, always the same.
+    six = [learn("fd99::/64", *hops, nodes=nodes, facts=DUAL) for hops in (SIX, tuple(reversed(SIX)))]
+    assert six[0] == six[1]
+    assert [link.remote for link in of(six[0], Link)] == [packed("2001:db8:1::3")]
+
+
+SIX = ("2001:db8:2::4", "2001:db8:1::3")
+
+
+def test_where_the_host_has_a_route_of_its_own_none_is_written() -> None:
+    """pain 18: what a peer told replaced, and then took away, routes of the host."""
+    learned = LearnedRoute(ObjectRef("LearnedRoute", "", "10.1.0.0/16"), block("10.1.0.0/16"), (packed("192.0.2.2"),))
+    theirs = ForeignRoute(ObjectRef("ForeignRoute", "", "10.1.0.0/16"), "via 192.0.2.9 dev eth0 proto static")
+    for objects, written in (((learned,), 1), ((learned, theirs), 0), ((theirs, learned), 0)):
+        known = cluster(*objects)
+        fragment = compile_route(Owner("route", learned.ref), known, node=FACTS, settings=SETTINGS)
+        assert len(fragment.rows) == written
+        assert [problem.reason for problem in fragment.problems] == [Reason.CONFLICT] * (1 - written)
+    (problem,) = fragment.problems
+    assert "10.1.0.0/16 that is not ours (via 192.0.2.9 dev eth0 proto static)" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("prefix", "written"),
+    [("10.244.9.0/24", True), ("10.244.0.0/16", True), ("10.0.0.0/8", False), ("10.245.0.0/24", False)],
+)
+def test_the_kernel_gets_only_what_may_be_learned(prefix: str, written: bool) -> None:
+    settings = RouterSettings(import_allow=(block("10.244.0.0/16"), block("fd44::/32")))
+    assert bool(learn(prefix, "192.0.2.2", settings=settings).rows) is written
 
 
 def test_a_full_overlay_tunnels_to_neighbours_too() -> None:

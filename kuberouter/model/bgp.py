@@ -25,6 +25,8 @@ class Speaker(Value, frozen=True, gc=False):
     router_id: bytes
     port: int = 179
     addresses: tuple[bytes, ...] = ()
+    multipath: bool = True
+    """Several paths to a prefix that are equally good are all taken, and told of."""
 
 
 class SetKind(enum.Enum):

@@ -62,7 +62,7 @@ class LearnedSource:
         self._bound = bound
         self._longest = max(bound, longest)
         self._clock = clock
-        self._told: dict[Prefix, bytes] = {}
+        self._told: dict[Prefix, tuple[bytes, ...]] = {}
         self._confirmed: set[Prefix] | None = None
         """Prefixes heard of since the connection; None once what was stale is swept."""
         self._synced = False
@@ -116,8 +116,7 @@ class LearnedSource:
                 if isinstance(found, Exception):
                     raise found
                 self.received += len(found)
-                for path in found:
-                    self._take(path, inbox)
+                self._take(found, inbox)
                 self._settle(inbox)
                 if self._gobgp.starts != starts:
                     log.info("gobgpd was given an identity; telling it everything")
@@ -126,17 +125,25 @@ class LearnedSource:
         finally:
             watch.cancel()
 
-    def _take(self, path: BestPath, inbox: Inbox) -> None:
-        self._last_news = self._clock()
-        if path.own or not path.next_hop:
-            if self._told.pop(path.prefix, None) is not None:
-                inbox.put(Deleted(_ref(path.prefix)))
-            return
-        if self._confirmed is not None:
-            self._confirmed.add(path.prefix)
-        if self._told.get(path.prefix) != path.next_hop:
-            self._told[path.prefix] = path.next_hop
-            inbox.put(Upserted(LearnedRoute(_ref(path.prefix), path.prefix, (path.next_hop,))))
+    def _take(self, paths: Sequence[BestPath], inbox: Inbox) -> None:
+        """A message: the best paths of each of its prefixes, several where they are equally good."""
+        found: dict[Prefix, list[BestPath]] = {}
+        for path in paths:
+            found.setdefault(path.prefix, []).append(path)
+        if found:
+            self._last_news = self._clock()
+        for prefix, best in found.items():
+            own = any(path.own for path in best)
+            hops = () if own else tuple(sorted({path.next_hop for path in best if path.next_hop}))
+            if not hops:
+                if self._told.pop(prefix, None) is not None:
+                    inbox.put(Deleted(_ref(prefix)))
+                continue
+            if self._confirmed is not None:
+                self._confirmed.add(prefix)
+            if self._told.get(prefix) != hops:
+                self._told[prefix] = hops
+                inbox.put(Upserted(LearnedRoute(_ref(prefix), prefix, hops)))
 
     def _settle(self, inbox: Inbox) -> None:
         """Once after each connection: when the table is whole, sweep what is stale."""

@@ -21,7 +21,7 @@ from kuberouter.model.bgp import (
     SpeakerKey,
     Statement,
 )
-from kuberouter.wire.gobgp.client import STATES, BestPath, Connection, Follow, Session, Sessions, SetEntry
+from kuberouter.wire.gobgp.client import STATES, BestPath, Connection, Follow, Session, Sessions, SetEntry, Watch
 from kuberouter.wire.gobgp.codec import (
     ACCEPT,
     AFI,
@@ -67,7 +67,14 @@ class Calls:
         if not found.asn:
             return None
         addresses = tuple(packed for text in found.listen_addresses if (packed := packed_of(text)))
-        return Speaker(SpeakerKey(), found.asn, packed_of(found.router_id), found.listen_port, addresses)
+        return Speaker(
+            SpeakerKey(),
+            found.asn,
+            packed_of(found.router_id),
+            found.listen_port,
+            addresses,
+            multipath=found.use_multiple_paths,
+        )
 
     def start(self, speaker: Speaker) -> None:
         """StartBgp."""
@@ -76,6 +83,7 @@ class Calls:
             router_id=text_of(speaker.router_id),
             listen_port=speaker.port,
             listen_addresses=[text_of(address) for address in speaker.addresses],
+            use_multiple_paths=speaker.multipath,
         )
         self._do("StartBgp", self._pb.StartBgpRequest(**{"global": identity}))
 
@@ -229,7 +237,7 @@ class Calls:
         )
         self._wire.send(self._service + "AddPathStream", requests, Empty)
 
-    def watch(self) -> BestPaths:
+    def watch(self) -> Watch:
         """WatchEvent with the best paths of now first."""
         best = self._pb.WatchEventRequest.Table.Filter(type=self._numbers.best, init=True)
         request = self._pb.WatchEventRequest(table=self._pb.WatchEventRequest.Table(filters=[best]))

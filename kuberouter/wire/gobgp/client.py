@@ -48,7 +48,10 @@ class Refused(Exception):
 
 
 class BestPath(Value, frozen=True, gc=False):
-    """A change of a best path. `next_hop` is empty when the prefix has none any more; `own` ones originate here."""
+    """A best path to a prefix. `next_hop` is empty when there is none any more; `own` ones originate here.
+
+    A change of a prefix comes as all paths that are now the best, in one message.
+    """
 
     prefix: Prefix
     next_hop: bytes

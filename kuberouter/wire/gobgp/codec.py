@@ -6,7 +6,7 @@ Addresses that gobgpd reports and that do not parse belong to nobody we know; su
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kuberouter.model.bgp import (
@@ -268,6 +268,18 @@ def _network(text: str) -> Prefix | None:
 def text_of(address: bytes) -> str:
     """An address as text; empty for none."""
     return str(ipaddress.ip_address(address)) if address else ""
+
+
+def one_of(hops: Iterable[str]) -> bytes:
+    """The next hop that counts of one router's; empty for none.
+
+    They are its global address and often its link-local one, which means nothing without a link.
+    """
+    return min((packed for text in hops if (packed := packed_of(text))), key=_is_link_local, default=b"")
+
+
+def _is_link_local(address: bytes) -> bool:
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
 def packed_of(text: str) -> bytes:

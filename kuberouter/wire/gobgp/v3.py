@@ -10,7 +10,7 @@ from kuberouter.model.bgp import RouteDirection, SetKind
 from kuberouter.model.core import Prefix
 from kuberouter.wire.gobgp.calls import Calls
 from kuberouter.wire.gobgp.client import Connection
-from kuberouter.wire.gobgp.codec import Codec, Numbers, packed_of, text_of
+from kuberouter.wire.gobgp.codec import Codec, Numbers, one_of, packed_of, text_of
 from kuberouter.wire.gobgp.stubs import v3_pb2 as pb
 
 SERVICE = "/apipb.GobgpApi/"
@@ -48,7 +48,7 @@ class CodecV3(Codec):
             if attribute.Unpack(plain):
                 return packed_of(plain.next_hop)
             if attribute.Unpack(multi) and multi.next_hops:
-                return packed_of(multi.next_hops[0])
+                return one_of(multi.next_hops)
         return b""
 
 

@@ -6,15 +6,16 @@ be a removal there.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import structs
 
 from kuberouter.model.bgp import Bfd, Peer, RouteDirection, SetKind
-from kuberouter.model.core import Prefix
-from kuberouter.wire.gobgp.calls import Calls
-from kuberouter.wire.gobgp.client import Connection, Refused
-from kuberouter.wire.gobgp.codec import Codec, Numbers, packed_of, text_of
+from kuberouter.model.core import Family, Prefix
+from kuberouter.wire.gobgp.calls import BATCH, Calls
+from kuberouter.wire.gobgp.client import BestPath, Connection, Refused, Watch
+from kuberouter.wire.gobgp.codec import AFI, UNICAST, Codec, Numbers, one_of, packed_of, text_of
 from kuberouter.wire.gobgp.stubs import v4_pb2 as pb
 
 SERVICE = "/api.GoBgpService/"
@@ -33,6 +34,10 @@ _ATTRIBUTES = {
     pb.NextHopAttribute.DESCRIPTOR: "next_hop",
     pb.MpReachNLRIAttribute.DESCRIPTOR: "mp_reach",
 }
+
+
+EXACT = 1
+"""api.TableLookupPrefix.Type"""
 
 
 class CodecV4(Codec):
@@ -56,7 +61,7 @@ class CodecV4(Codec):
             if kind == "next_hop":
                 return packed_of(attribute.next_hop.next_hop)
             if kind == "mp_reach" and attribute.mp_reach.next_hops:
-                return packed_of(attribute.mp_reach.next_hops[0])
+                return one_of(attribute.mp_reach.next_hops)
         return b""
 
     def peer_message(self, row: Peer, *, restarting: bool = False) -> Any:
@@ -98,6 +103,32 @@ class V4(Calls):
             "restart it, or have its container share the process namespace of its pod"
         )
 
+    def watch(self) -> Watch:
+        """WatchEvent, where what is best now is asked for.
+
+        Up to 4.5 a message names all paths of a prefix that are equally good, later ones only those that came and went.
+        """
+        return _Asked(super().watch(), self._best)
+
+    def _best(self, prefixes: Sequence[Prefix]) -> Iterator[BestPath]:
+        """ListPath of some prefixes: their best paths, and a path to nowhere for those that have none."""
+        for family in Family:
+            left = dict.fromkeys(prefix for prefix in prefixes if prefix.family is family)
+            wanted = [pb.TableLookupPrefix(prefix=text_of(p.address) + f"/{p.length}", type=EXACT) for p in left]
+            for at in range(0, len(wanted), BATCH):
+                request = pb.ListPathRequest(
+                    table_type=NUMBERS.global_table,
+                    family=pb.Family(afi=AFI[family], safi=UNICAST),
+                    prefixes=wanted[at : at + BATCH],
+                )
+                for reply in self._all("ListPath", request, pb.ListPathResponse):
+                    best = (self._codec.best_path(path) for path in reply.destination.paths if path.best)
+                    for found in best:
+                        if found is not None:
+                            left.pop(found.prefix, None)
+                            yield found
+            yield from (BestPath(prefix, b"", own=False) for prefix in left)
+
     def add_peer(self, row: Peer, *, restarting: bool = False) -> None:
         """AddPeer; releases before 4.5 take no notice of BFD, which shows in what they say of the peer."""
         super().add_peer(row, restarting=restarting)
@@ -114,3 +145,18 @@ class V4(Calls):
         # From 4.5 on every peer says what its BFD is, on or off.
         if any(not reply.peer.HasField("bfd") for reply in replies):
             self.no_bfd = "the gobgpd 4 that answers here is too old for BFD (that came with 4.5)"
+
+
+class _Asked:
+    """A stream of which only the prefixes count."""
+
+    def __init__(self, stream: Watch, best: Callable[[Sequence[Prefix]], Iterable[BestPath]]) -> None:
+        self._stream = stream
+        self._best = best
+
+    def __iter__(self) -> Iterator[Sequence[BestPath]]:
+        for paths in self._stream:
+            yield tuple(self._best(tuple(dict.fromkeys(path.prefix for path in paths)))) if paths else ()
+
+    def cancel(self) -> None:
+        self._stream.cancel()

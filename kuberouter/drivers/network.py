@@ -33,6 +33,8 @@ from kuberouter.wire.netlink import (
 KINDS = {kind.value: kind for kind in LinkKind}
 MODULES = {LinkKind.DUMMY: "dummy", LinkKind.IPIP: "ipip", LinkKind.IP6TNL: "ip6_tunnel", LinkKind.BRIDGE: "bridge"}
 ENCAP_MODULES = {LinkKind.IPIP: "fou", LinkKind.IP6TNL: "fou6"}
+FEW = 100
+"""Links that cost less to ask for one by one than all links of a big node do."""
 GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL))
 """Errors of a removal that say the row was not there: just what was wanted."""
 
@@ -45,6 +47,19 @@ class Rtnetlink:
 
     def links(self) -> list[rt.LinkFacts]:
         return [rt.parse_link(body) for body in self.wire.dump(rt.RTM_GETLINK, rt.IFINFO.pack(0, 0, 0, 0, 0, 0))]
+
+    def indexes(self, names: Collection[str]) -> dict[str, int]:
+        """The indexes of those of these links that exist. A few are asked for one by one: a node may have thousands."""
+        if len(names) > FEW:
+            return {link.name: link.ifindex for link in self.links() if link.name in names}
+        found: dict[str, int] = {}
+        for name in names:
+            try:
+                found[name] = rt.parse_index(self.wire.ask(rt.RTM_GETLINK, rt.link_by_name(name)))
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+        return found
 
     def apply(
         self,
@@ -119,7 +134,7 @@ class LinkDriver(Rtnetlink):
         return failed
 
     def _send(self, rows: list[Link]) -> list[int]:
-        present = {link.name: link.ifindex for link in self.links()}
+        present = self.indexes({row.key.name for row in rows})
         return self.wire.transact([_new_link(row, present.get(row.key.name, 0)) for row in rows])
 
     def _make_room(self, rows: list[Link]) -> bool:
@@ -185,7 +200,7 @@ class BridgePortDriver(Rtnetlink):
         failed: dict[Hashable, str] = {}
         self._asked.difference_update(row.key for row in batch.remove)
         self._asked.update(row.key for row in batch.add)
-        indexes = {link.name: link.ifindex for link in self.links()} if batch.add else {}
+        indexes = self.indexes({row.key.link for row in batch.add})
         messages: list[tuple[Hashable, Message]] = []
         for row in batch.add:
             if row.key.link in indexes:
@@ -227,8 +242,7 @@ class RouteDriver(Rtnetlink):
         """Replace in place; a route is never away while it changes. What somebody else has put there stays."""
         failed: dict[Hashable, str] = {}
         changed = [new for _, new in batch.change]
-        devices = any(row.devices for row in (*batch.add, *changed))
-        names = {link.name: link.ifindex for link in self.links()} if devices else {}
+        names = self.indexes({device for row in (*batch.add, *changed) for device in row.devices})
         taken = self._send(batch.add, NLM_F_CREATE | NLM_F_EXCL, names, failed)
         if taken:
             others = self._others()

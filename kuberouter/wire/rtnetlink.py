@@ -123,8 +123,14 @@ def _encap_port(tunnel: Mapping[int, bytes]) -> int:
 
 
 def link_by_name(name: str) -> bytes:
-    """Body of RTM_DELLINK for a link by name."""
+    """Body of RTM_DELLINK and RTM_GETLINK for a link by name."""
     return IFINFO.pack(0, 0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+
+
+def parse_index(body: bytes) -> int:
+    """The index of a link from the body of RTM_NEWLINK."""
+    index: int = IFINFO.unpack_from(body)[3]
+    return index
 
 
 def parse_link(body: bytes) -> LinkFacts:

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kuberouter.drivers.network import BridgePortDriver, LinkDriver, PolicyRuleDriver, RouteDriver
+from kuberouter.drivers.network import FEW, BridgePortDriver, LinkDriver, PolicyRuleDriver, RouteDriver
 from kuberouter.model.core import Batch, Family, Prefix
 from kuberouter.model.network import (
     TABLE_MAIN,
@@ -239,3 +239,16 @@ def test_ports_in_hairpin_mode_stay_in_it_and_others_are_left_alone(uplink: str)
     assert owned(driver) == {rows[0].key: rows[0]}
     assert converge(driver, []) == {}
     assert "hairpin on" in sh("bridge", "-d", "link", "show", "dev", "veth1")
+
+
+def test_links_are_found_by_name_whether_few_or_many_are_asked_for(uplink: str) -> None:
+    """Who asked for all links of a node with a thousand tunnels took 14 ms for one route, and for one link."""
+    names = {f"veth{number}" for number in range(FEW)}
+    for name in sorted(names)[:3]:
+        sh("ip", "link", "add", name, "type", "bridge")
+    driver = RouteDriver((TABLE_MAIN,))
+    few = driver.indexes({"up0", "gone", *sorted(names)[:2]})
+    assert few.keys() == {"up0", *sorted(names)[:2]}
+    many = driver.indexes({"up0", *names})
+    assert many.keys() == {"up0", *sorted(names)[:3]}
+    assert few.items() <= many.items()

@@ -9,7 +9,7 @@ import ipaddress
 import json
 from typing import Any
 
-from kuberouter.model.core import Prefix
+from kuberouter.model.core import Family, Prefix
 
 Json = dict[str, Any]
 
@@ -80,10 +80,10 @@ def _load(text: str) -> Json:
 
 
 def merge(text: str, ranges: tuple[Prefix, ...], mtu: int) -> str:
-    """The configuration with these ranges in place of all others, one set each, and with this MTU unless it is 0.
+    """The configuration with these ranges in place of all others, and with this MTU unless it is 0.
 
-    host-local gives a pod one address of every range set, so an old range must not stay. A set that is there for a
-    range keeps what else it says (gateway, first and last address). Raises ValueError.
+    host-local gives a pod one address of every range set, so there is one set per family and no old range in it. A
+    range keeps what else the file says of it (gateway, first and last address). Raises ValueError.
     """
     document = _load(text)
     plugin = _bridge(document)
@@ -95,7 +95,11 @@ def merge(text: str, ranges: tuple[Prefix, ...], mtu: int) -> str:
     there = _present(ipam)
     for key in _LEGACY if "subnet" in ipam else ():
         ipam.pop(key, None)
-    ipam["ranges"] = [[{**entry, "subnet": _show(block)} for entry in there.get(block, [{}])] for block in ranges]
+    sets: dict[Family, list[Json]] = {}
+    for block in dict.fromkeys(ranges):
+        entries = ({**entry, "subnet": _show(block)} for entry in there.get(block, [{}]))
+        sets.setdefault(block.family, []).extend(entries)
+    ipam["ranges"] = list(sets.values())
     if mtu:
         plugin["mtu"] = mtu
     return json.dumps(document, indent=2) + "\n"
@@ -106,27 +110,28 @@ _LEGACY = ("subnet", "rangeStart", "rangeEnd", "gateway")
 
 
 def _present(ipam: Json) -> dict[Prefix, list[Json]]:
-    """The range sets that are there, by their subnet; those that are not understood are left out."""
+    """What the file says of each subnet; what is not understood is left out."""
     sets = ipam.get("ranges")
     found = list(sets) if isinstance(sets, list) else []
     found.append([{key: ipam[key] for key in _LEGACY if key in ipam}])
     present: dict[Prefix, list[Json]] = {}
     for entries in found:
-        try:
-            present.setdefault(_subnet(entries), entries)
-        except ValueError:
-            continue
+        here: dict[Prefix, list[Json]] = {}
+        for entry in entries if isinstance(entries, list) else ():
+            try:
+                here.setdefault(_subnet(entry), []).append(entry)
+            except ValueError:
+                continue
+        # Of a subnet in several sets the first: those of the others may overlap, which host-local refuses in one set.
+        present = {**here, **present}
     return present
 
 
-def _subnet(entries: object) -> Prefix:
-    """The subnet of a range set, which is one or more ranges of it. Raises ValueError."""
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+def _subnet(entry: object) -> Prefix:
+    """The subnet of one range, whatever its spelling. Raises ValueError."""
+    if not isinstance(entry, dict):
         raise ValueError("ipam.ranges is not understood")
-    networks = {ipaddress.ip_network(str(entry.get("subnet")), strict=False) for entry in entries}
-    if len(networks) != 1:
-        raise ValueError("ipam.ranges is not understood")
-    (network,) = networks
+    network = ipaddress.ip_network(str(entry.get("subnet")), strict=False)
     return Prefix(network.network_address.packed, network.prefixlen)
 
 
@@ -134,17 +139,28 @@ def _show(block: Prefix) -> str:
     return f"{ipaddress.ip_address(block.address)}/{block.length}"
 
 
+FOREIGN = Prefix(b"", 0)
+"""Stands among the ranges that were read for what is unequal to anything that we ask for."""
+
+
 def read(text: str) -> tuple[tuple[Prefix, ...], int]:
-    """Ranges and MTU of a configuration; a legacy subnet makes it unequal to anything we ask for. Raises ValueError."""
+    """Ranges and MTU of a configuration; `FOREIGN` for what would cost pods an address more. Raises ValueError."""
     plugin = _bridge(_load(text))
     ipam = plugin.get("ipam")
     ranges: list[Prefix] = []
     if isinstance(ipam, dict):
         if "subnet" in ipam:
-            ranges.append(Prefix(b"", 0))
+            ranges.append(FOREIGN)
         sets = ipam.get("ranges") or []
-        if not isinstance(sets, list):
-            raise ValueError("ipam.ranges is no list")
-        ranges += map(_subnet, sets)
+        if not isinstance(sets, list) or not all(isinstance(entries, list) and entries for entries in sets):
+            raise ValueError("ipam.ranges is no list of lists with ranges")
+        seen: set[Family] = set()
+        for entries in sets:
+            blocks = dict.fromkeys(_subnet(entry) for entry in entries)
+            families = {block.family for block in blocks}
+            if len(families) != 1 or families & seen:
+                ranges.append(FOREIGN)
+            seen |= families
+            ranges += blocks
     mtu = plugin.get("mtu")
     return tuple(ranges), mtu if isinstance(mtu, int) else 0

@@ -54,9 +54,9 @@ def plugin(**ipam: object) -> str:
         ({"ranges": [[FIRST]]}, [FIRST]),
         ({"ranges": [[FIRST, SECOND], [{"subnet": "10.8.0.0/24"}]]}, [FIRST, SECOND]),
         ({"ranges": [[{"subnet": "fd09::/64"}], "nonsense", [], [1], [FIRST], [SECOND]]}, [FIRST]),
-        # host-local refuses a subnet with host bits, and a set whose ranges are of two subnets is nobody's.
+        # host-local refuses a subnet with host bits; the ranges of one set may be of several subnets.
         ({"ranges": [[{**FIRST, "subnet": "10.244.1.7/24"}]]}, [FIRST]),
-        ({"ranges": [[FIRST, {"subnet": "10.8.0.0/24"}]]}, SHOWN[0]),
+        ({"ranges": [[FIRST, {"subnet": "10.8.0.0/24"}]]}, [FIRST]),
         ({**FIRST}, [FIRST]),
         ({**FIRST, "subnet": "10.9.0.0/24"}, SHOWN[0]),
         ({"ranges": 5}, SHOWN[0]),
@@ -68,6 +68,31 @@ def test_a_range_that_stays_keeps_what_its_owner_wrote_with_it(ipam: dict[str, o
     assert after == {"type": "bridge", "mtu": 1400, "ipam": {"type": "host-local", "ranges": [kept, SHOWN[1]]}}
     assert cni.read(text) == (RANGES, 1400)
     assert cni.merge(text, RANGES, 1400) == text
+
+
+MORE = Prefix(bytes((10, 244, 9, 0)), 24)
+
+
+def test_b14_two_ranges_of_a_family_are_one_set_so_that_a_pod_gets_one_address_of_each() -> None:
+    apart = plugin(ranges=[[{"subnet": "10.244.1.0/24"}], [{"subnet": "10.244.9.0/24"}], [{"subnet": "fd44::/64"}]])
+    wanted = (RANGES[0], MORE, RANGES[1])
+    assert cni.read(apart) != (wanted, 1500), "as the Go kube-router writes it, with an address of each range for a pod"
+    text = cni.merge(apart, wanted, 1500)
+    four = [{"subnet": "10.244.1.0/24"}, {"subnet": "10.244.9.0/24"}]
+    assert json.loads(text)["ipam"]["ranges"] == [four, SHOWN[1]]
+    assert cni.read(text) == (wanted, 1500)
+    assert cni.merge(text, wanted, 1500) == text
+
+
+def test_b14_another_spelling_of_a_range_is_the_same_range() -> None:
+    text = plugin(ranges=[[{"subnet": "10.244.1.77/24"}], [{"subnet": "FD44:0::0/64"}]])
+    assert cni.read(text) == (RANGES, 1500)
+    assert json.loads(cni.merge(text, RANGES, 1500))["ipam"]["ranges"] == SHOWN
+
+
+def test_b14_ranges_of_a_former_pod_cidr_go() -> None:
+    text = plugin(ranges=[[{"subnet": "10.8.0.0/24"}], [{"subnet": "10.244.1.0/24"}], [{"subnet": "fd09::/64"}]])
+    assert json.loads(cni.merge(text, RANGES, 1500))["ipam"]["ranges"] == SHOWN
 
 
 @pytest.mark.parametrize("as_list", [False, True])

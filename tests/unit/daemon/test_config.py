@@ -90,8 +90,6 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--ipvs-permit-all=false --netpol-namespace-annotation --iptables-mode=legacy "
         "--netpol-default-deny --netpol-existing-flows=cut --netpol-log-drops=false "
         "--nodes-full-mesh=false --advertise-pod-cidr=false "
-        "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48"
-        "--netpol-default-deny --netpol-existing-flows=cut --nodes-full-mesh=false --advertise-pod-cidr=false "
         "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48 --advertise-loadbalancer-ip "
         "--overlay-encap=fou --overlay-encap-port=7777"
     )

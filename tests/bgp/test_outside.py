@@ -13,11 +13,13 @@ from msgspec import structs
 from kuberouter.decode.node import decode_node
 from kuberouter.model import bgp
 from kuberouter.model.bgp import Peer, PeerKey
-from kuberouter.model.core import Secret
+from kuberouter.model.cluster import Interface, InterfaceAddress
+from kuberouter.model.core import ObjectRef, Secret
+from kuberouter.model.events import Upserted
 from kuberouter.model.settings import Advertise, RouterSettings
 from tests.bgp.test_nodes import SESSION, log_lines, reaches
 from tests.support import gobgpd as programs
-from tests.support.bgp import Router, Wire, annotated, wait
+from tests.support.bgp import Router, Wire, annotated, prefix, wait
 from tests.support.lab import netns
 from tests.support.pages import objects
 
@@ -143,6 +145,51 @@ def test_b06_what_flags_no_longer_tell_is_withdrawn_from_whom_it_was_told(rack: 
     assert reaches(rack.at_b, CIDR_A, A)
     assert not [row for report in rack.at_b.reports[reports:] for row, batch in report.batches if batch.remove]
     assert log_lines(rack.a, "Peer Down") == downs
+
+
+def test_flags_narrow_what_is_learned_and_what_is_left_out_goes(rack: Rack) -> None:
+    rack.tor.tell("10.8.0.0/16", "10.9.1.0/24", "0.0.0.0/0")
+    wait(lambda: {"10.8.0.0/16", "10.9.1.0/24", CIDR_B} <= learned_by(rack), 5, "routes of the router")
+    for allowed, expected in (
+        (("10.244.0.0/16", "10.9.0.0/16"), {CIDR_B, "10.9.1.0/24"}),
+        ((), {CIDR_B, "10.9.1.0/24", "10.8.0.0/16"}),
+    ):
+        rack.at_a.stop()
+        settings = RouterSettings(import_allow=tuple(map(prefix, allowed)))
+        rack.at_a = rack.wire.daemon(rack.a, settings)
+        rack.say()
+        wait(lambda expected=expected: learned_by(rack) == expected, 10, "what is allowed")
+        wait(rack.at_a.told, 5, "agreement")
+    rack.tor.tell("10.8.0.0/16", "10.9.1.0/24", "0.0.0.0/0", withdraw=True)
+
+
+def test_where_to_listen_is_live_and_addresses_of_nobody_change_nothing(tmp_path: Path) -> None:
+    with Wire(tmp_path) as wire:
+        station = wire.station("a", A)
+        netns.configure(station.namespace, "addr add 192.0.2.8/24 dev eth0")
+        daemon = wire.daemon(station)
+        addresses = tuple(InterfaceAddress(packed(text), 24) for text in (A, "192.0.2.8"))
+        daemon.inbox.put(Upserted(Interface(ObjectRef("Interface", "", "eth0"), 2, 1500, addresses)))
+
+        def listens() -> tuple[bytes, ...]:
+            speaker = daemon.gobgp.api.speaker()
+            return speaker.addresses if speaker is not None else ()
+
+        daemon.put(annotated("a", A, CIDR_A, bgp__local__addresses="192.0.2.7"))
+        wait(lambda: daemon.told() and listens() == (packed(A),), 5, "start")
+        starts = daemon.gobgp.starts
+        assert [problem.field for problem in daemon.planner.journal.standing] == [
+            "metadata.annotations[kube-router.io/bgp-local-addresses]"
+        ]
+        # A link that flaps, and an address that is wrong, restart nothing.
+        daemon.inbox.put(Upserted(Interface(ObjectRef("Interface", "", "eth0"), 2, 1500)))
+        daemon.put(annotated("a", A, CIDR_A, bgp__local__addresses="192.0.2.256"))
+        daemon.put(annotated("a", A, CIDR_A, bgp__local__addresses="192.0.2.7", node_bgp_communities="1:1"))
+        wait(lambda: daemon.planner.cluster.bgp.communities != (), 5, "news")
+        wait(daemon.told, 5, "agreement")
+        assert daemon.gobgp.starts == starts
+        daemon.put(annotated("a", A, CIDR_A, bgp__local__addresses="192.0.2.8"))
+        wait(lambda: daemon.told() and listens() == (packed("192.0.2.8"),), 5, "other listener")
 
 
 def test_b18_a_start_that_fails_at_first_leaves_nothing_twice(tmp_path: Path, gobgpd: str) -> None:

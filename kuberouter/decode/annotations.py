@@ -184,6 +184,7 @@ NODE_PEER_LOCAL = Annotation[tuple[bytes, ...] | None](
 NAMESPACE_POLICY = Annotation("net.beta.kubernetes.io/network-policy", _default_deny, False)
 
 _NO_OPTIONS = ServiceOptions()
+_NO_BGP = NodeBgp()
 
 
 def service_options(annotations: dict[str, str] | None, trouble: Trouble) -> ServiceOptions:
@@ -218,7 +219,9 @@ def node_options(annotations: dict[str, str] | None, trouble: Trouble) -> NodeOp
     """The typed annotations of a Node; `pod-cidrs` wins over the older `pod-cidr`."""
     listed = NODE_POD_CIDRS.read(annotations, trouble)
     cidrs = listed or NODE_POD_CIDR.read(annotations, trouble)
-    return NodeOptions(cidrs, _NodeBgp(annotations, trouble).read() if annotations else NodeBgp())
+    bgp_options = _NodeBgp(annotations, trouble).read() if annotations else _NO_BGP
+    # Most nodes of a cluster say nothing, and share that.
+    return NodeOptions(cidrs, _NO_BGP if bgp_options == _NO_BGP else bgp_options)
 
 
 class _NodeBgp:

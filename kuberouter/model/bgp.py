@@ -7,6 +7,7 @@ row, a switched assignment, and a removal.
 from __future__ import annotations
 
 import enum
+from ipaddress import ip_address
 
 from kuberouter.model.core import Family, KeyValue, Prefix, Secret, Value
 
@@ -146,6 +147,9 @@ class PeerKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 
     address: bytes
 
+    def __str__(self) -> str:
+        return str(ip_address(self.address))
+
 
 DEFAULT_PORT = 179
 DEFAULT_HOLD_TIME = 90
@@ -198,6 +202,9 @@ class PathKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """A prefix that this node originates."""
 
     prefix: Prefix
+
+    def __str__(self) -> str:
+        return f"{ip_address(self.prefix.address)}/{self.prefix.length}"
 
 
 class Path(Value, frozen=True, gc=False):

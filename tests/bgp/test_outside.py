@@ -121,6 +121,7 @@ def test_a_mistake_in_an_annotation_changes_nothing(rack: Rack, peers: str) -> N
 
 
 def test_b15_a_session_ends_and_begins_with_its_annotation_and_others_stay(rack: Rack) -> None:
+    """Pain 17: annotations are looked at all the time, and peers that they do not concern stay."""
     other = log_lines(rack.b, "Peer Down")
     rack.say(peers="")
     wait(lambda: not rack.tor.knows(), 5, "end of the session")

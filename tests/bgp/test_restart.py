@@ -86,6 +86,7 @@ class Witness:
 
 
 def test_b16_routes_stay_while_gobgpd_is_away_and_what_is_new_comes_soon(trio: Trio) -> None:
+    """Pain 12: a restart costs no route, and no silence of minutes."""
     witness = Witness(trio.at_b)
     wait(lambda: bool(witness.heard), 5, "first picture")
     downs = log_lines(trio.b, "Peer Down")

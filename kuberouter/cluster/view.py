@@ -108,6 +108,11 @@ class ClusterView:
         """This node takes no new pods; kept likewise."""
         return self._unschedulable
 
+    @property
+    def readable(self) -> bool:
+        """Whether this node's annotations about BGP can be read, or what they last said is known."""
+        return self._node is not None and not self._bgp.unreadable
+
     def _get(self, kind: type[T], ref: ObjectRef) -> T | None:
         obj = self._objects[kind].get(ref)  # type: ignore[index]  # T is one of KINDS
         return obj if isinstance(obj, kind) else None

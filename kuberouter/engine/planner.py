@@ -17,7 +17,7 @@ from kuberouter.engine.assembly import Assembler
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.ledger import Claim, Ledger
 from kuberouter.model.core import Fragment, ObjectRef, Owner, Row
-from kuberouter.model.events import Accepted, Deleted, Drifted, Event, Rejected, Synced, Upserted
+from kuberouter.model.events import ANNOTATIONS, Accepted, Deleted, Drifted, Event, Rejected, Synced, Upserted
 from kuberouter.model.netfilter import Chain, ChainKey, Rule
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.ports import Compiler
@@ -174,6 +174,8 @@ class Planner:
         if self.cluster.facts_changed:
             self.synced.add(NODE_KNOWN)
             self.recompute()
+        if self.cluster.readable:
+            self.synced.add(ANNOTATIONS)
 
     def recompute(self) -> None:
         """Mark every owner that holds a claim or once compiled as dirty: compile everything again, in slices."""

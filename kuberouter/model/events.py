@@ -31,6 +31,10 @@ class Accepted(Value, frozen=True, gc=False):
     ref: ObjectRef
 
 
+ANNOTATIONS = "annotations"
+"""In sync once the annotations of this node about BGP can be read, or nothing is kept of what they once were."""
+
+
 class Synced(Value, frozen=True, gc=False):
     """A source has delivered its first whole picture. Sent once per source, never before that."""
 

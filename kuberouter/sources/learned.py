@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from kuberouter.model.bgp import TABLES
 from kuberouter.model.cluster import LearnedRoute
 from kuberouter.model.core import ObjectRef, Prefix, Unavailable
-from kuberouter.model.events import Deleted, Drifted, Synced, Upserted
+from kuberouter.model.events import ANNOTATIONS, Deleted, Drifted, Synced, Upserted
 from kuberouter.model.ports import Inbox, Stop
 from kuberouter.wire.gobgp.client import BestPath, Refused, Watch
 from kuberouter.wire.gobgp.gobgpd import Gobgp
@@ -77,6 +77,8 @@ class LearnedSource:
             try:
                 if self._gobgp.api.speaker() is None:
                     self._lacks(inbox, "gobgpd runs but has not been given an identity yet")
+                    # Whatever this node's annotations said once, it knows nothing of that.
+                    inbox.put(Synced(ANNOTATIONS))
                     # The engine is about to start it; this costs a call on a local socket each time.
                     stop.wait(FIRST_DELAY)
                     continue

@@ -134,6 +134,32 @@ def test_b15_a_session_ends_and_begins_with_its_annotation_and_others_stay(rack:
     wait(rack.at_a.told, 5, "agreement")
 
 
+def test_a_restart_beside_a_mistake_changes_nothing_either(rack: Rack) -> None:
+    rack.say(node_bgp_communities="65000:400")
+    wait(lambda: rack.tor.knows()[CIDR_A].get("communities") == [65000 << 16 | 400], 5, "communities")
+    downs = log_lines(rack.a, "Peer Down")
+    rack.at_a.stop()
+    rack.at_a = rack.wire.daemon(rack.a)
+    rack.say(peers="[", node_bgp_communities="65000")
+    wait(lambda: "learned" in rack.at_a.planner.synced and reaches(rack.at_a, CIDR_B, B), 10, "first picture")
+    assert not [row for report in rack.at_a.reports for row, _ in report.batches if row in bgp.TABLES]
+    assert rack.tor.knows()[CIDR_A]["communities"] == [65000 << 16 | 400]
+    rack.say(node_bgp_communities="65000:500")
+    wait(lambda: rack.tor.knows()[CIDR_A].get("communities") == [65000 << 16 | 500], 5, "other communities")
+    rack.say()
+    wait(lambda: "communities" not in rack.tor.knows()[CIDR_A], 5, "end of the communities")
+    wait(rack.at_a.told, 5, "agreement")
+    assert log_lines(rack.a, "Peer Down") == downs
+
+
+def test_a_new_gobgpd_is_told_what_can_be_read(tmp_path: Path) -> None:
+    with Wire(tmp_path) as wire:
+        daemon = wire.daemon(wire.station("a", A))
+        daemon.put(annotated("a", A, CIDR_A, peers="[", node_bgp_communities="65000:1"))
+        wait(lambda: daemon.gobgp.starts > 0 and daemon.told(), 5, "agreement")
+        assert {row.communities for row in daemon.gobgp.api.statements()} == {(), (65000 << 16 | 1,)}
+
+
 def test_b06_what_flags_no_longer_tell_is_withdrawn_from_whom_it_was_told(rack: Rack) -> None:
     """Judging again is not enough for that: gobgpd withdraws nothing then."""
     downs, reports = log_lines(rack.a, "Peer Down"), len(rack.at_b.reports)

@@ -23,7 +23,8 @@ from msgspec import structs
 from kuberouter.cluster.dependents import routing
 from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.names import BGP_SETS, IMPORT_SETS, POLICY_PREFIX
-from kuberouter.compilers.routing import COMPILERS
+from kuberouter.compilers.routing import COMPILERS, OF_ANNOTATIONS
+from kuberouter.daemon.parts.part import Part, register
 from kuberouter.decode.node import decode_node
 from kuberouter.drivers import bgp as drivers
 from kuberouter.drivers.memory import MemoryDriver
@@ -31,11 +32,11 @@ from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import Controller, Engine
-from kuberouter.engine.planner import Planner, Registered
+from kuberouter.engine.planner import Planner
 from kuberouter.model import bgp
 from kuberouter.model.cluster import ClusterObject, Node
 from kuberouter.model.core import Family, ObjectRef, Prefix, Row, Unavailable
-from kuberouter.model.events import Deleted, Upserted
+from kuberouter.model.events import ANNOTATIONS, Deleted, Upserted
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
 from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Route, RouteKey
@@ -105,11 +106,13 @@ class Daemon:
         self.drivers = {**bgp_drivers(self.gobgp), **{row: MemoryDriver[Any]() for row in KERNEL_ROWS}}
         self._readers = bgp_drivers(self.gobgp)
         self.reports: list[Report] = []
-        registered = [Registered(n, "router", compile_, settings) for n, compile_ in COMPILERS]
+        part = Part("router")
+        register(part, COMPILERS, settings, besides=dict.fromkeys(OF_ANNOTATIONS, ANNOTATIONS))
         self.planner = Planner(
-            Cluster(NodeSettings(name, families), [routing]), registered, list(self.drivers), Journal()
+            Cluster(NodeSettings(name, families), [routing]), part.compilers, list(self.drivers), Journal()
         )
         awaited: dict[type[Row], tuple[str, ...]] = {Route: ("learned",), Link: ("learned",)}
+        awaited |= dict.fromkeys(bgp.TABLES, (ANNOTATIONS,))
         tables = [Table(row, d, removal_needs=awaited.get(row, ())) for row, d in self.drivers.items()]
         self.engine = Engine(
             self.inbox,

@@ -18,6 +18,7 @@ from kuberouter.compilers.routing.speaker import compile_speaker
 
 __all__ = [
     "COMPILERS",
+    "OF_ANNOTATIONS",
     "compile_advertise",
     "compile_advertise_service",
     "compile_cni",
@@ -43,3 +44,6 @@ COMPILERS = (
     ("advertise-service", compile_advertise_service),
 )
 """Names and functions in the order in which they should run."""
+OF_ANNOTATIONS = ("speaker", "exports", "external", "peer")
+"""Those that are decided by annotations of this node. While these cannot be read, and what they said before is not
+known either, what gobgpd holds stays as it is."""

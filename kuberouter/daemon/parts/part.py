@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Hashable, Iterable
+from collections.abc import Callable, Collection, Container, Hashable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from kuberouter.cluster.dependents import Dependents
@@ -65,9 +66,17 @@ class Part:
         return tuple(row for row in self.drivers if row not in self.lenient)
 
 
-def register(part: Part, compilers: Collection[tuple[str, Any]], settings: object) -> None:
-    """Name the compilers of a part; they wait for what the part needs."""
-    part.compilers = [Registered(name, part.name, compile_, settings, part.needs) for name, compile_ in compilers]
+def register(
+    part: Part,
+    compilers: Collection[tuple[str, Any]],
+    settings: object,
+    *,
+    besides: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Name the compilers of a part; they wait for what the part needs, and some of them for one thing `besides`."""
+    for name, compile_ in compilers:
+        needs = (*part.needs, besides[name]) if name in besides else part.needs
+        part.compilers.append(Registered(name, part.name, compile_, settings, needs))
 
 
 def shared() -> Any:

@@ -13,13 +13,14 @@ from kuberouter.compilers.names import (
     TUNNEL_PREFIX,
     TUNNEL_TABLE,
 )
-from kuberouter.compilers.routing import COMPILERS
+from kuberouter.compilers.routing import COMPILERS, OF_ANNOTATIONS
 from kuberouter.daemon.gobgpd import Supervisor
 from kuberouter.daemon.parts.part import Part, register, shared
 from kuberouter.drivers.fouports import FouPortDriver
 from kuberouter.drivers.host import CniDriver
 from kuberouter.drivers.network import PolicyRuleDriver, RouteDriver
 from kuberouter.model import bgp
+from kuberouter.model.events import ANNOTATIONS
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, HookRank, IpSet, Member
 from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Route
@@ -47,7 +48,7 @@ def router_part(settings: RouterSettings) -> Part:
     if settings.gobgp_spawn:
         part.sources.append(Supervisor(settings.gobgp_socket, settings.gobgp_listeners))
     part.shows.append(BgpCounts(gobgp, lambda: learned.received).show)
-    register(part, COMPILERS, settings)
+    register(part, COMPILERS, settings, besides=dict.fromkeys(OF_ANNOTATIONS, ANNOTATIONS))
     tables = (TABLE_MAIN, TUNNEL_TABLE)
     part.drivers = {
         **dict.fromkeys((Sysctl, IpSet, Member, Hook, Link), shared),
@@ -66,7 +67,7 @@ def router_part(settings: RouterSettings) -> Part:
     }
     if settings.cni:
         part.drivers[CniSettings] = lambda: CniDriver((settings.cni_file,))
-    part.removals_await = dict.fromkeys((Link, Route), "learned")
+    part.removals_await = {**dict.fromkeys((Link, Route), "learned"), **dict.fromkeys(bgp.TABLES, ANNOTATIONS)}
     part.hooks = (HookRank.FORWARD, HookRank.EGRESS)
     part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET)
     part.links = (BRIDGE_LINK,)

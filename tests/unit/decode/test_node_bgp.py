@@ -236,7 +236,12 @@ def test_the_last_good_value_of_a_field_stays() -> None:
     assert put({"peers": "{"}) == NodeBgp(peers=good.peers) == cluster.bgp
     assert put({}) == NodeBgp() == cluster.bgp
     # Of a node that is not known yet there is nothing good.
-    assert put({"node.asn": "no", "rr.client": "7"}, "node-2") == NodeBgp(reflector=Reflector(packed("0.0.0.7")))
+    client = Reflector(packed("0.0.0.7"))
+    unknown = NodeBgp(reflector=client, unreadable=("asn",))
+    assert put({"node.asn": "no", "rr.client": "7"}, "node-2") == unknown
+    assert put({"node.asn": "no", "rr.client": "x"}, "node-2") == unknown
+    assert put({"node.asn": "64600", "rr.client": "x"}, "node-2") == NodeBgp(64600, client)
+    assert put({"node.asn": "x", "rr.client": "x"}, "node-2") == NodeBgp(64600, client)
 
 
 def test_what_was_read_stays_where_the_node_vanishes() -> None:

@@ -240,7 +240,8 @@ class Router:
         own = ip_address(station.address).packed
         self.api.start(bgp.Speaker(bgp.SpeakerKey(), asn, own, addresses=(own,)))
         for peer in peers:
-            self.api.add_peer(peer)
+            # It takes calls at any time, as routers do; two of GoBGP that both dial miss each other for a while.
+            self.api.add_peer(structs.replace(peer, passive=True))
 
     def _answers(self) -> bool:
         try:

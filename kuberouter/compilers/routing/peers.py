@@ -61,6 +61,9 @@ def compile_peer(key: Owner, view: ClusterView, *, node: NodeFacts, settings: Ro
         restart_time=restart,
         deferral_time=deferral,
         reflector_cluster=_reflects(mine, theirs),
+        # One of both dials. GoBGP turns down callers for a while after a session has ended, so two that both dial can
+        # miss each other again and again, and one whose call is turned down forgets what it kept over a restart.
+        passive=remote < local,
     )
     return Fragment((*_sets(remote, NODE_PEERS), peer))
 

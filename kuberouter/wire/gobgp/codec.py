@@ -25,8 +25,9 @@ from kuberouter.model.bgp import (
 from kuberouter.model.core import Family, Prefix, Secret
 from kuberouter.wire.gobgp.client import BestPath, SetEntry
 
-CONNECT_RETRY = 5
-"""Seconds between attempts to reach a peer, the least that GoBGP honours; its default of 120 is no way to start."""
+CONNECT_RETRY = 2
+"""Seconds between attempts to reach a peer, where GoBGP honours that (5 are the least to older ones); its default of
+120 is no way to start."""
 ESTABLISHED = 6
 """Session state (PeerState.SessionState)."""
 ACCEPT, REJECT = 1, 2

@@ -99,6 +99,15 @@ def test_without_a_mesh_nodes_of_one_as_number_peer() -> None:
     assert peer.asn == 64512
 
 
+def test_of_two_nodes_the_one_with_the_lower_address_dials() -> None:
+    for address, passive in (("192.0.2.0", True), ("192.0.2.9", False)):
+        other = node("other", address)
+        fragment = compile_peer(Owner("peer", other.ref), known(NOTHING, other), node=FACTS, settings=SETTINGS)
+        assert [peer.passive for peer in of(fragment, Peer)] == [passive]
+    (peer,) = of(external(NodeBgp(peers=(PeerSpec(packed("192.0.2.0"), 65000),))), Peer)
+    assert not peer.passive
+
+
 def test_without_a_mesh_a_node_needs_an_as_number() -> None:
     fragment = compile_speaker(own("speaker"), known(), node=FACTS, settings=SPLIT)
     assert [(p.field, p.reason) for p in fragment.problems] == [

@@ -113,7 +113,7 @@ def _graceful(reader: Reader) -> GracefulRestart | None:
 
 def _peers(reader: Reader) -> ExternalPeers:
     specs: Sequence[PeerSpec] = ()
-    ips = _each(reader, "peer-router-ips", address)
+    ips = _each(reader, "peer-router-ips", bgp.host)
     asns, ports = _each(reader, "peer-router-asns", bgp.peer_asn), _each(reader, "peer-router-ports", bgp.peer_port)
     passwords, bfd = _passwords(reader), _bfd(reader)
     if not reader.errors:

@@ -172,7 +172,7 @@ NODE_LOCAL_ADDRESSES = Annotation[tuple[bytes, ...] | None](
     "kube-router.io/bgp-local-addresses", bgp.listed(address), None
 )
 NODE_PEERS = Annotation[tuple[PeerSpec, ...] | None]("kube-router.io/peers", bgp.peers_document, None)
-NODE_PEER_IPS = Annotation[tuple[bytes, ...] | None]("kube-router.io/peer.ips", bgp.listed(address), None)
+NODE_PEER_IPS = Annotation[tuple[bytes, ...] | None]("kube-router.io/peer.ips", bgp.listed(bgp.host), None)
 NODE_PEER_ASNS = Annotation[tuple[int, ...] | None]("kube-router.io/peer.asns", bgp.listed(bgp.peer_asn), None)
 NODE_PEER_PORTS = Annotation[tuple[int, ...] | None]("kube-router.io/peer.ports", bgp.listed(bgp.peer_port), None)
 NODE_PEER_PASSWORDS = Annotation[tuple[Secret | None, ...] | None](

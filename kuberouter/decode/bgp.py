@@ -136,9 +136,17 @@ def password(text: str) -> Secret | None:
     return Secret(content)
 
 
+def host(text: str) -> bytes:
+    """The address of one host: neither that of nobody nor that of many."""
+    packed = address(text)
+    if not any(packed) or packed[0] == 0xFF or (len(packed) == 4 and packed[0] >= 0xE0):
+        raise ValueError(f"{text!r} is not the address of a host")
+    return packed
+
+
 def local_address(text: str) -> bytes:
     """An address of this node; an empty text leaves the choice."""
-    return address(text) if text else b""
+    return host(text) if text else b""
 
 
 def parallel(
@@ -210,10 +218,10 @@ def _peer(item: object, where: str) -> PeerSpec:
         if not fields.get(name):
             raise ValueError(f"{where}.{name} is missing")
     return PeerSpec(
-        _scalar(fields, "remoteip", where, address, b""),
+        _scalar(fields, "remoteip", where, host, b""),
         _scalar(fields, "remoteasn", where, peer_asn, 0),
         _scalar(fields, "port", where, peer_port, DEFAULT_PORT),
-        _scalar(fields, "localip", where, address, b""),
+        _scalar(fields, "localip", where, host, b""),
         _scalar(fields, "password", where, password, None),
         _bfd(fields.get("bfd"), f"{where}.bfd"),
     )

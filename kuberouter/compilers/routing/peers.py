@@ -115,6 +115,9 @@ def compile_external(key: Owner, view: ClusterView, *, node: NodeFacts, settings
             problems.append(Problem(key.subject, where, Reason.CONFLICT, text))
         else:
             rows += (*_sets(spec.address, EXTERNAL_PEERS), _external(spec, local, view.bgp, node, settings))
+            if spec.local_address and node.bindable and local not in node.bindable:
+                text = f"no link of this node has {show_address(local)}, from which to speak to a peer"
+                problems.append(Problem(key.subject, where, Reason.MISSING, text))
     if settings.graceful is not None and any(spec.bfd is not None for spec in specs):
         text = "BFD ends at once what graceful restart would keep: one of them should be off"
         problems.append(Problem(key.subject, where, Reason.CONFLICT, text))

@@ -39,7 +39,8 @@ def compile_speaker(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
 
 def _addresses(ref: ObjectRef, view: ClusterView, node: NodeFacts) -> tuple[tuple[bytes, ...], tuple[Problem, ...]]:
     wanted = [a for a in view.bgp.local_addresses if family_of(a) in node.families]
-    here = tuple(a for a in wanted if a in node.bindable)
+    # The address of nobody stands for all of its family.
+    here = tuple(a for a in wanted if a in node.bindable or not any(a))
     problems = tuple(
         Problem(
             ref,

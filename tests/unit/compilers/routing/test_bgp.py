@@ -190,6 +190,9 @@ def test_a_peer_is_spoken_to_from_an_address_of_its_family() -> None:
     assert [problem.reason for problem in fragment.problems] == [Reason.CONFLICT]
     (peer,) = of(external(NodeBgp(peers=(structs.replace(TOR, local_address=packed("192.0.2.7")),))), Peer)
     assert peer.local_address == packed("192.0.2.7")
+    fragment = external(NodeBgp(peers=(structs.replace(TOR, local_address=packed("192.0.2.7")),)))
+    assert [(problem.field[-7:], problem.reason) for problem in fragment.problems] == [("/peers]", Reason.MISSING)]
+    assert not external(NodeBgp(peers=(structs.replace(TOR, local_address=packed(A)),))).problems
 
 
 def test_a_node_is_no_peer_of_itself() -> None:
@@ -222,6 +225,7 @@ def test_an_annotation_says_where_to_listen() -> None:
     assert listening(NodeBgp(local_addresses=(one,)), facts) == ((one,), [])
     assert listening(NodeBgp(local_addresses=(one, two)), facts) == ((one,), [Reason.MISSING])
     assert listening(NodeBgp(local_addresses=(two,)), facts) == (BOTH, [Reason.MISSING])
+    assert listening(NodeBgp(local_addresses=(bytes(4),))) == ((bytes(4),), [])
     # Addresses of a family that the node does not have do not count.
     assert listening(NodeBgp(local_addresses=(packed(A6), packed(A))), FACTS) == ((packed(A),), [])
 

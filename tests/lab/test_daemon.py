@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.test_firewall import DENY
-from tests.support.lab import Lab, Node
+from tests.support.lab import Lab, Node, objects
 from tests.support.probes import Job, Outcome, until
 
 pytestmark = pytest.mark.root
@@ -61,6 +62,37 @@ def test_pods_leave_the_cluster_with_the_node_address(lab: Lab) -> None:
     result = lab.pods["default/friend"].probe(lab.outside_ip, 9000)
     lab.outside.unserve([("tcp", 9000)])
     assert (result.outcome, result.peer) == (Outcome.ALLOWED, lab.node("node1").ip)
+
+
+def test_an_annotation_is_done_at_once_and_a_mistake_in_it_is_told_on_the_node(lab: Lab) -> None:
+    """Pain 17, from the API to gobgpd: nothing is restarted, and no session ends."""
+    node, other = lab.node("node1"), lab.node("node2").ip
+
+    def say(peers: str) -> None:
+        lab.apply(objects.node(node.site, lab.families, {"kube-router.io/peers": peers}))
+
+    def messages() -> list[str]:
+        with lab.api.store.lock:
+            found = list(lab.api.store.objects["events"].values())
+        return [event["message"] for event in found if event["involvedObject"]["name"] == node.name]
+
+    def sessions() -> dict[str, object]:
+        found = json.loads(node.gobgp("neighbor -j"))
+        return {peer["conf"]["neighbor_address"]: peer["timers"]["state"].get("uptime") for peer in found}
+
+    before = sessions()[other]
+    say("- {remoteip: 10.255.0.9, remoteasn: 65001, password: aHVzaA==}")
+    lab.wait(lambda: "10.255.0.9" in sessions(), 10, "the peer")
+    say("- {remoteip: 10.255.0.9, remoteasn: 0, password: aHVzaA==}")
+    lab.wait(lambda: any("[0].remoteasn: '0'" in text for text in messages()), 10, "an Event on the Node")
+    (said,) = (text for text in messages() if "kube-router.io/peers" in text)
+    assert said.endswith("the last good value stays")
+    assert set(sessions()) == {other, "10.255.0.9"}
+    say("")
+    lab.wait(lambda: set(sessions()) == {other}, 10, "end of the peer")
+    assert sessions()[other] == before
+    logs = "".join((node.home / name).read_text() for name in ("daemon.log", "gobgpd.log"))
+    assert not [word for word in ("hush", "aHVzaA") if word in said + logs]
 
 
 @pytest.mark.ipip

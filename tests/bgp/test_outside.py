@@ -215,6 +215,7 @@ def test_where_to_listen_is_live_and_addresses_of_nobody_change_nothing(tmp_path
         wait(lambda: daemon.planner.cluster.bgp.communities != (), 5, "news")
         wait(daemon.told, 5, "agreement")
         assert daemon.gobgp.starts == starts
+        daemon.inbox.put(Upserted(Interface(ObjectRef("Interface", "", "eth0"), 2, 1500, addresses)))
         daemon.put(annotated("a", A, CIDR_A, bgp__local__addresses="192.0.2.8"))
         wait(lambda: daemon.told() and listens() == (packed("192.0.2.8"),), 5, "other listener")
 

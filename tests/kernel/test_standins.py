@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kuberouter.compilers.policies.iptables.policies import SPARES, invalid_rules, profile_rules
-from kuberouter.compilers.policies.names import INVALID_CHAIN
+from kuberouter.compilers.policies.names import INVALID_CHAIN, REFUSED_CHAIN
 from kuberouter.compilers.policies.nftables.policies import SPARES as NFT_SPARES
 from kuberouter.compilers.policies.nftables.policies import profile_rules as nft_profile_rules
 from kuberouter.drivers.iptables import ChainDriver, Variant, Xtables
@@ -144,8 +144,8 @@ def test_nftables_without_logging_or_an_answer_judges_as_before(nft: NftChainDri
         )
         for name, rules in (("LOGLESS", logless), ("WHOLE", whole.rules))
     ]
-    invalid = make_nft_chain(NftChainKey(NftFamily.IPV4, INVALID_CHAIN), ("drop",))
-    outcome = nft.write(Batch(add=(invalid, *rows)))
+    aims = [make_nft_chain(NftChainKey(NftFamily.IPV4, name), ("drop",)) for name in (INVALID_CHAIN, REFUSED_CHAIN)]
+    outcome = nft.write(Batch(add=(*aims, *rows)))
     assert outcome.failed == {}
     held: dict[object, NftChain] = dict(owned(nft))
     assert held[rows[0].key] == make_nft_chain(rows[0].key, tuple(r for r in whole.rules if "log prefix" not in r))

@@ -1,4 +1,4 @@
-"""First packets of flows through the rows of a world, by a small interpreter instead of a kernel; both backends.
+"""Packets of flows through the rows of a world, by a small interpreter instead of a kernel; both backends.
 
 It knows the words that our compilers use and no others: a rule with a word that it does not know is an error, so that
 no test passes because a match was overlooked.
@@ -33,7 +33,7 @@ FOREIGN_MARKS = 0xFFFFFFFF
 
 
 class Packet(NamedTuple):
-    """The first packet of a flow. For ICMP `port` is the type."""
+    """A packet of a flow, its first if nothing else is said. For ICMP `port` is the type."""
 
     source: bytes
     target: bytes
@@ -43,6 +43,12 @@ class Packet(NamedTuple):
     """What it comes in by; `lo` where the node speaks to itself."""
     bridged: bool = False
     """The link is a port of the pods' bridge."""
+    known: bool = False
+    """The kernel knows the flow, and has seen answers."""
+    answer: bool = False
+    """It goes to the end that began the flow."""
+    opening: bool = True
+    """Of the TCP flags it has SYN only."""
 
     @property
     def family(self) -> Family:
@@ -58,6 +64,11 @@ class Verdicts(Protocol):
     """What stands on a node, asked about one packet at a hook: INPUT, FORWARD or OUTPUT."""
 
     walked: int
+    """How many rules the last packet has met."""
+    connmark: int
+    """The mark of the one flow whose packets are asked about."""
+    refusal: str
+    """How the last packet was refused: `drop`, `reset` or `icmp`."""
 
     def passes(self, hook: str, packet: Packet) -> bool:
         """Whether our rules let it go on to everybody else's."""
@@ -75,7 +86,11 @@ def verdicts(world: World, local: tuple[str, ...] = ()) -> Verdicts:
 
 
 class _Refused(Exception):
-    """The packet met DROP or REJECT."""
+    """The packet met DROP or REJECT; the argument says how it is refused."""
+
+    def __init__(self, rule: str) -> None:
+        reset = "tcp-reset" in rule or "tcp reset" in rule
+        super().__init__("reset" if reset else "icmp" if "reject" in rule.lower() else "drop")
 
 
 @cache
@@ -96,7 +111,7 @@ def _inside(address: bytes, block: str) -> bool:
 
 Match = tuple[str, str, str, bool]
 """Module, option, its words and whether it is negated."""
-WORDS = {"--match-set": 2}
+WORDS = {"--match-set": 2, "--tcp-flags": 2}
 
 
 @cache
@@ -132,15 +147,16 @@ class Iptables:
             value = int.from_bytes(key.address, "big") >> (len(key.address) * 8 - key.length)
             self._sets.setdefault(key.set, set()).add((key.length, value, key.protocol, key.port))
         self._mark = 0
-        self.walked = 0
-        """How many rules the last packet has met."""
+        self.walked = self.connmark = 0
+        self.refusal = ""
 
     def passes(self, hook: str, packet: Packet) -> bool:
         """Whether our rules let it go on to everybody else's."""
-        self._mark, self.walked = FOREIGN_MARKS, 0
+        self._mark, self.walked, self.refusal = FOREIGN_MARKS, 0, ""
         try:
             self._walk(f"KUBE-ROUTER-{hook}", packet)
-        except _Refused:
+        except _Refused as refused:
+            self.refusal = str(refused)
             return False
         return True
 
@@ -152,13 +168,16 @@ class Iptables:
                 continue
             match target:
                 case "REJECT" | "DROP":
-                    raise _Refused
+                    raise _Refused(rule)
                 case "RETURN":
                     return
-                case "MARK":
+                case "MARK" | "CONNMARK":
                     value, mask = (int(part, 16) for part in last.split("/"))
-                    self._mark = (self._mark & ~mask) ^ value
-                case "NFLOG" | "CONNMARK":
+                    if target == "MARK":
+                        self._mark = (self._mark & ~mask) ^ value
+                    else:
+                        self.connmark = (self.connmark & ~mask) ^ value
+                case "NFLOG":
                     pass
                 case chain:
                     self._walk(chain, packet)
@@ -180,17 +199,23 @@ class Iptables:
             case "--icmp-type" | "--icmpv6-type":
                 return packet.port == int(text)
             case "--ctstate":
-                return "NEW" in text.split(",")
+                return ("ESTABLISHED" if packet.known else "NEW") in text.split(",")
+            case "--ctdir":
+                return text == ("REPLY" if packet.answer else "ORIGINAL")
+            case "--ctstatus" if text == "EXPECTED":
+                return False
+            case "--tcp-flags" if text == "FIN,SYN,RST,ACK SYN":
+                return packet.opening
             case "--mark":
                 value, mask = (int(part, 16) for part in text.split("/"))
-                return (self._mark if module == "mark" else 0) & mask == value
+                return (self._mark if module == "mark" else self.connmark) & mask == value
             case "--dport" | "--dports":
                 spans = [part.split(":") for part in text.split(",")]
                 return any(int(span[0]) <= packet.port <= int(span[-1]) for span in spans)
             case "--match-set":
                 name, flags = text.split(" ")
                 return self._contains(name, flags, packet)
-            case "--limit" | "--limit-burst" | "--ctdir":
+            case "--limit" | "--limit-burst":
                 return True
         raise ValueError(f"{option} {text} is not known")
 
@@ -237,8 +262,8 @@ class Nftables:
         self._chains: Mapping[NftChainKey, NftChain] = dict(world.table(NftChain))
         self.local = local
         self.mark = 0
-        self.walked = 0
-        """How many rules the last packet has met."""
+        self.walked = self.connmark = 0
+        self.refusal = ""
         self._keys: dict[NftSetKey, set[bytes]] = {}
         self._ranges: dict[NftSetKey, list[tuple[bytes, bytes]]] = {}
         for key in world.table(NftElement):
@@ -254,7 +279,7 @@ class Nftables:
 
     def passes(self, hook: str, packet: Packet) -> bool:
         """Whether our rules let it go on to everybody else's."""
-        self.mark, self.walked = 0, 0
+        self.mark, self.walked, self.refusal = 0, 0, ""
         layer = LAYER[packet.family]
         seen = Seen(self, layer, packet, packet.incoming)
         steps = [(seen, hook.lower())]
@@ -266,7 +291,8 @@ class Nftables:
             for seen, name in steps:
                 for chain in self._bases.get((seen.layer, name), ()):
                     self._base(chain, seen)
-        except _Refused:
+        except _Refused as refused:
+            self.refusal = str(refused)
             return False
         return True
 
@@ -292,7 +318,7 @@ class Nftables:
                 case ["accept"]:
                     raise _Accepted
                 case ["drop"] | ["reject", *_]:
-                    raise _Refused
+                    raise _Refused(rule)
                 case ["return"]:
                     return
                 case ["jump" | "goto" as way, name]:
@@ -312,7 +338,11 @@ class Nftables:
                     self.mark &= int(value, 16)
                     self._walk(self._chains[NftChainKey(seen.layer, name)], seen)
                     return
-                case ["limit" | "ct", *_]:
+                case ["ct", "mark", "set", "ct", "mark", "or", value]:
+                    self.connmark |= int(value, 16)
+                case ["ct", "mark", "set", "ct", "mark", "and", value]:
+                    self.connmark &= int(value, 16)
+                case ["limit", *_]:
                     pass
                 case _:
                     raise ValueError(f"{rule} is not known")
@@ -343,15 +373,18 @@ def _test(words: list[str]) -> tuple[Test, list[str]]:
     """The first match of some words, and the words behind it."""
     match words:
         case ["ct", "state", states, *rest]:
-            return lambda _: "new" in states.split(","), rest
-        case ["ct", "mark", "and", _, "==", _, *rest] | ["ct", "status" | "direction", _, *rest]:
+            return lambda seen: ("established" if seen.packet.known else "new") in states.split(","), rest
+        case ["ct", "mark", "and", mask, "==", value, *rest]:
+            return lambda seen: seen.tables.connmark & int(mask, 16) == int(value, 16), rest
+        case ["ct", "direction", direction, *rest]:
+            return lambda seen: direction == ("reply" if seen.packet.answer else "original"), rest
+        case ["ct", "status", "expected", *rest]:
             return lambda _: False, rest
         case ["icmp" | "icmpv6" as kind, "type", number, *rest]:
             icmp = ("icmp" if kind == "icmp" else "ipv6-icmp", int(number))
             return lambda seen: (seen.packet.protocol, seen.packet.port) == icmp, rest
         case ["tcp", "flags", "&", "(fin", "|", "syn", "|", "rst", "|", "ack)", "!=", "syn", *rest]:
-            # The first packet of a TCP flow opens it.
-            return lambda _: False, rest
+            return lambda seen: seen.packet.protocol == "tcp" and not seen.packet.opening, rest
         case ["meta", "l4proto", "!=", protocol, *rest]:
             return lambda seen: seen.packet.protocol != protocol, rest
         case ["meta", "l4proto", protocol, *rest] if protocol != ".":

@@ -27,7 +27,11 @@ SERVED_SET = "KUBE-DST-SERVICES"
 """Service addresses that no range of the flags holds, with the ports that are served there."""
 GUARD_SET = "KUBE-SRC-CLUSTER"
 """Pod CIDRs and addresses of all nodes: what no pod may borrow."""
+REFUSED_CHAIN = "KUBE-NWPLCY-REFUSED"
+"""Refuses packets of an open flow that a policy has come to forbid, and remembers that of the flow,"""
 CUT_CHAIN = "KUBE-NWPLCY-CUT"
+"""refuses the answers of such a flow, and what its client sends on to a Service."""
+SERVICE_CUT_CHAIN = "KUBE-NWPLCY-CUT-SERVICE"
 UNKNOWN_CHAIN = "KUBE-NWPLCY-UNKNOWN"
 INVALID_CHAIN = "KUBE-NWPLCY-INVALID"
 """Logs and drops what belongs to no flow and can begin none."""
@@ -42,6 +46,8 @@ PASSED_MARK = 0x20000
 
 CUT_MARK = 0x40000
 """In a connection's mark: policy has come to refuse the connection's packets."""
+UNTOLD_MARK = 0x80000
+"""In a connection's mark: it is a TCP connection to a Service, and no reset has told the client that it is over."""
 
 NFLOG_GROUP = 100
 

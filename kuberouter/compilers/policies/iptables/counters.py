@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from kuberouter.compilers.policies.counting import accepted
-from kuberouter.compilers.policies.names import DISPATCH_CHAIN, INVALID_CHAIN, POLICY_PREFIX, PROFILE_PREFIX
+from kuberouter.compilers.policies.names import (
+    DISPATCH_CHAIN,
+    INVALID_CHAIN,
+    POLICY_PREFIX,
+    PROFILE_PREFIX,
+    REFUSED_CHAIN,
+)
 from kuberouter.model.core import Family
 from kuberouter.model.netfilter import CountedRule
 from kuberouter.model.policy import Count, Direction, ProfileCount
@@ -28,11 +34,11 @@ def _profile(family: Family, direction: Direction, name: str, rules: Sequence[Co
         count = Count(rule.packets, rule.bytes)
         if target == INVALID_CHAIN:
             invalid = count
+        elif target in ("DROP", "REJECT", REFUSED_CHAIN):
+            # With --netpol-existing-flows=cut there is a rule for open flows before the one for everything else.
+            refused = Count(refused.packets + count.packets, refused.bytes + count.bytes)
         elif target.startswith(POLICY_PREFIX):
             asked.append((target, count))
-        elif target in ("DROP", "REJECT"):
-            # With --netpol-existing-flows=cut there is a rule for TCP before the one for everything else.
-            refused = Count(refused.packets + count.packets, refused.bytes + count.bytes)
     return ProfileCount(family, name, direction, accepted(asked, refused), refused, invalid)
 
 

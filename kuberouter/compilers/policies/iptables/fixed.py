@@ -14,11 +14,13 @@ from kuberouter.compilers.policies.iptables.policies import (
     CLEAR_ALLOWED,
     CLEAR_BOTH,
     SET_ALLOWED,
-    cut_rules,
+    cut_chains,
+    ended,
     invalid_rules,
     open_flows,
     reopened,
     unknown_rules,
+    untold,
 )
 from kuberouter.compilers.policies.names import (
     ALLOW_CHAIN,
@@ -64,7 +66,7 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
     yield from guard_rows(family)
     yield invalid_rules(family)
     if settings.cut_flows:
-        yield cut_rules(family)
+        yield from cut_chains(family)
     for gate in GATES:
         chain = TOP_CHAIN[gate.hook]
         yield make_chain(chain_key(family, chain), tuple(_top(family, gate, settings)))
@@ -80,7 +82,11 @@ def _top(family: Family, gate: Gate, settings: FirewallSettings) -> Iterator[str
     yield from always(family)
     if gate.node:
         yield FROM_NODE
+        if settings.cut_flows:
+            yield untold()
     if gate.services:
+        if settings.cut_flows:
+            yield ended()
         if settings.default_deny:
             # The node speaks to itself also from its addresses on the pods' bridge.
             yield "-i lo -j RETURN"

@@ -33,7 +33,10 @@ from kuberouter.compilers.policies.names import (
     NFLOG_GROUP,
     PASSED_MARK,
     PEER_USE,
+    REFUSED_CHAIN,
+    SERVICE_CUT_CHAIN,
     UNKNOWN_CHAIN,
+    UNTOLD_MARK,
     USE,
 )
 from kuberouter.compilers.policies.rules import body, prefix_peers
@@ -64,6 +67,9 @@ SPARES = (("-j NFLOG", ""), ("-j REJECT", "-j DROP"))
 """A kernel that cannot log what it refuses, or cannot say that it does, judges all the same."""
 IF_OPEN_FLOW = "-m conntrack --ctstate ESTABLISHED"
 IF_CUT = f"-m connmark --mark {CUT_MARK:#x}/{CUT_MARK:#x}"
+IF_UNTOLD = f"-m connmark --mark {UNTOLD_MARK:#x}/{UNTOLD_MARK:#x}"
+FURTHER_TCP = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN"
+"""What does not open a connection. A port that is used again does, though the kernel may still know the old one."""
 CLEAR_ALLOWED = f"-j MARK --set-xmark 0x0/{ALLOWED_MARK:#x}"
 
 
@@ -170,10 +176,9 @@ def place(place: Place, settings: FirewallSettings) -> Iterator[Row]:
 def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool = False) -> Chain:
     """The chain that judges one direction of the pods which these policy chains select; it lets pass by returning.
 
-    It answers with an ICMP error also for TCP: a reset sent from OUTPUT is not translated back by IPVS. With `cut` it
-    meets packets of open flows as well: of one that it refuses the connection is marked, and TCP is told by a reset,
-    for an established connection takes no notice of ICMP errors. Should the kernel refuse another rule than those that
-    it can do without (`SPARES`), the chain drops everything.
+    It answers with an ICMP error also for TCP: IPVS translates that back wherever the client is. With `cut` it meets
+    packets of open flows as well, and another chain ends those that it refuses. Should the kernel refuse another rule
+    than those that it can do without (`SPARES`), the chain drops everything.
 
     It counts the packets that a policy chain is asked about: what one lets pass is what the next is not asked about.
     """
@@ -186,10 +191,7 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
         rules.append(f"{IF_ALLOWED} -j RETURN")
     rules.append(log(key.name, direction))
     if cut:
-        rules += [
-            f"{IF_OPEN_FLOW} -j CONNMARK --set-xmark {CUT_MARK:#x}/{CUT_MARK:#x}",
-            f"-p tcp {IF_OPEN_FLOW} {RESET}",
-        ]
+        rules.append(f"{IF_OPEN_FLOW} -g {REFUSED_CHAIN}")
     rules.append(f"-j REJECT --reject-with {REFUSAL[family]}")
     return make_chain(key, tuple(rules), fallback=("-j DROP",), spares=SPARES)
 
@@ -221,17 +223,36 @@ def open_flows(*, cut: bool) -> tuple[str, ...]:
 
 def reopened() -> str:
     """The rule at the foot of the top chains, where packets arrive that all policies let pass."""
-    return f"{IF_CUT} -j CONNMARK --set-xmark 0x0/{CUT_MARK:#x}"
+    return f"{IF_CUT} -j CONNMARK --set-xmark 0x0/{CUT_MARK | UNTOLD_MARK:#x}"
 
 
-def cut_rules(family: Family) -> Chain:
-    """The chain that ends a flow towards the end that did not begin it."""
-    return make_chain(
-        chain_key(family, CUT_CHAIN),
-        (f"-p tcp {RESET}", f"-j REJECT --reject-with {REFUSAL[family]}"),
-        fallback=("-j DROP",),
-        spares=SPARES,
-    )
+def untold() -> str:
+    """The rule in OUTPUT, where what the node has not sent itself comes from IPVS, that knows clients of Services."""
+    return f"-p tcp {IF_OPEN_FLOW} -j CONNMARK --set-xmark {UNTOLD_MARK:#x}/{UNTOLD_MARK:#x}"
+
+
+def ended() -> str:
+    """The rule before Services pass in INPUT: a client is told where its packet still has the Service's address."""
+    return f"{FURTHER_TCP} {IF_OPEN_FLOW} {IF_CUT} -g {SERVICE_CUT_CHAIN}"
+
+
+def cut_chains(family: Family) -> Iterator[Chain]:
+    """The chains that end flows, TCP by a reset: an established connection takes no notice of ICMP errors.
+
+    What asks a Service is refused behind IPVS. A reset from there has the endpoint's address; where the client is
+    behind a bridge the kernel sends it past IPVS, so that nobody translates it, and forgets the connection ten seconds
+    later for having ended it. So that packet is dropped, and the client's next one gets its reset before IPVS. A client
+    that only listens has to be made to send: what the server sends passes until then.
+    """
+    refusal = f"-j REJECT --reject-with {REFUSAL[family]}"
+    remember = f"-j CONNMARK --set-xmark {CUT_MARK:#x}/{CUT_MARK:#x}"
+    rules = {
+        REFUSED_CHAIN: (remember, f"{FURTHER_TCP} {IF_UNTOLD} -j DROP", f"{FURTHER_TCP} {RESET}", refusal),
+        CUT_CHAIN: (f"-p tcp {IF_UNTOLD} -j RETURN", f"-p tcp {RESET}", refusal),
+        SERVICE_CUT_CHAIN: (f"-j CONNMARK --set-xmark 0x0/{UNTOLD_MARK:#x}", f"-p tcp {RESET}"),
+    }
+    for name, texts in rules.items():
+        yield make_chain(chain_key(family, name), texts, fallback=("-j DROP",), spares=SPARES)
 
 
 def unknown_rules(family: Family) -> Chain:

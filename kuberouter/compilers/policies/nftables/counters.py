@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from kuberouter.compilers.policies.counting import accepted
-from kuberouter.compilers.policies.names import PROFILE_PREFIX
+from kuberouter.compilers.policies.names import PROFILE_PREFIX, REFUSED_CHAIN
 from kuberouter.model.core import Family
 from kuberouter.model.netfilter import CountedRule
 from kuberouter.model.policy import Count, Direction, ProfileCount
@@ -34,7 +34,7 @@ def _profile(family: Family, direction: Direction, name: str, rules: Sequence[Co
             asked.append((rule.text.removeprefix("jump "), count))
         elif rule.text.startswith("ct state invalid"):
             invalid = count
-        elif "reject" in rule.text or rule.text == "drop":
-            # With --netpol-existing-flows=cut there is a rule for TCP before the one for everything else.
+        elif "reject" in rule.text or rule.text == "drop" or rule.text.endswith(f" {REFUSED_CHAIN}"):
+            # With --netpol-existing-flows=cut there is a rule for open flows before the one for everything else.
             refused = Count(refused.packets + count.packets, refused.bytes + count.bytes)
     return ProfileCount(family, name, direction, accepted(asked, refused), refused, invalid)

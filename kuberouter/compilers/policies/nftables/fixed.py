@@ -12,7 +12,6 @@ from kuberouter.compilers.policies.firewall import GATES, Gate
 from kuberouter.compilers.policies.names import (
     BORROWED_CHAIN,
     CUT_CHAIN,
-    CUT_MARK,
     INVALID_CHAIN,
     TOP_CHAIN,
     UNKNOWN_CHAIN,
@@ -28,7 +27,17 @@ from kuberouter.compilers.policies.nftables.names import (
     pod_blocks,
     served_set,
 )
-from kuberouter.compilers.policies.nftables.policies import END, IF_CUT, REFUSAL, RESET, SPARES, block, log
+from kuberouter.compilers.policies.nftables.policies import (
+    END,
+    IF_CUT,
+    SPARES,
+    block,
+    cut_chains,
+    ended,
+    log,
+    reopened,
+    untold,
+)
 from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.nftables import (
@@ -63,9 +72,7 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
     for direction in Direction:
         yield dispatch_map(family, direction)
     if settings.cut_flows:
-        # Ends a flow towards the end that did not begin it.
-        ends = (f"meta l4proto tcp {RESET}", REFUSAL[family])
-        yield make_nft_chain(chain_key(family, CUT_CHAIN), ends, fallback=("drop",), spares=SPARES)
+        yield from cut_chains(family)
     if settings.default_deny:
         yield pod_blocks(family)
         # Drops and does not refuse: who tries again gets through as soon as the pod is known.
@@ -77,11 +84,8 @@ def fixed(family: Family, settings: FirewallSettings) -> Iterator[Row]:
             rules = tuple(_base(family, gate, direction, settings))
             yield make_nft_chain(key, rules, hook=BaseHook(gate.hook, PRIORITY[direction]))
         if settings.cut_flows:
-            # Packets arrive here that all policies let pass, and answers to what they refused, which are related.
             key = chain_key(family, f"{TOP_CHAIN[gate.hook]}-REOPEN")
-            judged = f"ct state established ct direction original {IF_CUT}"
-            reopen = f"{judged} ct mark set ct mark and {0xFFFFFFFF ^ CUT_MARK:#x}"
-            yield make_nft_chain(key, (reopen,), hook=BaseHook(gate.hook, REOPEN_PRIORITY))
+            yield make_nft_chain(key, (reopened(),), hook=BaseHook(gate.hook, REOPEN_PRIORITY))
 
 
 def _base(family: Family, gate: Gate, direction: Direction, settings: FirewallSettings) -> Iterator[str]:
@@ -89,7 +93,11 @@ def _base(family: Family, gate: Gate, direction: Direction, settings: FirewallSe
     yield from always(family)
     if gate.node:
         yield FROM_NODE
+        if settings.cut_flows and direction is Direction.EGRESS:
+            yield untold()
     if gate.services:
+        if settings.cut_flows:
+            yield ended()
         if settings.default_deny:
             # The node speaks to itself also from its addresses on the pods' bridge.
             yield 'iifname "lo" accept'

@@ -10,10 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from kuberouter.compilers.policies.names import CUT_MARK, INVALID_CHAIN, NFLOG_GROUP, PEER_USE
+from kuberouter.compilers.policies.names import (
+    CUT_CHAIN,
+    CUT_MARK,
+    INVALID_CHAIN,
+    NFLOG_GROUP,
+    PEER_USE,
+    REFUSED_CHAIN,
+    SERVICE_CUT_CHAIN,
+    UNTOLD_MARK,
+)
 from kuberouter.compilers.policies.nftables.names import (
     IP,
     block_set,
+    chain_key,
     dispatch_map,
     entries,
     named_set,
@@ -46,6 +56,9 @@ SPARES = (("log prefix", ""), ("reject with", "counter drop"))
 """A kernel that cannot log what it refuses, or cannot say that it does, judges all the same."""
 RESET = "reject with tcp reset"
 IF_CUT = f"ct mark and {CUT_MARK:#x} == {CUT_MARK:#x}"
+IF_UNTOLD = f"ct mark and {UNTOLD_MARK:#x} == {UNTOLD_MARK:#x}"
+FURTHER_TCP = "tcp flags & (fin | syn | rst | ack) != syn"
+"""What does not open a connection. A port that is used again does, though the kernel may still know the old one."""
 
 
 @lru_cache(maxsize=4096)
@@ -140,10 +153,9 @@ def place(place: Place, settings: FirewallSettings) -> Iterator[Row]:
 def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...], *, cut: bool = False) -> NftChain:
     """The chain that judges one direction of the pods which these policy chains select.
 
-    It answers with an ICMP error also for TCP: a reset sent from OUTPUT is not translated back by IPVS. With `cut` it
-    meets packets of open flows as well: of one that it refuses the connection is marked, and TCP is told by a reset,
-    for an established connection takes no notice of ICMP errors. Should the kernel refuse another rule than those that
-    it can do without (`SPARES`), the chain drops everything.
+    It answers with an ICMP error also for TCP: IPVS translates that back wherever the client is. With `cut` it meets
+    packets of open flows as well, and another chain ends those that it refuses. Should the kernel refuse another rule
+    than those that it can do without (`SPARES`), the chain drops everything.
 
     It counts the packets that a policy chain is asked about: what one lets pass is what the next is not asked about.
     """
@@ -151,12 +163,44 @@ def profile_rules(family: Family, direction: Direction, bodies: tuple[str, ...],
     rules = [f"ct state invalid counter goto {INVALID_CHAIN}", *(f"counter jump {chain}" for chain in bodies)]
     rules.append(log(key.name, direction))
     if cut:
-        rules += [
-            f"ct state established ct mark set ct mark or {CUT_MARK:#x}",
-            f"meta l4proto tcp ct state established counter {RESET}",
-        ]
+        rules.append(f"ct state established counter goto {REFUSED_CHAIN}")
     rules.append(f"counter {REFUSAL[family]}")
     return make_nft_chain(key, tuple(rules), fallback=("drop",), spares=SPARES)
+
+
+def untold() -> str:
+    """The rule in OUTPUT, where what the node has not sent itself comes from IPVS, that knows clients of Services."""
+    return f"meta l4proto tcp ct state established ct mark set ct mark or {UNTOLD_MARK:#x}"
+
+
+def ended() -> str:
+    """The rule before Services pass in INPUT: a client is told where its packet still has the Service's address."""
+    return f"{FURTHER_TCP} ct state established {IF_CUT} goto {SERVICE_CUT_CHAIN}"
+
+
+def reopened() -> str:
+    """The rule for packets that all policies let pass, and for answers to what they refused, which are related."""
+    forget = f"ct mark set ct mark and {0xFFFFFFFF ^ CUT_MARK ^ UNTOLD_MARK:#x}"
+    return f"ct state established ct direction original {IF_CUT} {forget}"
+
+
+def cut_chains(family: Family) -> Iterator[NftChain]:
+    """The chains that end flows, TCP by a reset: an established connection takes no notice of ICMP errors.
+
+    What asks a Service is refused behind IPVS. A reset from there has the endpoint's address; where the client is
+    behind a bridge the kernel sends it past IPVS, so that nobody translates it, and forgets the connection ten seconds
+    later for having ended it. So that packet is dropped, and the client's next one gets its reset before IPVS. A client
+    that only listens has to be made to send: what the server sends passes until then.
+    """
+    remember, tell = f"ct mark set ct mark or {CUT_MARK:#x}", f"meta l4proto tcp {RESET}"
+    told = f"ct mark set ct mark and {0xFFFFFFFF ^ UNTOLD_MARK:#x}"
+    rules = {
+        REFUSED_CHAIN: (remember, f"{FURTHER_TCP} {IF_UNTOLD} drop", f"{FURTHER_TCP} {RESET}", REFUSAL[family]),
+        CUT_CHAIN: (f"meta l4proto tcp {IF_UNTOLD} accept", tell, REFUSAL[family]),
+        SERVICE_CUT_CHAIN: (told, tell),
+    }
+    for name, texts in rules.items():
+        yield make_nft_chain(chain_key(family, name), texts, fallback=("drop",), spares=SPARES)
 
 
 def log(chain: str, direction: Direction | None = None) -> str:

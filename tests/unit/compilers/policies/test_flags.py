@@ -6,7 +6,7 @@ from kuberouter.cluster.dependents import policies
 from kuberouter.cluster.store import Cluster
 from kuberouter.compilers.policies import IPTABLES
 from kuberouter.compilers.policies.iptables.policies import profile_rules
-from kuberouter.compilers.policies.names import CUT_CHAIN, UNKNOWN_CHAIN
+from kuberouter.compilers.policies.names import CUT_CHAIN, REFUSED_CHAIN, SERVICE_CUT_CHAIN, UNKNOWN_CHAIN
 from kuberouter.model.cluster import NetworkPolicy, Pod, Selector
 from kuberouter.model.core import Family, ObjectRef, Owner, Prefix, Reason
 from kuberouter.model.events import Upserted
@@ -103,11 +103,11 @@ def test_cut_flows_are_judged_in_the_direction_in_which_they_began() -> None:
         return {row.key.name: row.rules for row in rows if isinstance(row, Chain)}
 
     kept, cut = chains(FirewallSettings()), chains(FirewallSettings(cut_flows=True))
-    assert cut.keys() - kept.keys() == {CUT_CHAIN}
+    assert cut.keys() - kept.keys() == {REFUSED_CHAIN, CUT_CHAIN, SERVICE_CUT_CHAIN}
     for name in ("KUBE-ROUTER-INPUT", "KUBE-ROUTER-FORWARD", "KUBE-ROUTER-OUTPUT"):
         guarded = ("-j KUBE-ROUTER-POD-GUARD",) if name != "KUBE-ROUTER-OUTPUT" else ()
         first = (*guarded, "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN")
         assert kept[name][: len(first)] == first
         passing = [rule for rule in cut[name] if "ESTABLISHED" in rule and rule.endswith("-j RETURN")]
         assert all("--ctdir REPLY" in rule or "--ctstatus EXPECTED" in rule for rule in passing)
-        assert cut[name][-1].endswith("-j CONNMARK --set-xmark 0x0/0x40000")
+        assert cut[name][-1].endswith("-j CONNMARK --set-xmark 0x0/0xc0000")

@@ -31,8 +31,6 @@ DIRECT_CHAIN = "KUBE-ROUTER-DSR"
 """Marks packets to Services with direct return."""
 DIRECT_ANSWERS_CHAIN = "KUBE-ROUTER-DSR-ANSWERS"
 """Looks at what pods send that answer directly."""
-CONFINED_MARK = 0x2000000
-"""Comes from a bridge port whose pod may use no address but its own, and is not from that address."""
 
 
 def set_name(name: str, family: Family) -> str:

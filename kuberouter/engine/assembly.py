@@ -8,6 +8,9 @@ from kuberouter.engine.ledger import Ledger
 from kuberouter.model.core import ObjectRef, Owner
 from kuberouter.model.netfilter import Chain, ChainKey, Rule, RuleKey, make_chain
 
+SEVERABLE = (("", ""),)
+"""Any rule of a shared chain may be left out."""
+
 
 def chain_owner(chain: ChainKey) -> Owner:
     """The owner under which an assembled chain is claimed."""
@@ -38,9 +41,7 @@ class Assembler:
             keys = sorted(self._content[chain], key=lambda k: (k.rank, k.text))
             if not keys:
                 del self._content[chain]
-            vital = [k.text for k in keys if (rule := self._rules.winner(k)) is not None and rule.vital]
-            spares = (*((text, text) for text in vital), ("", ""))
-            rows = (make_chain(chain, tuple(k.text for k in keys), spares=spares),) if keys else ()
+            rows = (make_chain(chain, tuple(k.text for k in keys), spares=SEVERABLE),) if keys else ()
             self._chains.claim(chain_owner(chain), rows)
 
     def blamed(self, chain: ChainKey, text: str) -> Iterator[Owner]:

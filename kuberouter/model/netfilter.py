@@ -214,11 +214,10 @@ class RuleKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 class Rule(Value, frozen=True, gc=False):
     """One rule of a chain that several owners share; never seen by a driver.
 
-    One that the kernel refuses is left out, if it is not `vital`: without such a one the chain stays as it is.
+    One that the kernel refuses is left out.
     """
 
     key: RuleKey
-    vital: bool = False
 
 
 class CountedRule(Value, frozen=True, gc=False):

@@ -49,6 +49,9 @@ CUT_MARK = 0x40000
 UNTOLD_MARK = 0x80000
 """In a connection's mark: it is a TCP connection to a Service, and no reset has told the client that it is over."""
 
+CONFINED_MARK = 0x2000000
+"""Comes from a bridge port whose pod may use no address but its own, and is not from that address."""
+
 NFLOG_GROUP = 100
 
 USE = {Direction.EGRESS: Use.SOURCE, Direction.INGRESS: Use.DESTINATION}

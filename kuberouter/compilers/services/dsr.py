@@ -29,7 +29,6 @@ from kuberouter.cluster.frontends import FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.mtu import direct_segment
 from kuberouter.compilers.names import (
-    CONFINED_MARK,
     DIRECT_ANSWERS_CHAIN,
     DIRECT_CHAIN,
     DIRECT_SET,
@@ -65,7 +64,7 @@ OUTSIDE = (FrontendKind.EXTERNAL, FrontendKind.LOAD_BALANCER)
 ACCEPT_LOCAL = SysctlKey("net/ipv4/conf/all/accept_local")
 SLOPPY_TCP = SysctlKey("net/ipv4/vs/sloppy_tcp")
 PROTOCOL = {L4Protocol.TCP: "tcp", L4Protocol.UDP: "udp", L4Protocol.SCTP: "sctp"}
-LOCAL_RANK, MARK_RANK = 0, 10
+MARK_RANK = 10
 FALLBACK = Rank(level=1)
 """Behind what any Service claims."""
 
@@ -136,8 +135,6 @@ def direct_rows(service: Service, place: VirtualServiceKey, mark: int, node: Nod
     """What marks the packets to a place, and lets the answers in."""
     family = place.family
     chain = ChainKey(family, Table.MANGLE, DIRECT_CHAIN)
-    confined = f"-m mark --mark {CONFINED_MARK:#x}/{CONFINED_MARK:#x} -j RETURN"
-    yield Rule(RuleKey(chain, LOCAL_RANK, confined), vital=True)
     address = show_prefix(Prefix(place.address, len(place.address) * 8))
     protocol = PROTOCOL[place.protocol]
     match = f"-d {address} -p {protocol} -m {protocol} --dport {place.port}"

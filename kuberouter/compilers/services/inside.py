@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from kuberouter.cluster.frontends import FrontendKind
 from kuberouter.cluster.view import ClusterView
-from kuberouter.compilers.names import CONFINED_MARK, INSIDE_PORT_SET, INSIDE_SET, POD_SUBNET_SET, set_name
+from kuberouter.compilers.names import INSIDE_PORT_SET, INSIDE_SET, POD_SUBNET_SET, set_name
 from kuberouter.model.core import Family, Fragment, Owner, Row
 from kuberouter.model.ipvs import VirtualServiceKey
 from kuberouter.model.netfilter import (
@@ -38,10 +38,8 @@ def inside(place: VirtualServiceKey, kind: FrontendKind, mark: int) -> Iterator[
     yield _pod_subnets(place.family)
     pods = set_name(POD_SUBNET_SET, place.family)
     known, give = f"-m set --match-set {name} dst,dst", f"-j SET --map-set {name} dst,dst --map-mark"
-    # What a pod sends as another is known by a mark of its own, and must not lose it.
-    honest = f"-m mark ! --mark {CONFINED_MARK:#x}/{CONFINED_MARK:#x}"
     for chain, text in (
-        ("PREROUTING", f"{honest} -m set --match-set {pods} src {known} {give}"),
+        ("PREROUTING", f"-m set --match-set {pods} src {known} {give}"),
         ("OUTPUT", f"{known} {give}"),
     ):
         yield Hook(HookKey(place.family, Table.MANGLE, chain, text), HookRank.INSIDE)

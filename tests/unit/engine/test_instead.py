@@ -6,11 +6,9 @@ import pytest
 
 from kuberouter.cluster.store import Cluster
 from kuberouter.drivers.memory import MemoryDriver
-from kuberouter.engine.assembly import Assembler
 from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
-from kuberouter.engine.ledger import Ledger
 from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import Planner, Registered
 from kuberouter.model.cluster import Node
@@ -123,16 +121,3 @@ def test_what_chains_can_do_without_is_told_once_and_a_rule_left_out_to_its_owne
     told = {problem.owner for problem in diary.raised_}
     assert told == {ObjectRef("Table", "", "Chain"), pods[0]}
     assert all("-m set --match-set X src (no X)" in problem.message for problem in diary.raised_)
-
-
-def test_a_vital_rule_of_a_shared_chain_cannot_be_left_out() -> None:
-    rules: Ledger[Rule] = Ledger()
-    chains: Ledger[Chain] = Ledger()
-    key = ChainKey(Family.IPV4, Xtable.MANGLE, "KUBE-ROUTER-DIRECT")
-    for rank, (text, vital) in enumerate((("-j RETURN", True), ("-j MARK", False))):
-        owner = Owner("services", ObjectRef("Service", "shop", text))
-        rules.claim(owner, (Rule(RuleKey(key, rank, text), vital),))
-    Assembler(rules, chains).assemble(rules.changes())
-    row = chains.winner(key)
-    assert row is not None
-    assert (row.rules, row.spares) == (("-j RETURN", "-j MARK"), (("-j RETURN", "-j RETURN"), ("", "")))

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kuberouter.compilers.names import CONFINED_MARK
 from kuberouter.compilers.policies.firewall import ICMP_ALWAYS, ICMPV6_ALWAYS
-from kuberouter.compilers.policies.names import BORROWED_CHAIN, GUARD_CHAIN, GUARD_SET, STRANGE_CHAIN
+from kuberouter.compilers.policies.names import BORROWED_CHAIN, CONFINED_MARK, GUARD_CHAIN, GUARD_SET, STRANGE_CHAIN
 from kuberouter.compilers.policies.nftables.names import ADDRESS, IP, LAYER
 from kuberouter.compilers.policies.nftables.policies import SPARES, block, log
 from kuberouter.model.cluster import PodLink

@@ -17,6 +17,7 @@ from kuberouter.daemon.parts.firewall import firewall_part, former_firewall
 from kuberouter.daemon.parts.part import DriverMaker, Once, Part
 from kuberouter.daemon.parts.proxy import former_proxy, proxy_part
 from kuberouter.daemon.parts.router import router_part
+from kuberouter.daemon.podz import PodStates
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.daemon.xtables import Surveyed, XtablesChoice
 from kuberouter.decode import Decode
@@ -61,8 +62,10 @@ class Composition:
         telemetry: Telemetry | None,
         *,
         synced: Container[str] = (),
+        pods: PodStates | None = None,
     ) -> None:
-        """`synced` are the names of the sources whose first picture is whole."""
+        """`synced` are the names of the sources whose first picture is whole; `pods` is None without the firewall."""
+        self.pods = pods
         self.telemetry = telemetry
         self.engine = engine
         self.inbox = inbox
@@ -144,7 +147,8 @@ def compose(config: Config) -> Composition:
             iptables = IptablesCounters(lambda: xtables.found, families)
             counters = NftCounters(families) if config.firewall.nftables else iptables
             telemetry.more.append(PolicyCounts(planner, counters).show)
-    return Composition(engine, inbox, sources, parts, telemetry, synced=planner.synced)
+    pods = [PodStates(engine, planner, dataplane, c) for c in controllers if c.name == "firewall"]
+    return Composition(engine, inbox, sources, parts, telemetry, synced=planner.synced, pods=next(iter(pods), None))
 
 
 def _telemetry(config: Config, parts: list[Part]) -> Telemetry | None:

@@ -174,7 +174,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("hairpin-mode", BOOL, False, "Let the endpoints of every Service reach themselves through it."),
     Flag("health-addr", STRING, "", "Address on which the health endpoints listen; empty is every address."),
-    Flag("health-port", UINT16, 20244, "Port of the health endpoints /healthz, /livez and /readyz; 0 is none."),
+    Flag("health-port", UINT16, 20244, "Port of the health endpoints /healthz, /livez, /readyz and /podz; 0 is none."),
     Flag("help", BOOL, False, "Show this list.", "h"),
     Flag(
         "hostname-override",

@@ -42,6 +42,11 @@ class Health:
         """Each controller's name, whether it is ready, and why not."""
         return [self._explain(state) for state in self._composition.engine.states]
 
+    def pod(self, name: str) -> tuple[int, str]:
+        """Whether policy is in force for a pod."""
+        pods = self._composition.pods
+        return pods.show(name) if pods is not None else (404, f"{name}: the firewall is turned off (--run-firewall)\n")
+
     def _explain(self, state: ControllerState) -> tuple[str, bool, str]:
         reasons = [state.reason, *self._composition.source_errors(state.name)] if not state.ready else []
         return state.name, state.ready, "; ".join(reason for reason in reasons if reason)

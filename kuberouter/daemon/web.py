@@ -32,6 +32,7 @@ class Answer(NamedTuple):
 
 
 NOT_FOUND = Answer(404, "not found\n")
+FORBIDDEN = Answer(403, "only told on the node itself\n")
 
 
 class HealthView(Protocol):
@@ -45,12 +46,17 @@ class HealthView(Protocol):
         """Each controller's name, whether it is ready, and what is missing if not."""
         ...
 
+    def pod(self, name: str) -> tuple[int, str]:
+        """Status and body for a pod given as `namespace/name`: whether policy is in force for it."""
+        ...
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], answer: Callable[[str], Answer]) -> None:
+    def __init__(self, address: tuple[str, int], answer: Callable[[str, bool], Answer]) -> None:
+        """`answer` is given the target, and whether the client is on this host."""
         self.answer = answer
         self._seats = threading.BoundedSemaphore(MOST_CLIENTS)
         super().__init__(address, _Handler)
@@ -95,7 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
     """Seconds that a client may take to say what it wants."""
 
     def do_GET(self) -> None:
-        status, body, kind = self.server.answer(self.path)
+        # Whoever talks to an address from the same address is on this host, loopback or not.
+        here = self.connection.getsockname()[0] == self.client_address[0]
+        status, body, kind = self.server.answer(self.path, here)
         raw = body.encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -141,7 +149,7 @@ class _Listener:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def _answer(self, target: str) -> Answer:
+    def _answer(self, target: str, here: bool, /) -> Answer:
         raise NotImplementedError
 
     def _run(self) -> None:
@@ -175,7 +183,7 @@ class HealthServer(_Listener):
         """Answer from this view from now on."""
         self._view = view
 
-    def _answer(self, target: str) -> Answer:
+    def _answer(self, target: str, here: bool, /) -> Answer:
         url, view = urlsplit(target), self._view
         if url.path in ("/healthz", "/livez"):
             alive = view is None or view.alive()
@@ -183,6 +191,14 @@ class HealthServer(_Listener):
         if url.path == "/readyz":
             states = view.readiness() if view is not None else [("process", False, "starting")]
             return Answer(*readyz(states, verbose="verbose" in parse_qs(url.query, keep_blank_values=True)))
+        if url.path == "/podz":
+            if not here:
+                # It tells what closes whom, and when not yet.
+                return FORBIDDEN
+            names = parse_qs(url.query).get("pod", [])
+            if len(names) != 1 or names[0].count("/") != 1:
+                return Answer(400, "which one? /podz?pod=namespace/name\n")
+            return Answer(*view.pod(names[0])) if view is not None else Answer(503, "starting\n")
         return NOT_FOUND
 
 
@@ -199,7 +215,8 @@ class MetricsServer(_Listener):
         """Show this page from now on; it is made anew for every request, on the request's thread."""
         self._page = page
 
-    def _answer(self, target: str) -> Answer:
+    def _answer(self, target: str, here: bool, /) -> Answer:
+        del here
         if urlsplit(target).path != self._path:
             return NOT_FOUND
         page = self._page

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
+from concurrent.futures import Future
 from itertools import islice
+from typing import Any, TypeVar
 
 from kuberouter.engine.dataplane import Dataplane, Report
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.planner import NODE_KNOWN, Planner
 from kuberouter.model.core import ObjectRef, Owner, Problem, Reason, Row, Value
 from kuberouter.model.ports import Stop
+
+T = TypeVar("T")
 
 WINDOW = 0.005
 """Seconds that a first event waits for company."""
@@ -72,10 +77,35 @@ class Engine:
             ControllerState(c.name, False, "starting") for c in self._controllers
         )
         self._subject = ObjectRef("Engine", "", "loop")
+        self._visits: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
 
     def alive(self) -> bool:
         """Whether the loop still turns."""
         return self._clock() - self.beat < WEDGED_AFTER
+
+    def visit(self, look: Callable[[], T], patience: float) -> T:
+        """What `look` finds between two turns, when claimed and written are of one moment; called by other threads.
+
+        It looks on the engine's thread, so it must be short. Raises TimeoutError if no turn ends within `patience`
+        seconds.
+        """
+        found: Future[T] = Future()
+        self._visits.append((look, found))
+        self._inbox.wake()
+        try:
+            return found.result(patience)
+        finally:
+            found.cancel()
+
+    def _receive(self) -> None:
+        for _ in range(len(self._visits)):
+            look, found = self._visits.popleft()
+            # Who has lost patience is gone.
+            if found.set_running_or_notify_cancel():
+                try:
+                    found.set_result(look())
+                except Exception as error:
+                    found.set_exception(error)
 
     def run(self, stop: Stop) -> None:
         """Turn until `stop` is set. What is programmed stays as it is."""
@@ -119,6 +149,7 @@ class Engine:
         self.beat = self._clock()
         self.states = tuple(self._state(c) for c in self._controllers)
         self._observe(report)
+        self._receive()
         if not self._frozen and all(state.ready for state in self.states):
             # What is loaded now mostly stays: keep the collector from walking it again and again.
             gc.collect()

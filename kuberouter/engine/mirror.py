@@ -38,6 +38,11 @@ class Mirror(Generic[R]):
         """Number of keys where kernel and desire differ, as far as known."""
         return len(self._pending)
 
+    @property
+    def unwritten(self) -> Collection[Hashable]:
+        """The keys where they differ. A live view: do not keep it across writes."""
+        return self._pending.keys()
+
     def note(self, previous: Mapping[Hashable, R | None]) -> None:
         """The desired rows of these keys changed; these were desired, and so in the kernel, until now."""
         pending, due = self._pending, self._due

@@ -1,6 +1,7 @@
 """The firewall's daemon is killed again and again, mid-start and mid-apply, while policies and pods change.
 
-Probes hammer paths that policy forbids and paths that it allows all the while. SURVIVE_KILLS says how often it is
+Probes of both families hammer paths that policy forbids and paths that it allows, from the moment in which the daemon
+says that policy is in force for the pod at their end. SURVIVE_KILLS says how often it is
 killed, SURVIVE_SEED repeats a run; the lane runs a short form, `make survive` the long one.
 """
 
@@ -17,7 +18,7 @@ import pytest
 
 from tests.support.lab import Lab
 from tests.support.lab.pods import Pod
-from tests.support.probes import Job, Report, until
+from tests.support.probes import Job, Report
 
 pytestmark = pytest.mark.root
 
@@ -25,7 +26,8 @@ KILLS = int(os.environ.get("SURVIVE_KILLS", "8"))
 SEED = int(os.environ.get("SURVIVE_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 NFTABLES, DEFAULT_DENY = "--use-nftables-for-netpol", "--netpol-default-deny"
 MODES: dict[str, list[str]] = {
-    "iptables": [],
+    "iptables-nft": ["--iptables-mode=nft"],
+    "iptables-legacy": ["--iptables-mode=legacy"],
     "nftables": [NFTABLES],
     "switching": [DEFAULT_DENY],
 }
@@ -33,6 +35,8 @@ MODES: dict[str, list[str]] = {
 LIFE = 1.6
 """Longest life of a daemon in seconds. It is ready after about one: kills fall before, into and after the apply."""
 SETTLE_EVERY = 4
+RATE = 15
+"""Probes a second of each stream: of a pod there are eight, by protocol, family and fate."""
 ANSWER = {True: 5.0, False: 0.3}
 """Seconds that a probe of an allowed or a forbidden path waits.
 
@@ -51,7 +55,10 @@ metadata: {name: allow, namespace: default}
 spec:
   podSelector: {matchLabels: {app: closed}}
   ingress:
-  - from: [{podSelector: {matchLabels: {role: friend}}}, {ipBlock: {cidr: 192.0.2.%d/32}}]
+  - from:
+    - podSelector: {matchLabels: {role: friend}}
+    - ipBlock: {cidr: 192.0.2.%d/32}
+    - ipBlock: {cidr: "2001:db8:7::/64"}
 """
 MORE = """
 apiVersion: networking.k8s.io/v1
@@ -91,9 +98,10 @@ class Watch:
         """Hammer a pod that is closed to all but the friend, from the friend or from the stranger."""
         source = self._friend if allowed else self._stranger
         for protocol in ("tcp", "udp"):
-            name = f"{protocol} {target.key}"
-            source.prober.stream(name, Job(protocol, target.ip, 80), rate=25, bound=ANSWER[allowed])
-            self._running.setdefault(target.key, []).append(Path(source, name, allowed))
+            for address in target.ips:
+                name = f"{protocol} {target.key} {address}"
+                source.prober.stream(name, Job(protocol, address, 80), rate=RATE, bound=ANSWER[allowed])
+                self._running.setdefault(target.key, []).append(Path(source, name, allowed))
 
     def stop(self, target: Pod) -> list[str]:
         """End its streams; what went wrong."""
@@ -162,7 +170,7 @@ class Churn:
 @pytest.fixture(params=list(MODES))
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     arguments = ["--run-router=false", "--run-service-proxy=false", *MODES[request.param]]
-    with Lab(nodes=2, subnets=1, daemon_arguments=arguments) as lab:
+    with Lab(nodes=2, subnets=1, families=(4, 6), daemon_arguments=arguments) as lab:
         lab.wire_statically()
         lab.start()
         lab.wait(lambda: lab.check_alive() and all(node.ready() for node in lab.nodes), 40, "ready daemons")
@@ -184,18 +192,17 @@ def test_no_kill_opens_or_closes_a_path(lab: Lab, request: pytest.FixtureRequest
     watch = Watch(friend, stranger)
     churn = Churn(lab, draw, watch)
 
-    def in_force(target: Pod) -> None:
-        """Wait until what is to be is what is; the daemons run."""
-        for protocol in ("tcp", "udp"):
-            job = target.job(80, protocol)
-            assert until(stranger.prober, job, lambda result: not result.allowed, 20) is not None
-            assert until(friend.prober, job, lambda result: result.allowed, 20) is not None
+    def in_force(target: Pod) -> bool:
+        return lab.check_alive() and lab.node(target.node).in_force(target.key, "default/deny", "default/allow")
 
     def watch_from_now(target: Pod) -> None:
-        """Count at once what nobody may let pass, else from the moment in which policy is in force."""
+        """Count at once what nobody may let pass, else when the daemon says that policy is in force.
+
+        What it says is not tried first: it has to be so at once and for good.
+        """
         if closed_from_the_start:
             watch.start(target, allowed=False)
-        in_force(target)
+        lab.wait(lambda: in_force(target), 40, f"policy in force for {target.key}")
         for allowed in (True,) if closed_from_the_start else (True, False):
             watch.start(target, allowed=allowed)
 

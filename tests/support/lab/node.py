@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import subprocess
@@ -142,6 +143,28 @@ class Node:
     def readyz(self) -> str:
         """What `/readyz?verbose` says; empty when nothing listens."""
         return self.sh("curl -sS -m 2 'http://127.0.0.1:20244/readyz?verbose' 2>&1 || true")
+
+    def podz(self, key: str) -> tuple[int, str]:
+        """Status and body of what the daemon says of a pod of this node; status 0 when nothing listens."""
+        with netns.inside(self.namespace):
+            there = http.client.HTTPConnection("127.0.0.1", 20244, timeout=10.0 * PATIENCE)
+            with contextlib.suppress(ConnectionError):
+                there.connect()
+        with contextlib.closing(there):
+            if there.sock is None:
+                return 0, ""
+            there.request("GET", f"/podz?pod={key}")
+            answer = there.getresponse()
+            return answer.status, answer.read().decode()
+
+    def in_force(self, key: str, *policies: str) -> bool:
+        """Whether the daemon says that policy is in force for a pod of this node, and that these policies select it.
+
+        Pods, policies and names are `namespace/name`.
+        """
+        status, body = self.podz(key)
+        named = body.rstrip().rpartition("policies: ")[2].split(", ")
+        return status == 200 and set(policies) <= set(named)
 
     def children(self) -> list[Child]:
         """Processes that were started here and not stopped."""

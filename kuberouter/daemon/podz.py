@@ -115,14 +115,22 @@ class PodStates:
         What is claimed for nobody in particular, or for nobody any more, may be anybody's.
         """
         subjects = frozenset(self._planner.subjects_of(row, key, error))
-        if not subjects or subjects & concerned:
+        if subjects & concerned:
             return True
-        # The entry of a peer in a set that these policies ask.
-        if isinstance(key, MemberKey):
-            return not concerned.isdisjoint(self._planner.subjects_of(IpSet, IpSetKey(key.set)))
-        if isinstance(key, NftElementKey):
-            return not concerned.isdisjoint(self._planner.subjects_of(NftSet, key.set))
-        return False
+        if (found := _set_of(key)) is None:
+            return not subjects
+        # An entry of whomever, for example of a peer, concerns those whose policies ask its set.
+        if self._planner.ledgers[found[0]].winner(found[1]) is None:
+            return False
+        users = frozenset(self._planner.subjects_of(*found))
+        return bool(users & concerned) or not (users or subjects)
+
+
+def _set_of(key: Hashable) -> tuple[type[Row], Hashable] | None:
+    """The set of which a key is an entry, by table and key."""
+    if isinstance(key, MemberKey):
+        return IpSet, IpSetKey(key.set)
+    return (NftSet, key.set) if isinstance(key, NftElementKey) else None
 
 
 def _exempt(pod: Pod) -> str:

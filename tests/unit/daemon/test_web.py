@@ -27,6 +27,9 @@ class View(NamedTuple):
     def readiness(self) -> Sequence[tuple[str, bool, str]]:
         return self.states
 
+    def pod(self, name: str) -> tuple[int, str]:
+        return 200, f"{name}: in force\n"
+
 
 READY = View(states=(("router", True, ""), ("firewall", True, "")))
 PARTLY = View(states=(("router", True, ""), ("service-proxy", False, "kernel module ip_vs is missing")))
@@ -76,6 +79,26 @@ def test_a_stuck_process_is_unhealthy(server: HealthServer) -> None:
     server.serve(View(lives=False))
     assert ask(server, "/healthz") == (500, "Unhealthy")
     assert ask(server, "/livez") == (500, "Unhealthy")
+
+
+def test_a_pod_is_asked_for_by_name(server: HealthServer) -> None:
+    assert ask(server, "/podz?pod=shop/web") == (503, "starting\n")
+    server.serve(READY)
+    assert ask(server, "/podz?pod=shop/web") == (200, "shop/web: in force\n")
+    for words in ("", "?pod=web", "?pod=a/b/c", "?pod=a/b&pod=c/d"):
+        assert ask(server, f"/podz{words}")[0] == 400
+
+
+def test_others_are_told_nothing_of_pods() -> None:
+    server = HealthServer("", 0)
+    server.serve(READY)
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), 5, ("127.0.0.2", 0)) as client:
+            client.sendall(b"GET /podz?pod=shop/web HTTP/1.0\r\n\r\n")
+            assert client.recv(200).split()[1] == b"403"
+        assert ask(server, "/podz?pod=shop/web")[0] == 200
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "OPTIONS"])

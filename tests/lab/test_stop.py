@@ -91,6 +91,7 @@ def test_sigterm_leaves_the_network_as_it_is(full: bool) -> None:
         paths = [target.job(), *([Job("tcp", VIP, 80)] if full else [])]
         for path in paths:
             assert until(friend.prober, path, lambda result: result.allowed) is not None
+        lab.wait(lambda: VIP in str(look(node)["sets"]), 30, "the Service in its sets")
         before = settled(lab, node)
         # The test looks where there is something to see.
         assert [name for name in _wanted(full) if not before[name]] == []

@@ -6,17 +6,15 @@ packet would be taken for one that the server began, and the closed flow would l
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.lab import Lab, netns
-from tests.support.lab.pods import Pod
-from tests.support.probes import PATIENCE, until
+from tests.support.lab import Lab
+from tests.support.lab.flows import Flow, close_all, heard
+from tests.support.probes import Job, until
 
 pytestmark = pytest.mark.root
 POLICY = """
@@ -34,7 +32,7 @@ PORT = 7000
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A server, and clients on its node and on another one."""
     arguments = ["--run-router=false", "--run-service-proxy=false", f"--use-nftables-for-netpol={request.param}"]
-    with Lab(nodes=2, subnets=1, daemon_arguments=arguments) as lab:
+    with Lab(nodes=2, subnets=1, families=(4, 6), daemon_arguments=arguments) as lab:
         lab.wire_statically()
         lab.start()
         lab.wait(lambda: lab.check_alive() and all(node.ready() for node in lab.nodes), 40, "ready daemons")
@@ -65,88 +63,41 @@ def closed(lab: Lab) -> Iterator[None]:
     lab.pods["default/near"].labels = {}
     lab.update(lab.pods["default/near"])
     near, server = lab.pods["default/near"], lab.pods["default/server"]
-    assert until(near.prober, server.job(), lambda result: result.allowed) is not None
+    for ip in server.ips:
+        assert until(near.prober, Job("tcp", ip, 80), lambda result: result.allowed) is not None
 
 
-class Flow:
-    """One open flow between two pods, its ends in this process."""
-
-    def __init__(self, client: Pod, server: Pod, kind: socket.SocketKind, address: str = "") -> None:
-        """`address` is what the client connects to, if not the server's own."""
-        self.kind = kind
-        with contextlib.ExitStack() as stack, netns.inside(server.network):
-            listener = stack.enter_context(socket.socket(socket.AF_INET, kind))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((server.ip, PORT))
-            if kind is socket.SOCK_STREAM:
-                listener.listen()
-            with netns.inside(client.network):
-                self.client = socket.socket(socket.AF_INET, kind)
-                self.client.connect((address or server.ip, PORT))
-            if kind is socket.SOCK_STREAM:
-                self.server, _ = listener.accept()
-            else:
-                self.server = listener.dup()
-                self.server.connect(self.client.getsockname())
-        self.client.setblocking(False)
-        self.server.setblocking(False)
-        assert self.speaks(self.client)
-        assert self.speaks(self.server)
-
-    def speaks(self, who: socket.socket) -> bool:
-        """Whether a word of one end arrives at the other within a second."""
-        other = self.server if who is self.client else self.client
-        with contextlib.suppress(BlockingIOError):
-            who.send(b"word")
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            with contextlib.suppress(BlockingIOError):
-                return bool(other.recv(65536))
-            time.sleep(0.005)
-        return False
-
-    def close(self) -> None:
-        self.client.close()
-        self.server.close()
-
-
-@pytest.fixture
-def flows(lab: Lab) -> Iterator[dict[tuple[str, str], Flow]]:
-    """TCP and UDP from each client."""
+@pytest.fixture(params=[False, True], ids=["IPv4", "IPv6"])
+def flows(lab: Lab, request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Flow]]:
+    """TCP and UDP from each client, in one family."""
     server = lab.pods["default/server"]
     made: dict[tuple[str, str], Flow] = {}
     try:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             for name in ("friend", "near", "far"):
-                made[name, kind.name] = Flow(lab.pods[f"default/{name}"], server, kind)
+                client = lab.pods[f"default/{name}"].network
+                made[name, kind.name] = Flow(client, server, kind, port=PORT, six=request.param)
         yield made
     finally:
-        for flow in made.values():
-            flow.close()
+        close_all(made.values())
 
 
 def close_for_all_but_friends(lab: Lab) -> None:
     lab.apply(POLICY)
     for name in ("near", "far"):
         pod = lab.pods[f"default/{name}"]
-        assert until(pod.prober, lab.pods["default/server"].job(), lambda result: not result.allowed) is not None
+        for ip in lab.pods["default/server"].ips:
+            assert until(pod.prober, Job("tcp", ip, 80), lambda result: not result.allowed) is not None
 
 
 def ends(lab: Lab, who: socket.socket) -> int:
     """The error with which an end learns that its flow is over."""
     found = 0
 
-    def over() -> bool:
+    def over() -> int:
         nonlocal found
-        try:
-            who.send(b"word")
-            who.recv(65536)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            found = error.errno or 0
-            return True
-        return False
+        found = heard(who)
+        return found
 
     lab.wait(over, 10, "the end of the flow")
     return found
@@ -179,16 +130,8 @@ def test_cut_flows_end_and_allowed_ones_go_on(lab: Lab, flows: dict[tuple[str, s
     lab.delete("NetworkPolicy", "default", "friends")
     for name in ("near", "far"):
         flow = flows[name, "SOCK_DGRAM"]
-        lab.wait(lambda flow=flow: passes(flow, flow.client), 10, "the flow open again")
-        lab.wait(lambda flow=flow: passes(flow, flow.server), 10, "its answers, too")
-
-
-def passes(flow: Flow, who: socket.socket) -> bool:
-    """Whether a word arrives; a refusal of an earlier one may still have to be told."""
-    try:
-        return flow.speaks(who)
-    except ConnectionRefusedError:
-        return False
+        lab.wait(lambda flow=flow: flow.passes(flow.client), 10, "the flow open again")
+        lab.wait(lambda flow=flow: flow.passes(flow.server), 10, "its answers, too")
 
 
 @pytest.mark.parametrize("mode", ["cut"], indirect=True)
@@ -211,8 +154,9 @@ def test_a_client_that_loses_its_label_loses_its_flows(lab: Lab) -> None:
     close = lab.pods["default/far"]
     lab.apply(POLICY)
     assert until(close.prober, server.job(), lambda result: not result.allowed) is not None
-    assert until(near.prober, server.job(), lambda result: result.allowed) is not None
-    flow = Flow(near, server, socket.SOCK_STREAM)
+    for ip in server.ips:
+        assert until(near.prober, Job("tcp", ip, 80), lambda result: result.allowed) is not None
+    flow = Flow(near.network, server, socket.SOCK_STREAM, port=PORT)
     near.labels = {}
     lab.update(near)
     assert ends(lab, flow.client) == errno.ECONNRESET

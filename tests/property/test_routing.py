@@ -219,7 +219,7 @@ def test_any_road_ends_in_the_same_rows(
     assert contents(walked) == fresh(list(reversed(state.values())), router)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(served, st.sampled_from(ADVERTISING))
 def test_services_are_told_of_alike_by_any_road(history: list[Upserted | Deleted], router: RouterSettings) -> None:
     walked = world(router)

@@ -34,7 +34,7 @@ def by_the_book(text: str) -> bytes | None:
     return parsed.packed
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(TEXTS)
 def test_an_address_is_what_the_library_says(text: str) -> None:
     try:
@@ -71,7 +71,7 @@ def block_by_the_book(text: str) -> Prefix | None:
     return Prefix(network.network_address.packed, network.prefixlen)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(BLOCKS)
 @example("10.0.0.0/0.0.0.255")
 @example("10.0.0.0/255.0.0.0")

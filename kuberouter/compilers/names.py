@@ -48,6 +48,8 @@ TUNNEL_TABLE = 77
 
 POD_SUBNET_SET = "kube-router-pod-subnets"
 NODE_ADDRESS_SET = "kube-router-node-ips"
+PLAIN_SET = "kube-router-no-masquerade"
+"""Networks outside the cluster that see pods' own addresses. With `inet6:` no set may have a longer name."""
 
 POLICY_PREFIX = "kube_router_"
 """BGP policies are `kube_router_export<N>` and `kube_router_import<N>`."""

@@ -72,6 +72,7 @@ def read_router(
         cni=reader.flag("enable-cni", bool),
         cni_file=environment.get("KUBE_ROUTER_CNI_CONF_FILE") or DEFAULT_CNI_FILE,
         pod_egress=reader.flag("enable-pod-egress", bool),
+        plain_destinations=reader.prefixes("non-masquerade-cidrs", families),
         auto_mtu=reader.flag("auto-mtu", bool),
     )
 

@@ -269,6 +269,12 @@ FLAGS: tuple[Flag, ...] = (
         True,
         "Peer with every other node; false peers with those of the same AS number, kube-router.io/node.asn.",
     ),
+    Flag(
+        "non-masquerade-cidrs",
+        STRINGS,
+        (),
+        "CIDR outside the cluster that sees pods' own addresses, and needs routes to them; may be repeated.",
+    ),
     Flag("override-nexthop", BOOL, False, "Tell peers outside the cluster the session's own address as the next hop."),
     Flag("overlay-encap", STRING, "ipip", "How tunnels carry packets: ipip, in IP itself; fou, in UDP (GUE)."),
     Flag(

@@ -133,6 +133,8 @@ class RouterSettings(Value, frozen=True, gc=False):
     cni: bool = True
     cni_file: str = "/etc/cni/net.d/10-kuberouter.conf"
     pod_egress: bool = True
+    plain_destinations: tuple[Prefix, ...] = ()
+    """`--non-masquerade-cidrs`: networks outside the cluster to which pods speak from their own addresses."""
     auto_mtu: bool = True
 
 

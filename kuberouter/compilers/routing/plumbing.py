@@ -8,7 +8,14 @@ from kuberouter.cluster.routes import node_addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.host import advertised_routes, family_settings
 from kuberouter.compilers.mtu import pod_mtu
-from kuberouter.compilers.names import BRIDGE_LINK, NODE_ADDRESS_SET, POD_SUBNET_SET, TUNNEL_TABLE, set_name
+from kuberouter.compilers.names import (
+    BRIDGE_LINK,
+    NODE_ADDRESS_SET,
+    PLAIN_SET,
+    POD_SUBNET_SET,
+    TUNNEL_TABLE,
+    set_name,
+)
 from kuberouter.model.core import Family, Fragment, Owner, Row, family_of
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import (
@@ -43,11 +50,10 @@ def compile_plumbing(key: Owner, view: ClusterView, *, node: NodeFacts, settings
     for family in node.families:
         rows += (Sysctl(SysctlKey(path), "1") for path in SYSCTLS[family])
         rows += _forwarding(family, node)
-        pods, nodes = set_name(POD_SUBNET_SET, family), set_name(NODE_ADDRESS_SET, family)
-        rows.append(IpSet(IpSetKey(pods), SetType.HASH_NET, family))
-        rows.append(IpSet(IpSetKey(nodes), SetType.HASH_IP, family))
+        rows.append(IpSet(IpSetKey(set_name(POD_SUBNET_SET, family)), SetType.HASH_NET, family))
+        rows.append(IpSet(IpSetKey(set_name(NODE_ADDRESS_SET, family)), SetType.HASH_IP, family))
         if settings.pod_egress:
-            rows.append(_egress(family, pods, nodes))
+            rows += _egress(family, settings)
     if settings.overlay:
         if settings.overlay_port:
             rows += (FouPort(FouPortKey(family, settings.overlay_port)) for family in node.families)
@@ -64,11 +70,22 @@ def _forwarding(family: Family, node: NodeFacts) -> Iterator[Row]:
         yield Hook(HookKey(family, Table.FILTER, "FORWARD", f"{match} -j ACCEPT"), HookRank.FORWARD)
 
 
-def _egress(family: Family, pods: str, nodes: str) -> Hook:
-    """Packets of pods that leave the cluster carry the node's address; ports at random, so that two do not collide."""
-    match = f"-m set --match-set {pods} src -m set ! --match-set {pods} dst -m set ! --match-set {nodes} dst"
-    key = HookKey(family, Table.NAT, "POSTROUTING", f"{match} -j MASQUERADE --random-fully")
-    return Hook(key, HookRank.EGRESS, Position.LAST)
+def _egress(family: Family, settings: RouterSettings) -> Iterator[Row]:
+    """Packets of pods that leave the cluster carry the node's address; ports at random, so that two do not collide.
+
+    Networks that the user names see the pods themselves, as nodes and pods do.
+    """
+    pods, spared = set_name(POD_SUBNET_SET, family), [POD_SUBNET_SET, NODE_ADDRESS_SET]
+    plain = [block for block in settings.plain_destinations if block.family is family]
+    if plain:
+        name = set_name(PLAIN_SET, family)
+        spared.append(PLAIN_SET)
+        yield IpSet(IpSetKey(name), SetType.HASH_NET, family)
+        for block in dict.fromkeys(plain):
+            yield Member(MemberKey(name, block.address, block.length))
+    others = "".join(f" -m set ! --match-set {set_name(name, family)} dst" for name in spared)
+    text = f"-m set --match-set {pods} src{others} -j MASQUERADE --random-fully"
+    yield Hook(HookKey(family, Table.NAT, "POSTROUTING", text), HookRank.EGRESS, Position.LAST)
 
 
 def compile_nodesets(key: Owner, view: ClusterView, *, node: NodeFacts, settings: RouterSettings) -> Fragment:

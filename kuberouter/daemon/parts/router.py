@@ -8,6 +8,7 @@ from kuberouter.compilers.names import (
     BRIDGE_LINK,
     IMPORT_SETS,
     NODE_ADDRESS_SET,
+    PLAIN_SET,
     POD_SUBNET_SET,
     POLICY_PREFIX,
     TUNNEL_PREFIX,
@@ -69,7 +70,7 @@ def router_part(settings: RouterSettings) -> Part:
         part.drivers[CniSettings] = lambda: CniDriver((settings.cni_file,))
     part.removals_await = {**dict.fromkeys((Link, Route), "learned"), **dict.fromkeys(bgp.TABLES, ANNOTATIONS)}
     part.hooks = (HookRank.FORWARD, HookRank.EGRESS)
-    part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET)
+    part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET, PLAIN_SET)
     part.links = (BRIDGE_LINK,)
     part.link_prefixes = (TUNNEL_PREFIX,)
     kernel = (FouPort, Link, Route, PolicyRule)

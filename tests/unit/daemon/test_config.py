@@ -91,7 +91,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
         "--netpol-default-deny --netpol-existing-flows=cut --netpol-log-drops=false "
         "--nodes-full-mesh=false --advertise-pod-cidr=false "
         "--bgp-import-allow-cidrs=10.244.0.0/16 --bgp-import-allow-cidrs=fd44::/48 --advertise-loadbalancer-ip "
-        "--overlay-encap=fou --overlay-encap-port=7777"
+        "--overlay-encap=fou --overlay-encap-port=7777 --non-masquerade-cidrs=172.16.0.0/12,fd00:9::/32"
     )
     config = good(words, environment)
     assert config.node.families == (Family.IPV4, Family.IPV6)
@@ -104,6 +104,7 @@ def test_values_reach_their_settings(environment: dict[str, str]) -> None:
     assert not config.router.full_mesh
     assert config.router.advertise == Advertise(pod_cidr=False, load_balancer_ip=True)
     assert config.router.import_allow == (prefix("10.244.0.0/16"), prefix("fd44::/48"))
+    assert config.router.plain_destinations == (prefix("172.16.0.0/12"), prefix("fd00:9::/32"))
     assert config.firewall is not None
     assert config.firewall.load_balancer_ranges == (prefix("10.2.0.0/16"), prefix("fd00:2::/64"))
     assert config.firewall.external_ranges == (prefix("10.3.0.0/16"),)
@@ -210,6 +211,8 @@ def test_cluster_ip_ranges_are_repeated_and_replace_the_default(
         ("--gobgp-admin-port=50051", "--gobgp-admin-port: it takes --gobgpd=spawn"),
         ("--gobgpd=spawn --gobgp-admin-port=50051 --gobgp-admin-address=x", "--gobgp-admin-address: 'x'"),
         ("--bgp-import-allow-cidrs=x", "--bgp-import-allow-cidrs: 'x'"),
+        ("--non-masquerade-cidrs=10.0.0.0", "--non-masquerade-cidrs: '10.0.0.0'"),
+        ("--non-masquerade-cidrs=fd00::/8", "--non-masquerade-cidrs: fd00::/8 is an IPv6 CIDR block while IPv6"),
         ("--bgp-holdtime=2s", "--bgp-holdtime: 2s is not a whole number of seconds from 3 to 65535"),
         ("--bgp-holdtime=1500ms", "--bgp-holdtime: 1.5s"),
         ("--bgp-graceful-restart-time=4096s", "--bgp-graceful-restart-time: 1h8m16s"),

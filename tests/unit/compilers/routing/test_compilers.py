@@ -363,6 +363,26 @@ def test_plumbing_of_both_families() -> None:
     assert {row.key.source for row in of(fragment, PolicyRule)} == set(DUAL.pod_cidrs)
 
 
+def test_networks_that_see_pods_themselves_are_spared_in_their_family() -> None:
+    """pain 24: destinations to which pods have to speak from their own addresses."""
+    settings = RouterSettings(plain_destinations=(block("203.0.113.0/24"), block("10.0.0.0/8"), block("10.0.0.0/8")))
+    fragment = compile_plumbing(own("plumbing"), cluster(), node=DUAL, settings=settings)
+    texts = {row.key.family: row.key.text for row in of(fragment, Hook) if row.key.chain == "POSTROUTING"}
+    assert texts[V4] == (
+        "-m set --match-set kube-router-pod-subnets src -m set ! --match-set kube-router-pod-subnets dst"
+        " -m set ! --match-set kube-router-node-ips dst -m set ! --match-set kube-router-no-masquerade dst"
+        " -j MASQUERADE --random-fully"
+    )
+    assert names.PLAIN_SET not in texts[V6]
+    assert [(row.key.set, row.key.address, row.key.length) for row in of(fragment, Member)] == [
+        ("kube-router-no-masquerade", packed("203.0.113.0"), 24),
+        ("kube-router-no-masquerade", packed("10.0.0.0"), 8),
+    ]
+    off = RouterSettings(plain_destinations=settings.plain_destinations, pod_egress=False)
+    assert not of(compile_plumbing(own("plumbing"), cluster(), node=DUAL, settings=off), Member)
+    assert len(names.set_name(names.PLAIN_SET, V6)) <= 31
+
+
 def test_what_is_switched_off_is_not_there() -> None:
     settings = RouterSettings(pod_egress=False, overlay=False, cni=False)
     fragment = compile_plumbing(own("plumbing"), cluster(), node=FACTS, settings=settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from kuberouter.drivers.standins import Losses
@@ -31,6 +31,7 @@ from kuberouter.wire.command import Completed, run
 from kuberouter.wire.kept import MOST_BYTES, KeptRestore
 from kuberouter.wire.nftables import NftSocket
 from kuberouter.wire.text.iptables import (
+    DISPENSABLE,
     INCOMPATIBLE,
     SavedRule,
     SavedTable,
@@ -319,6 +320,8 @@ class HookDriver:
         self._tables = tuple(tables)
         self._texts: dict[str, str] = {}
         """Rule texts by tag, as far as this process wrote them."""
+        self._plain: dict[str, str] = {}
+        """Those of which the kernel holds less: what that is, by tag."""
 
     def read(self) -> Iterable[Hook]:
         """Our rules in builtin chains; those that should lead their chain in order of rank but do not are misplaced."""
@@ -337,6 +340,7 @@ class HookDriver:
         )
         for rule in dict.fromkeys(ours):
             in_place = tags.count(rule.tag) == 1 and (in_order or rule.place == Position.LAST.value)
+            in_place = in_place and rule.tag not in self._plain
             key = HookKey(family, table, chain, self._texts.get(rule.tag, rule.text))
             yield Hook(key, rule.rank, Position(rule.place), in_place)
 
@@ -353,27 +357,39 @@ class HookDriver:
         gone = {row.key for row in batch.remove}
         self._texts.update((rule_tag(key.text), key.text) for key in wanted)
         failed: Failures = {}
+        instead: Failures = {}
         for family, table in dict.fromkeys((key.family, key.table) for key in (*wanted, *gone)):
             put = {key: row for key, row in wanted.items() if key.family is family and key.table is table}
             take = {key for key in gone if key.family is family and key.table is table}
-            failed |= self._place(family, table, put, take)
-        return Outcome(failed)
+            failed |= self._place(family, table, put, take, instead)
+        return Outcome(failed, {key: text for key, text in instead.items() if key not in failed})
 
-    def _place(self, family: Family, table: Table, put: dict[HookKey, Hook], take: set[HookKey]) -> Failures:
+    def _place(
+        self, family: Family, table: Table, put: dict[HookKey, Hook], take: set[HookKey], instead: Failures
+    ) -> Failures:
         saved = self._xtables.hooks(family, table)
         failed: Failures = {}
+        plain: dict[HookKey, str] = {}
         for _ in range(ATTEMPTS):
             script = Script(table.value)
             for chain in dict.fromkeys(key.chain for key in (*put, *take)):
                 rules = saved.get(chain, [])
                 here = [row for key, row in put.items() if key.chain == chain]
-                self._rearrange(script, chain, rules, here, [key for key in take if key.chain == chain])
+                self._rearrange(script, chain, rules, here, [key for key in take if key.chain == chain], plain)
             result = self._xtables.restore(family, script)
             if result.ok:
+                for key in put:
+                    self._plain.pop(rule_tag(key.text), None)
+                self._plain.update((rule_tag(key.text), plain[key]) for key in put if key in plain)
                 return failed
-            culprits = [k for k in script.culprits(result.errors) if isinstance(k, HookKey)] or [*put, *take]
-            for key in culprits:
-                failed[key] = complaint(result.errors)
+            why = complaint(result.errors)
+            named = [k for k in script.culprits(result.errors) if isinstance(k, HookKey)]
+            rich = [k for k in named or put if k in put and k not in plain and DISPENSABLE in k.text]
+            for key in rich:
+                plain[key] = key.text.replace(DISPENSABLE, "")
+                instead[key] = f"rules with {DISPENSABLE.strip()!r} are refused ({why}); they go without it"
+            for key in () if rich else named or [*put, *take]:
+                failed[key] = why
                 put.pop(key, None)
                 take.discard(key)
             if not put and not take:
@@ -381,7 +397,13 @@ class HookDriver:
         return failed | dict.fromkeys((*put, *take), "not tried: too many other rules were refused")
 
     def _rearrange(
-        self, script: Script, chain: str, rules: list[SavedRule], put: list[Hook], take: list[HookKey]
+        self,
+        script: Script,
+        chain: str,
+        rules: list[SavedRule],
+        put: list[Hook],
+        take: list[HookKey],
+        plain: Mapping[HookKey, str],
     ) -> None:
         """Delete every rule of ours that leads the chain and those to go, then insert the ones to stay in order."""
         stale = {rule_tag(key.text) for key in take}
@@ -389,7 +411,8 @@ class HookDriver:
         fresh = {rule_tag(row.key.text): row for row in put}
         stay: dict[str, tuple[int, str, object]] = {}
         for rule in rules:
-            words = rule.words or placed(self._texts.get(rule.tag, ""), rule.place, rule.rank)
+            meant = self._texts.get(rule.tag, "")
+            words = rule.words or placed(self._plain.get(rule.tag, meant), rule.place, rule.rank, meant=meant)
             if not rule.place or (not rule.words and rule.tag not in self._texts):
                 continue
             goes = rule.tag in stale or (rule.text in texts and rule.tag not in self._texts)
@@ -398,7 +421,8 @@ class HookDriver:
             if not goes and rule.tag not in fresh and rule.place == Position.FIRST.value:
                 stay[words] = (rule.rank, self._texts.get(rule.tag, rule.text), None)
         for row in put:
-            words = placed(row.key.text, row.position.value, row.rank)
+            text = plain.get(row.key, row.key.text)
+            words = placed(text, row.position.value, row.rank, meant=row.key.text)
             if row.position is Position.FIRST:
                 stay[words] = (row.rank, row.key.text, row.key)
             else:

@@ -257,7 +257,10 @@ class HookKey(KeyValue, frozen=True, gc=False, cache_hash=True):
 
 
 class Hook(Value, frozen=True, gc=False):
-    """A rule of ours in a builtin chain. `in_place` is False only in what a driver reads: it stands elsewhere."""
+    """A rule of ours in a builtin chain.
+
+    `in_place` is False only in what a driver reads: it stands elsewhere, or lacks words that were refused.
+    """
 
     key: HookKey
     rank: int

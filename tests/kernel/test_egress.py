@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
@@ -10,16 +12,17 @@ from pathlib import Path
 import pytest
 
 from kuberouter.cluster.store import Cluster
-from kuberouter.compilers.names import NODE_ADDRESS_SET, PLAIN_SET, POD_SUBNET_SET
+from kuberouter.compilers.names import HAIRPIN_SET, NODE_ADDRESS_SET, PLAIN_SET, POD_SUBNET_SET
 from kuberouter.compilers.routing import compile_nodesets, compile_plumbing
+from kuberouter.compilers.services.nat import snat_rows
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
-from kuberouter.drivers.iptables import HookDriver, Variant, Xtables
+from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
 from kuberouter.model.cluster import Node
-from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Prefix
+from kuberouter.model.core import Batch, Family, Fragment, ObjectRef, Owner, Prefix
 from kuberouter.model.events import Upserted
-from kuberouter.model.netfilter import Hook, HookRank, IpSet, Member
+from kuberouter.model.netfilter import Chain, Hook, HookRank, IpSet, Member
 from kuberouter.model.node import NodeFacts
-from kuberouter.model.settings import NodeSettings, RouterSettings
+from kuberouter.model.settings import NodeSettings, ProxySettings, RouterSettings
 from tests.kernel.drive import converge, owned, sh
 from tests.support.lab import netns
 
@@ -161,3 +164,65 @@ def test_everything_may_be_spared(xtables: Xtables, around: tuple[str, str]) -> 
     apply(xtables, RouterSettings(plain_destinations=(block("0.0.0.0/0"),)))
     assert seen(*around, Family.IPV4, OUTSIDE[Family.IPV4]) == POD[Family.IPV4]
     assert seen(*around, Family.IPV6, OUTSIDE[Family.IPV6]) == NODE[Family.IPV6]
+
+
+OLD = """#!/bin/sh
+# iptables-restore as it was before 1.6.2, which knew no ports at random for masquerading.
+case "$*" in *--verbose*) exit 2;; esac
+text=$(cat)
+number=$(printf '%s\\n' "$text" | grep -n -m 1 -e --random-fully | cut -d: -f1)
+if [ -n "$number" ]; then
+    echo "iptables-restore v1.6.1: unknown option \\"--random-fully\\"" >&2
+    echo "Error occurred at line: $number" >&2
+    exit 2
+fi
+printf '%s\\n' "$text" | exec TOOL "$@"
+"""
+
+
+def test_tools_that_know_no_random_ports_masquerade_without_them(
+    xtables: Xtables, around: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for family in Family:
+        tool = xtables.tool(family, "restore")
+        (tmp_path / tool).write_text(OLD.replace("TOOL", str(shutil.which(tool))))
+        (tmp_path / tool).chmod(0o755)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{tmp_path}:{path}")
+    hooks = apply(xtables, RouterSettings())
+    wanted = [row for row in fragment(RouterSettings()).rows if isinstance(row, Hook)]
+    egress = [row for row in wanted if row.rank == HookRank.EGRESS]
+    for family in Family:
+        assert seen(*around, family, OUTSIDE[family]) == NODE[family]
+    # What lacks something is not what was meant, so it is tried again with every audit, and told of; no rule is twice.
+    assert {row.key for row in owned(hooks).values() if not row.in_place} == {row.key for row in egress}
+    again = hooks.write(Batch(change=tuple((owned(hooks)[row.key], row) for row in egress)))
+    assert not again.failed
+    for row in egress:
+        assert "'--random-fully' are refused" in again.instead[row.key]
+    # Another process, as after a restart: the same again.
+    assert apply(xtables, RouterSettings()).read()
+    for family in Family:
+        left = sh(xtables.tool(family, "save"), "-t", "nat")
+        assert left.count("-j MASQUERADE") == 1
+        assert "random" not in left
+        assert seen(*around, family, OUTSIDE[family]) == NODE[family]
+    monkeypatch.setenv("PATH", path)
+    apply(xtables, RouterSettings())
+    for family in Family:
+        assert sh(xtables.tool(family, "save"), "-t", "nat").count("-j MASQUERADE --random-fully") == 1
+
+
+def test_so_does_the_snat_of_services(xtables: Xtables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = xtables.tool(Family.IPV4, "restore")
+    (tmp_path / tool).write_text(OLD.replace("TOOL", str(shutil.which(tool))))
+    (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    sh("ipset", "create", HAIRPIN_SET, "hash:ip,port,ip")
+    (chain,) = (row for row in snat_rows(Family.IPV4, FACTS, ProxySettings()) if isinstance(row, Chain))
+    driver = ChainDriver(xtables, (Family.IPV4,), (chain.key.name,))
+    outcome = driver.write(Batch(add=(chain,)))
+    assert not outcome.failed
+    assert set(outcome.instead) == {chain.key}
+    left = [line for line in sh(xtables.tool(Family.IPV4, "save"), "-t", "nat").splitlines() if "-j SNAT" in line]
+    assert [HAIRPIN_SET in line for line in left] == [True, False], "an endpoint that reaches itself, then all others"

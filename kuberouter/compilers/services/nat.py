@@ -44,8 +44,9 @@ def snat_rows(family: Family, node: NodeFacts, settings: ProxySettings) -> Itera
                 rules += (f"-{flag} {show_prefix(prefix)} -j RETURN" for flag in "sd")
     rules.append(snat)
     hairpin = f"-m set --match-set {set_name(HAIRPIN_SET, family)} src,dst,dst {snat}"
-    # A kernel that lacks the type of that set must not lose SNAT as a whole.
-    yield make_chain(ChainKey(family, Table.NAT, SNAT_CHAIN), (hairpin, *rules), fallback=tuple(rules))
+    # A kernel that lacks the type of that set must not lose SNAT as a whole, nor a tool that knows no such ports.
+    spares = tuple((rule, rule.replace(" --random-fully", "")) for rule in (hairpin, snat))
+    yield make_chain(ChainKey(family, Table.NAT, SNAT_CHAIN), (hairpin, *rules), fallback=tuple(rules), spares=spares)
     # As the tools print it: "--ipvs" is implied, and left out by them.
     text = f"-m ipvs --vdir ORIGINAL --vmethod MASQ -j {SNAT_CHAIN}"
     yield Hook(HookKey(family, Table.NAT, "POSTROUTING", text), HookRank.MASQUERADE, Position.LAST)

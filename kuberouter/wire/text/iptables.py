@@ -122,9 +122,13 @@ def commented(rules: Iterable[tuple[str, str]], builtin: Collection[str], chains
     return table
 
 
-def placed(text: str, place: str, rank: int) -> str:
-    """The words of a rule in a builtin chain; its comment also says where it belongs."""
-    return f"-m comment --comment {MARKER}{rule_tag(text)}:{place}:{rank} {text}"
+DISPENSABLE = " --random-fully"
+"""Words that a rule can do without where the tool does not know them: iptables has had them since 1.6.2."""
+
+
+def placed(text: str, place: str, rank: int, *, meant: str = "") -> str:
+    """The words of a rule in a builtin chain; its comment also says where it belongs, and what was `meant` by it."""
+    return f"-m comment --comment {MARKER}{rule_tag(meant or text)}:{place}:{rank} {text}"
 
 
 class Script:

@@ -16,7 +16,7 @@ from kuberouter.daemon.logs import log_setting
 from kuberouter.daemon.parts.firewall import firewall_part, former_firewall
 from kuberouter.daemon.parts.part import DriverMaker, Once, Part
 from kuberouter.daemon.parts.proxy import former_proxy, proxy_part
-from kuberouter.daemon.parts.router import router_part
+from kuberouter.daemon.parts.router import former_router, router_part
 from kuberouter.daemon.podz import PodStates
 from kuberouter.daemon.sinks import LogSink
 from kuberouter.daemon.xtables import Surveyed, XtablesChoice
@@ -217,6 +217,8 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
     }
     if config.proxy is not None:
         former |= former_proxy(families, xtables)
+    if config.router is not None:
+        former |= former_router(xtables)
     if config.firewall is not None:
         former |= former_firewall(config.firewall, xtables)
     return found + [Table(row, _Lazy(make), removal_needs=needs) for row, make in former.items()]

@@ -25,6 +25,7 @@ from kuberouter.model.netfilter import (
     Chain,
     FormerChain,
     FormerDirect,
+    FormerEgress,
     FormerHook,
     FormerIptables,
     FormerPolicy,
@@ -66,6 +67,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     NftElement,  # sets are full before rules match them
     NftChain,
     NftVerdict,  # what a pod is led to stands whole
+    FormerEgress,
     FormerProxy,  # before the chain that it jumps to
     FormerPolicy,  # likewise, wherever these chains are
     Hook,  # policy, guard and SNAT stand before anything can be reached
@@ -140,6 +142,7 @@ SUCCESSORS: dict[type[Row], tuple[type[Row], ...]] = {
     FormerHook: (Chain, Hook),
     FormerDirect: (Chain, Hook, VirtualService, Destination, Address),
     FormerProxy: (Chain, Hook),
+    FormerEgress: (IpSet, Member, Hook),
     FormerPolicy: (Chain, Hook, NftTable, NftSet, NftElement, NftChain, NftVerdict),
     FormerTable: (IpSet, Member, Chain, Hook),
     FormerIptables: (NftTable, NftSet, NftElement, NftChain, NftVerdict),

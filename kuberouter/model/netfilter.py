@@ -191,6 +191,18 @@ class FormerProxy(Value, frozen=True, gc=False):
     key: FormerProxyKey
 
 
+class FormerEgressKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A family."""
+
+    family: Family
+
+
+class FormerEgress(Value, frozen=True, gc=False):
+    """What the Go kube-router lets through and masquerades of pods' packets. Never desired, so removed."""
+
+    key: FormerEgressKey
+
+
 class FormerPolicyKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """A family."""
 

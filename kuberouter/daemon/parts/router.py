@@ -16,14 +16,17 @@ from kuberouter.compilers.names import (
 )
 from kuberouter.compilers.routing import COMPILERS, OF_ANNOTATIONS
 from kuberouter.daemon.gobgpd import Supervisor
-from kuberouter.daemon.parts.part import Part, register, shared
+from kuberouter.daemon.parts.part import DriverMaker, Part, register, shared
+from kuberouter.daemon.xtables import XtablesChoice
+from kuberouter.drivers.formeregress import FormerEgressDriver
 from kuberouter.drivers.fouports import FouPortDriver
 from kuberouter.drivers.host import CniDriver
 from kuberouter.drivers.network import PolicyRuleDriver, RouteDriver
 from kuberouter.model import bgp
+from kuberouter.model.core import Family, Row
 from kuberouter.model.events import ANNOTATIONS
 from kuberouter.model.host import CniSettings, Sysctl
-from kuberouter.model.netfilter import Hook, HookRank, IpSet, Member
+from kuberouter.model.netfilter import FormerEgress, Hook, HookRank, IpSet, Member
 from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Route
 from kuberouter.model.settings import RouterSettings
 
@@ -77,3 +80,8 @@ def router_part(settings: RouterSettings) -> Part:
     others = tuple(row for row in part.drivers if row not in kernel)
     part.audits = [(settings.route_sync_period, kernel), (settings.sync_period, others)]
     return part
+
+
+def former_router(xtables: XtablesChoice) -> dict[type[Row], DriverMaker]:
+    """The table of what the Go kube-router has left in builtin chains; in either variant, and in both families."""
+    return {FormerEgress: lambda: FormerEgressDriver((xtables.get, xtables.other), tuple(Family))}

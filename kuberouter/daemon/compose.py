@@ -126,7 +126,13 @@ def compose(config: Config) -> Composition:
     compilers = [c for part in parts for c in part.compilers]
     planner = Planner(cluster, compilers, [*rows, Rule], journal, history=history)
     controllers = [Controller(p.name, p.needs | {NODE_KNOWN}, p.strict) for p in parts]
-    dataplane = Dataplane(tables, planner.ledgers, stopwatch=time.monotonic)
+    dataplane = Dataplane(
+        tables,
+        planner.ledgers,
+        stopwatch=time.monotonic,
+        # Pods run without the service proxy as well.
+        counts=lambda row, key: planner.controller_of(row, key) in ("router", "firewall"),
+    )
     observe = telemetry.turned if telemetry is not None else lambda _: None
     engine = Engine(inbox, planner, dataplane, controllers, clock=time.monotonic, observe=observe)
     for part in parts:
@@ -203,14 +209,23 @@ def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Me
         Hook: lambda: HookDriver(xtables.get(), families, ranks=ranks),
     }
     found: list[Table[Any]] = []
+    needs = frozenset((NODE_KNOWN, *(need for part in parts for need in part.needs)))
     for row in dict.fromkeys(row for part in parts for row in part.drivers):
         users = [part for part in parts if row in part.drivers]
         make = shared.get(row) or users[0].drivers[row]
         reading, removing = awaited(row, users)
         told = [part.inherit[row] for part in users if row in part.inherit]
         inherit = told[0] if told else lambda _: None
-        found.append(Table(row, _Lazy(make), removal_needs=removing, read_needs=reading, inherit=inherit))
-    needs = frozenset((NODE_KNOWN, *(need for part in parts for need in part.needs)))
+        found.append(
+            Table(
+                row,
+                _Lazy(make),
+                removal_needs=removing,
+                read_needs=reading,
+                addition_needs=needs,
+                inherit=inherit,
+            )
+        )
     former: dict[type[Row], DriverMaker] = {
         FormerChain: lambda: FormerChainDriver(xtables.aside(), prefixes),
         FormerHook: lambda: FormerHookDriver(xtables.aside(), ranks),

@@ -109,13 +109,18 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         reader.flag("cache-sync-timeout", float),
     )
     _check_cluster(reader, config, environment)
-    if config.router and config.router.cni and not Path(config.router.cni_file).is_file():
-        reader.errors.append(
-            f"KUBE_ROUTER_CNI_CONF_FILE: {config.router.cni_file} does not exist; --enable-cni=false does without it"
-        )
+    if config.router and config.router.cni:
+        _check_cni(reader, Path(config.router.cni_file))
     if config.health_address:
         reader.checked("health-addr", address, config.health_address)
     return (None, reader.errors) if reader.errors else (config, [])
+
+
+def _check_cni(reader: Reader, file: Path) -> None:
+    """The file itself is made when pods can start; a folder that is not there is a mistake, or a volume is missing."""
+    if not file.parent.is_dir() or (file.exists() and not file.is_file()):
+        why = "is no file" if file.exists() else f"cannot be made, for {file.parent} is no directory"
+        reader.errors.append(f"KUBE_ROUTER_CNI_CONF_FILE: {file} {why}; --enable-cni=false does without it")
 
 
 def _metrics(reader: Reader) -> MetricsSettings | None:

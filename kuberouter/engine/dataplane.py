@@ -14,7 +14,16 @@ from typing import Any, Generic, TypeVar
 from kuberouter.engine.ledger import Ledger
 from kuberouter.engine.mirror import FIRST_RETRY, LAST_RETRY, Mirror
 from kuberouter.engine.planner import Changes
-from kuberouter.engine.stages import CONTENTS, READ_TOGETHER, REFERENCES, STEPS, SUCCESSORS, Action
+from kuberouter.engine.stages import (
+    CONTENTS,
+    READ_TOGETHER,
+    REFERENCES,
+    STANDING_BEFORE,
+    STEPS,
+    SUCCESSORS,
+    TRIED_BEFORE,
+    Action,
+)
 from kuberouter.model.core import Batch, Outcome, Row, Unavailable
 from kuberouter.model.ports import Driver, Filler
 
@@ -31,6 +40,7 @@ class Table(Generic[R]):
         *,
         removal_needs: Collection[str] = (),
         read_needs: Collection[str] = (),
+        addition_needs: Collection[str] = (),
         inherit: Callable[[Collection[R]], None] = lambda _: None,
     ) -> None:
         """`inherit` is told, once, which rows were there before this process, before anything is removed."""
@@ -40,6 +50,8 @@ class Table(Generic[R]):
         """Sources that must be in sync before anything is removed."""
         self.read_needs = frozenset(read_needs)
         """Sources that must be in sync before the first read: what is ours may depend on what is wanted."""
+        self.addition_needs = frozenset(addition_needs)
+        """Sources that must be in sync before anything is added, where that waits for other tables."""
         self.inherit = inherit
         self.mirror: Mirror[R] = Mirror()
         self.read = False
@@ -103,10 +115,15 @@ class Dataplane:
         ledgers: Mapping[type[Row], Ledger[Any]],
         *,
         stopwatch: Callable[[], float] = lambda: 0.0,
+        counts: Callable[[type[Row], Hashable], bool] = lambda row, key: True,
     ) -> None:
+        """`counts` says whether a table that waits for others waits for this row of theirs."""
         self.tables: dict[type[Row], Table[Any]] = {table.row: table for table in tables}
         self._stopwatch = stopwatch
         self._ledgers = ledgers
+        self._counts = counts
+        self.held: dict[type[Row], str] = {}
+        """Tables to which nothing was added in the last pass because of others, and for what they wait."""
         self._unread: set[type[Row]] = set(self.tables)
 
     def resync(self, tables: Collection[type[Row]]) -> None:
@@ -129,6 +146,7 @@ class Dataplane:
         """
         report = Report()
         report.settled = settled
+        self.held = {}
         for row, previous in changes.items():
             if row in self.tables:
                 self.tables[row].mirror.note(previous)
@@ -144,12 +162,34 @@ class Dataplane:
                 (other := self.tables.get(needed)) is not None and not other.read for needed in REFERENCES.get(row, ())
             ):
                 continue
+            if action is Action.ADD and (awaited := self._awaited(target, synced, settled=settled)):
+                self.held[row] = awaited
+                continue
             if action is Action.REMOVE and not (settled and target.removal_needs.issubset(synced)):
                 continue
             if action is Action.REMOVE and not all(self._stands(other) for other in SUCCESSORS.get(row, ())):
                 continue
             self._write(target, action, now, report, dry_run=dry_run)
         return report
+
+    def _awaited(self, table: Table[Any], synced: Collection[str], *, settled: bool) -> str:
+        """What has to be there before anything is added to a table; empty when all is."""
+        standing, tried = STANDING_BEFORE.get(table.row, ()), TRIED_BEFORE.get(table.row, ())
+        if not standing and not tried:
+            return ""
+        if missing := sorted(table.addition_needs.difference(synced)):
+            return ", ".join(missing)
+        for row in (*standing, *tried):
+            other = self.tables.get(row)
+            if other is None:
+                continue
+            if not other.read:
+                return f"{row.__name__} ({other.error or 'not read yet'})"
+            for key in other.mirror.lacks(self._ledgers[row].desired):
+                why = other.mirror.failures.get(key)
+                if (why is None or row in standing) and self._counts(row, key):
+                    return f"{row.__name__} {key}" + (f" ({why})" if why else "")
+        return "" if settled else "what is being compiled"
 
     def _stands(self, row: type[Row]) -> bool:
         table = self.tables.get(row)

@@ -200,6 +200,8 @@ class Engine:
             table = self._dataplane.tables[row]
             if table.error:
                 return ControllerState(controller.name, False, table.error)
+            if awaited := self._dataplane.held.get(row):
+                return ControllerState(controller.name, False, f"{row.__name__} rows wait for {awaited}")
             if not table.read:
                 return ControllerState(controller.name, False, f"{row.__name__} rows not read yet")
             desired = self._planner.ledgers[row].desired

@@ -6,7 +6,7 @@ the exceptions are kept: the keys that still have to be written, each with the r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from kuberouter.engine.ledger import diff
@@ -55,10 +55,13 @@ class Mirror(Generic[R]):
 
     def standing(self, desired: Mapping[Hashable, R]) -> bool:
         """Whether the kernel holds every desired row, as far as known; what stands in for a refused one will do."""
-        return not any(
-            key in desired and not (key in self.failures and getattr(desired[key], "fallback", None) is not None)
-            for key in self._pending
-        )
+        return next(self.lacks(desired), None) is None
+
+    def lacks(self, desired: Mapping[Hashable, R]) -> Iterator[Hashable]:
+        """The keys of desired rows that the kernel does not hold, as far as known, and nothing in their place."""
+        for key in self._pending:
+            if key in desired and (key not in self.failures or getattr(desired[key], "fallback", None) is None):
+                yield key
 
     def refresh(self, actual: Mapping[Hashable, R], desired: Mapping[Hashable, R]) -> int:
         """The kernel was read. Returns in how many keys it differs from what is desired.

@@ -124,6 +124,14 @@ REFERENCES: dict[type[Row], tuple[type[Row], ...]] = {
 }
 """Tables whose absence as a whole (a missing kernel module, a dead daemon) holds back the additions of a table."""
 
+STANDING_BEFORE: dict[type[Row], tuple[type[Row], ...]] = {CniSettings: (Sysctl, Chain, Hook, NftTable, NftChain)}
+TRIED_BEFORE: dict[type[Row], tuple[type[Row], ...]] = {
+    CniSettings: (IpSet, Member, NftSet, NftElement, NftVerdict, Link, Route, PolicyRule)
+}
+"""The same row by row: nothing is added to a table before every row that is desired of the former stands, and of the
+latter stands or was refused. One route that cannot be, or one entry, is no reason to start no pods.
+"""
+
 CONTENTS: dict[type[Row], type[Row]] = {NftSet: NftElement}
 """Tables whose additions are written together with those of another that lie in them, where the driver is a `Filler`:
 the kernel finds a set at once that is new in the same transaction, and any other by walking along all of them.

@@ -57,3 +57,23 @@ def tables(family: Family, pod: str) -> str:
         base = f"type filter hook {chain.lower()} priority filter; {kind} daddr {pod} jump {POD};"
         lines.append(f"chain KUBE-ROUTER-{chain} {{ {base} }}")
     return "\n".join([f"table {kind} {name} {{", *lines, "}", ""])
+
+
+def egress() -> list[tuple[str, str]]:
+    """What its route controller leaves in iptables-nft, as commands with their input."""
+    forward = (
+        '-i kube-bridge -m comment --comment "allow outbound traffic from pods" -j ACCEPT',
+        '-o kube-bridge -m comment --comment "allow inbound traffic to pods" -j ACCEPT',
+        "-o eth0 -m comment --comment "
+        '"allow outbound node port traffic on node interface with which node ip is associated" -j ACCEPT',
+    )
+    found: list[tuple[str, str]] = []
+    for tool, prefix, family in (("iptables", "", "inet"), ("ip6tables", "inet6:", "inet6")):
+        pods, nodes = f"{prefix}kube-router-pod-subnets", f"{prefix}kube-router-node-ips"
+        sets = ((pods, "hash:net"), (nodes, "hash:ip"))
+        found.append(("ipset restore", "".join(f"create {n} {kind} family {family} timeout 0\n" for n, kind in sets)))
+        match = f"-m set --match-set {pods} src -m set ! --match-set {pods} dst -m set ! --match-set {nodes} dst"
+        masquerade = f"-A POSTROUTING {match} -j MASQUERADE --random-fully"
+        lines = ["*filter", *(f"-A FORWARD {words}" for words in forward), "COMMIT", "*nat", masquerade, "COMMIT", ""]
+        found.append((f"{tool}-nft-restore --noflush", "\n".join(lines)))
+    return found

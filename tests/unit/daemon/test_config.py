@@ -270,14 +270,19 @@ def test_somewhere_a_cluster_must_be() -> None:
     assert config is not None
 
 
-def test_the_cni_file_must_exist_where_it_is_to_be_kept(tmp_path: Path) -> None:
-    environment = {**POD, "KUBE_ROUTER_CNI_CONF_FILE": str(tmp_path / "missing.conf")}
+def test_the_cni_file_need_not_be_there_but_there_must_be_a_place_for_it(tmp_path: Path) -> None:
+    """pain 25: who begins without the file has it made when the node is ready for pods."""
+    good("", {**POD, "KUBE_ROUTER_CNI_CONF_FILE": str(tmp_path / "new.conflist")})
+    environment = {**POD, "KUBE_ROUTER_CNI_CONF_FILE": str(tmp_path / "missing" / "new.conf")}
     _, errors = load(parse([]), environment)
     assert errors == [
-        f"KUBE_ROUTER_CNI_CONF_FILE: {tmp_path}/missing.conf does not exist; --enable-cni=false does without it"
+        f"KUBE_ROUTER_CNI_CONF_FILE: {tmp_path}/missing/new.conf cannot be made, for {tmp_path}/missing is no "
+        "directory; --enable-cni=false does without it"
     ]
     good("--enable-cni=false", environment)
     good("--run-router=false", environment)
+    _, errors = load(parse([]), {**POD, "KUBE_ROUTER_CNI_CONF_FILE": str(tmp_path)})
+    assert errors == [f"KUBE_ROUTER_CNI_CONF_FILE: {tmp_path} is no file; --enable-cni=false does without it"]
 
 
 def test_metrics_are_off_until_a_port_is_given(environment: dict[str, str]) -> None:

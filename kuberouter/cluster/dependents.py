@@ -157,7 +157,7 @@ def routing(change: Change, view: ClusterView) -> Iterable[Dirty]:
     ref = change.ref
     if ref.kind == "NodeFacts":
         subject = ObjectRef("Node", "", ref.name)
-        for name in ("plumbing", "cni", "speaker", "exports", "advertise", "external"):
+        for name in ("plumbing", "cni", "cloud", "speaker", "exports", "advertise", "external"):
             yield name, (subject,)
     elif ref.kind == "Node":
         yield "nodesets", (ref,)
@@ -165,6 +165,7 @@ def routing(change: Change, view: ClusterView) -> Iterable[Dirty]:
         if view.node is not None and ref.name == view.node.name:
             yield from _own_bgp(change, view)
             yield from _own_end(change, view)
+            yield "cloud", (ref,)
         before, after = (set(node_addresses(n)) if isinstance(n, Node) else set() for n in (change.old, change.new))
         for address in before ^ after:
             # A tunnel's name depends on which other addresses look like it.

@@ -74,6 +74,7 @@ def read_router(
         pod_egress=reader.flag("enable-pod-egress", bool),
         plain_destinations=reader.prefixes("non-masquerade-cidrs", families),
         auto_mtu=reader.flag("auto-mtu", bool),
+        disable_source_check=reader.flag("disable-source-dest-check", bool),
     )
 
 

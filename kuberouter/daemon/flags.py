@@ -133,6 +133,12 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("cluster-asn", UINT, 64512, "Private AS number of the nodes."),
     Flag(
+        "disable-source-dest-check",
+        BOOL,
+        True,
+        "On AWS have this node's instance pass packets of pods, which its source/destination check drops; needs boto3.",
+    ),
+    Flag(
         "enable-bfd", BOOL, False, "Watch the peers of --peer-router-ips by BFD (RFC 5880); needs gobgpd 4.5 or newer."
     ),
     Flag("enable-cni", BOOL, True, "Keep the CNI configuration file up to date with this node's pod CIDRs."),

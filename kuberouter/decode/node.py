@@ -48,6 +48,7 @@ def decode_node(raw: Bytes) -> tuple[Node | None, tuple[Problem, ...]]:
         intern((found.metadata.labels or {}).get(ZONE_LABEL, "")),
         draining,
         spec.unschedulable,
+        spec.provider_id,
     )
     return node, tuple(trouble.problems)
 

@@ -248,6 +248,7 @@ class NodeSpec(Json):
     pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
     taints: list[NodeTaint] | None = None
     unschedulable: bool = False
+    provider_id: str = msgspec.field(default="", name="providerID")
 
 
 class NodeStatus(Json):

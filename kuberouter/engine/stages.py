@@ -19,7 +19,7 @@ from kuberouter.model.bgp import (
     Statement,
 )
 from kuberouter.model.core import Row
-from kuberouter.model.host import CniSettings, HealthPort, Sysctl
+from kuberouter.model.host import CniSettings, HealthPort, NoSourceCheck, Sysctl
 from kuberouter.model.ipvs import Destination, IpvsTimeout, VirtualService
 from kuberouter.model.netfilter import (
     Chain,
@@ -82,6 +82,7 @@ ADD_ORDER: tuple[type[Row], ...] = (
     HealthPort,  # draws traffic from load balancers, so what serves it stands by now
     Route,
     PolicyRule,
+    NoSourceCheck,
     Speaker,
     DefinedSet,
     PrefixSetEntry,  # sets are full before a path or a peer is judged by them: GoBGP does not judge again

@@ -262,6 +262,8 @@ class Node(Value, frozen=True, gc=False):
     """It is about to go, by an annotation or a taint."""
     unschedulable: bool = False
     """It takes no new pods (`spec.unschedulable`)."""
+    provider_id: str = ""
+    """What the cloud calls it (`spec.providerID`)."""
 
     @property
     def pod_cidrs(self) -> tuple[Prefix, ...]:

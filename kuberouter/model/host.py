@@ -45,6 +45,22 @@ class CniSettings(Value, frozen=True, gc=False):
     mtu: int = 0
 
 
+class SourceCheckKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """An instance of EC2 by its region and id."""
+
+    region: str
+    instance: str
+
+    def __str__(self) -> str:
+        return f"{self.instance} in {self.region}"
+
+
+class NoSourceCheck(Value, frozen=True, gc=False):
+    """The cloud does not check whether packets of an instance carry its own addresses; those of pods do not."""
+
+    key: SourceCheckKey
+
+
 class HealthPortKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     """A health check node port."""
 

@@ -136,6 +136,8 @@ class RouterSettings(Value, frozen=True, gc=False):
     plain_destinations: tuple[Prefix, ...] = ()
     """`--non-masquerade-cidrs`: networks outside the cluster to which pods speak from their own addresses."""
     auto_mtu: bool = True
+    disable_source_check: bool = True
+    """Have the cloud let packets of pods pass that no tunnel hides."""
 
 
 class FirewallSettings(Value, frozen=True, gc=False):

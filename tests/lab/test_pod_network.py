@@ -8,17 +8,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import original
-from tests.support.lab import Lab
+from tests.support.lab import Lab, objects
 from tests.support.lab.node import Node
 from tests.support.probes import Outcome
 
 pytestmark = pytest.mark.root
+METRICS_PORT = 9464
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """One node with policies and routes, whose CNI file nobody has written."""
-    arguments = ["--run-service-proxy=false", "--iptables-mode=nft"]
+    arguments = ["--run-service-proxy=false", "--iptables-mode=nft", f"--metrics-port={METRICS_PORT}"]
     with Lab(nodes=1, subnets=1, families=(4, 6), daemon_arguments=arguments) as lab:
         node = lab.nodes[0]
         node.cni_file.unlink()
@@ -86,3 +87,23 @@ def mtu(node: Node, namespace: str) -> int:
     """Of a pod's link."""
     (link,) = json.loads(node.sh(f"ip -j -n {namespace} link show eth0"))
     return int(link["mtu"])
+
+
+def test_a_cloud_that_cannot_be_asked_is_told_on_the_node_and_everything_else_goes_on(lab: Lab) -> None:
+    """Nobody answers for EC2 here, and its SDK need not be installed."""
+    node = lab.nodes[0]
+    made = objects.node(node.site, lab.families, {})
+    spec = made["spec"]
+    assert isinstance(spec, dict)
+    lab.apply({**made, "spec": {**spec, "providerID": "aws:///eu-central-1a/i-0123456789abcdef0"}})
+
+    def told() -> list[str]:
+        with lab.api.store.lock:
+            found = list(lab.api.store.objects["events"].values())
+        return [each["message"] for each in found if each["involvedObject"]["name"] == node.name]
+
+    lab.wait(lambda: any("NoSourceCheck: i-0123456789abcdef0" in text for text in told()), 30, "an Event on the Node")
+    shown = node.sh(f"curl -sS http://127.0.0.1:{METRICS_PORT}/metrics")
+    (line,) = (line for line in shown.splitlines() if "operation_errors" in line and "NoSourceCheck" in line)
+    assert float(line.split()[-1]) >= 1
+    assert node.ready(), node.readyz()

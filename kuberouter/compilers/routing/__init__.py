@@ -1,6 +1,6 @@
 """Node and learned routes to BGP, kernel routes and plumbing. One compiler for each smallest thing that changes:
 
-- `plumbing`, `cni`, `speaker`, `exports`, `advertise`, `external`: this node;
+- `plumbing`, `cni`, `cloud`, `speaker`, `exports`, `advertise`, `external`: this node;
 - `nodesets`, `peer`: each node of the cluster;
 - `route`: each learned route, with the tunnel that it may need;
 - `advertise-service`: each Service, of whose addresses peers outside the cluster may be told.
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from kuberouter.compilers.routing.advertise import compile_advertise, compile_advertise_service
+from kuberouter.compilers.routing.cloud import compile_cloud
 from kuberouter.compilers.routing.cni import compile_cni
 from kuberouter.compilers.routing.exports import compile_exports
 from kuberouter.compilers.routing.peers import compile_external, compile_peer
@@ -21,6 +22,7 @@ __all__ = [
     "OF_ANNOTATIONS",
     "compile_advertise",
     "compile_advertise_service",
+    "compile_cloud",
     "compile_cni",
     "compile_exports",
     "compile_external",
@@ -35,6 +37,7 @@ COMPILERS = (
     ("plumbing", compile_plumbing),
     ("nodesets", compile_nodesets),
     ("cni", compile_cni),
+    ("cloud", compile_cloud),
     ("speaker", compile_speaker),
     ("exports", compile_exports),
     ("advertise", compile_advertise),

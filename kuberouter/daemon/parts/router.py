@@ -15,9 +15,11 @@ from kuberouter.compilers.names import (
     TUNNEL_TABLE,
 )
 from kuberouter.compilers.routing import COMPILERS, OF_ANNOTATIONS
+from kuberouter.daemon.cloud import CloudWorker
 from kuberouter.daemon.gobgpd import Supervisor
 from kuberouter.daemon.parts.part import DriverMaker, Part, register, shared
 from kuberouter.daemon.xtables import XtablesChoice
+from kuberouter.drivers.cloud import SourceCheckDriver
 from kuberouter.drivers.formeregress import FormerEgressDriver
 from kuberouter.drivers.fouports import FouPortDriver
 from kuberouter.drivers.host import CniDriver
@@ -25,10 +27,11 @@ from kuberouter.drivers.network import PolicyRuleDriver, RouteDriver
 from kuberouter.model import bgp
 from kuberouter.model.core import Family, Row
 from kuberouter.model.events import ANNOTATIONS
-from kuberouter.model.host import CniSettings, Sysctl
+from kuberouter.model.host import CniSettings, NoSourceCheck, Sysctl
 from kuberouter.model.netfilter import FormerEgress, Hook, HookRank, IpSet, Member
 from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Route
 from kuberouter.model.settings import RouterSettings
+from kuberouter.wire.aws import Ec2
 
 
 def router_part(settings: RouterSettings) -> Part:
@@ -71,6 +74,11 @@ def router_part(settings: RouterSettings) -> Part:
     }
     if settings.cni:
         part.drivers[CniSettings] = lambda: CniDriver((settings.cni_file,))
+    if settings.disable_source_check:
+        checks = SourceCheckDriver(Ec2())
+        part.drivers[NoSourceCheck] = lambda: checks
+        part.lenient = frozenset((NoSourceCheck,))
+        part.sources.append(CloudWorker(NoSourceCheck, checks.work))
     part.removals_await = {**dict.fromkeys((Link, Route), "learned"), **dict.fromkeys(bgp.TABLES, ANNOTATIONS)}
     part.hooks = (HookRank.FORWARD, HookRank.EGRESS)
     part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET, PLAIN_SET)

@@ -187,7 +187,7 @@ def through(text: str, gateway: str = NEIGHBOUR) -> str:
     return f"{text} via {gateway} dev eth0"
 
 
-def test_what_a_node_that_went_left_is_swept_after_a_restart_and_nothing_else(start: Start) -> None:
+def test_b17_what_a_node_that_went_left_is_swept_after_a_restart_and_nothing_else(start: Start) -> None:
     """pain 23: routes, tunnels, rules and entries of table 77 outlived their node for good."""
     sh("ip", "link", "add", "left", "type", "bridge")
     sh("ip", "link", "set", "left", "up")

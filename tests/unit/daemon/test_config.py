@@ -458,3 +458,22 @@ def test_what_is_advertised_by_default_and_by_flags(
     assert config.router is not None
     assert config.router.advertise == advertise
     assert not config.router.addresses.strict
+
+
+@pytest.mark.parametrize(
+    ("flag", "field"),
+    [
+        ("enable-overlay", "overlay"),
+        ("auto-mtu", "auto_mtu"),
+        ("enable-cni", "cni"),
+        ("enable-pod-egress", "pod_egress"),
+        ("disable-source-dest-check", "disable_source_check"),
+        ("enable-ibgp", "ibgp"),
+        ("nodes-full-mesh", "full_mesh"),
+    ],
+)
+def test_what_of_routing_is_on_can_be_turned_off(flag: str, field: str, environment: dict[str, str]) -> None:
+    for words, wanted in (("", True), (f"--{flag}=false", False)):
+        router = good(words, environment).router
+        assert router is not None
+        assert getattr(router, field) is wanted

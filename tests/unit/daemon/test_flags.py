@@ -227,3 +227,57 @@ def test_names_and_letters_are_used_once_and_every_flag_is_explained_in_a_senten
     assert len(set(names)) == len(names)
     assert sorted(letters) == ["V", "h", "v"]
     assert [flag.name for flag in flags.FLAGS if not flag.help.endswith(".")] == []
+
+
+ROUTING = {
+    "run-router": True,
+    "hostname-override": "",
+    "enable-ipv4": True,
+    "enable-ipv6": False,
+    "cluster-asn": 64512,  # 0 there, which means the same
+    "nodes-full-mesh": True,
+    "enable-ibgp": True,
+    "bgp-port": 179,
+    "bgp-holdtime": 90.0,
+    "bgp-graceful-restart": False,
+    "bgp-graceful-restart-time": 90.0,
+    "bgp-graceful-restart-deferral-time": 360.0,
+    "router-id": "",
+    "peer-router-ips": (),
+    "peer-router-asns": (),
+    "peer-router-ports": (),
+    "peer-router-passwords": (),
+    "peer-router-passwords-file": "",
+    "peer-router-multihop-ttl": 0,
+    "enable-bfd": False,
+    "bfd-port": 3784,
+    "bfd-detection-multiplier": 3,
+    "bfd-desired-min-tx-interval": 1000,
+    "bfd-required-min-rx-interval": 1000,
+    "override-nexthop": False,
+    "advertise-pod-cidr": True,
+    "advertise-cluster-ip": False,
+    "advertise-external-ip": False,
+    "advertise-loadbalancer-ip": False,
+    "strict-external-ip-validation": True,
+    "enable-overlay": True,
+    "overlay-type": "subnet",
+    "overlay-encap": "ipip",
+    "overlay-encap-port": 5555,
+    "auto-mtu": True,
+    "enable-cni": True,
+    "enable-pod-egress": True,
+    "disable-source-dest-check": True,
+    "routes-sync-period": 300.0,
+    "injected-routes-sync-period": 60.0,
+    "gobgp-admin-address": "127.0.0.1",
+    "gobgp-admin-port": 0,  # 50051 there: here it is gobgpd that would listen, and unasked it does so nowhere
+    "metrics-port": 0,
+    "cache-sync-timeout": 60.0,
+}
+"""Flags of the Go kube-router that are about routing, with their defaults."""
+
+
+def test_flags_about_routing_are_all_there_and_mean_the_same_when_they_are_not_given() -> None:
+    defaults = {flag.name: flag.default for flag in flags.FLAGS if not flag.hidden}
+    assert {name: defaults.get(name) for name in ROUTING} == ROUTING

@@ -20,6 +20,7 @@ from kuberouter.compilers.routing import (
     compile_route,
     compile_speaker,
 )
+from kuberouter.engine.ledger import Ledger
 from kuberouter.model.bgp import (
     NeighborSetEntry,
     Path,
@@ -32,7 +33,7 @@ from kuberouter.model.bgp import (
     Statement,
 )
 from kuberouter.model.cluster import ForeignRoute, LearnedRoute, Node
-from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Prefix, Reason
+from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Prefix, Rank, Reason
 from kuberouter.model.events import Upserted
 from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
@@ -230,6 +231,18 @@ def test_a_node_of_another_subnet_is_behind_a_tunnel() -> None:
     assert set(routes) == {(254, block("10.244.3.0/24")), (77, block("198.51.100.3/32"))}
     assert {r.devices for r in routes.values()} == {(link.key.name,)}
     assert routes[254, block("10.244.3.0/24")].source == packed("192.0.2.1")
+
+
+def test_b17_a_route_that_takes_another_way_lets_go_of_the_former_tunnel() -> None:
+    """The original left that link, and the entry of table 77, until the node was made anew."""
+    nodes, owner = [FAR, node("off", "203.0.113.4")], Owner("route", ObjectRef("LearnedRoute", "", "10.99.0.0/24"))
+    links, routes = Ledger[Link](), Ledger[Route]()
+    for hop in ("198.51.100.3", "203.0.113.4"):
+        fragment = learn("10.99.0.0/24", hop, nodes=nodes)
+        links.claim(owner, of(fragment, Link), rank=Rank())
+        routes.claim(owner, of(fragment, Route), rank=Rank())
+    assert [link.remote for link in links.desired.values()] == [packed("203.0.113.4")]
+    assert {route.key.prefix for route in routes.desired.values()} == {block("10.99.0.0/24"), block("203.0.113.4/32")}
 
 
 def test_several_nodes_of_other_subnets_share_the_load_of_ipv4() -> None:

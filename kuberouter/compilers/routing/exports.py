@@ -92,9 +92,17 @@ def _statement(prefixes: str, neighbors: str, *, accept: bool) -> Statement:
     return Statement(StatementKey(prefixes + neighbors), prefixes, neighbors, accept)
 
 
-def _external(prefixes: str, neighbors: str, mine: NodeBgp, settings: RouterSettings) -> Statement:
-    """What goes to peers outside the cluster is changed as annotations and flags ask; the name says how."""
-    prepend, self_, communities = mine.prepend, settings.peers.next_hop_self, mine.communities
+def _external(
+    by_family: Mapping[Family, str], routes: Family, peers: Family, mine: NodeBgp, *, self_: bool
+) -> Statement:
+    """What goes to peers outside the cluster is changed as annotations and flags ask; the name says how.
+
+    GoBGP writes the session's own address into routes of either family, and nobody can send IPv6 packets to an IPv4
+    one: routes of the other family keep the node's address as their next hop.
+    """
+    prepend, communities = mine.prepend, mine.communities
+    self_ = self_ and routes is peers
+    prefixes, neighbors = by_family[routes], EXTERNAL_PEERS[peers]
     name = prefixes + neighbors
     if prepend is not None or self_ or communities:
         asked = repr((prepend and (prepend.asn, prepend.repeat), self_, communities))
@@ -117,10 +125,10 @@ def _export(mine: NodeBgp, settings: RouterSettings) -> list[Statement]:
         told.append(Statement(StatementKey(f"{NODE_PEERS[Family.IPV4]}-reflected"), "", "", True, internal=True))
     outside = (SERVICE_PREFIXES, POD_CIDR_PREFIXES) if settings.advertise.pod_cidr else (SERVICE_PREFIXES,)
     told += [
-        _external(prefixes, neighbors, mine, settings)
-        for neighbors in EXTERNAL_PEERS.values()
+        _external(by_family, routes, peers, mine, self_=settings.peers.next_hop_self)
+        for peers in EXTERNAL_PEERS
         for by_family in outside
-        for prefixes in by_family.values()
+        for routes in by_family
     ]
     return told
 

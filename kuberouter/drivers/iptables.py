@@ -16,6 +16,7 @@ from kuberouter.drivers.walk import as_walked
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable
 from kuberouter.model.meter import UNMETERED, Meter
 from kuberouter.model.netfilter import (
+    OTHERWISE,
     Chain,
     ChainKey,
     CountedRule,
@@ -23,7 +24,6 @@ from kuberouter.model.netfilter import (
     HookKey,
     Position,
     Table,
-    packed_tags,
     rule_tag,
 )
 from kuberouter.wire import xtlegacy
@@ -33,6 +33,7 @@ from kuberouter.wire.nftables import NftSocket
 from kuberouter.wire.text.iptables import (
     DISPENSABLE,
     INCOMPATIBLE,
+    SavedChain,
     SavedRule,
     SavedTable,
     Script,
@@ -125,14 +126,14 @@ class Xtables:
             return self._marks(family).get(table.value, SavedTable({}, {})).builtin
         return {name: rules for name, (builtin, rules) in parse_save(saved.output).items() if builtin}
 
-    def tags(self, family: Family) -> dict[str, dict[str, list[str]]]:
-        """By table the chains that are not builtin, each with the tags of its rules. Raises Unavailable.
+    def chains(self, family: Family) -> dict[str, dict[str, SavedChain]]:
+        """By table the chains that are not builtin. Raises Unavailable.
 
         What was seen of builtin chains is kept for a moment, for whoever reads chains will read hooks next.
         """
         tables = self._read(family)
         self._seen[family] = (time.monotonic(), {name: table.builtin for name, table in tables.items()})
-        return {name: table.tags for name, table in tables.items()}
+        return {name: table.chains for name, table in tables.items()}
 
     def builtin(self, family: Family) -> dict[str, dict[str, list[SavedRule]]]:
         """By table the builtin chains with all their rules. Raises Unavailable."""
@@ -206,15 +207,26 @@ class ChainDriver:
         self._families = tuple(families)
         self._prefixes = prefixes
         self._tables = tuple(tables)
+        self._prints: dict[tuple[Family, bytes], int] = {}
+        """How the tools printed the rules of each tag when they were first read after they were written."""
 
     def read(self) -> Iterable[Chain]:
-        """The chains with one of our prefixes; rules of others in them change the digest, so they are put right."""
+        """The chains with one of our prefixes. One that others have changed has no tag of any rules, so is put right.
+
+        A rule that was replaced by another shows in how the chain is printed, if it has been read before.
+        """
+        known, self._prints = self._prints, {}
         for family in self._families:
-            saved = self._xtables.tags(family) if self._tables else {}
+            saved = self._xtables.chains(family) if self._tables else {}
             for table in self._tables:
-                for name, tags in saved.get(table.value, {}).items():
+                for name, chain in saved.get(table.value, {}).items():
                     if name.startswith(self._prefixes):
-                        yield Chain(ChainKey(family, table, name), packed_tags(tags))
+                        yield Chain(ChainKey(family, table, name), self._judged(known, family, chain))
+
+    def _judged(self, known: Mapping[tuple[Family, bytes], int], family: Family, chain: SavedChain) -> bytes:
+        place = family, chain.tag
+        seen = self._prints[place] = known.get(place) or chain.print
+        return chain.tag if chain.print in (0, seen) else OTHERWISE
 
     def owns(self, row: Chain) -> bool:
         """Chains are recognised as ours by the prefix of their name."""
@@ -229,6 +241,9 @@ class ChainDriver:
             for table in Table:
                 here = [c for c in wanted if c.key.family is family and c.key.table is table]
                 if here:
+                    # Had somebody changed them before they were first read, they would be written for ever.
+                    for chain in here:
+                        self._prints.pop((family, chain.tag), None)
                     self._load(family, table, here, losses)
                 gone = [c.key for c in batch.remove if c.key.family is family and c.key.table is table]
                 if gone:
@@ -246,7 +261,7 @@ class ChainDriver:
             for key in ordered:
                 script.declare(key.name, key)
             for key in _as_walked(pending) if self._xtables.variant is Variant.NFT else ordered:
-                script.fill(key.name, pending[key].rules, key, tags=pending[key].tags)
+                script.fill(key.name, pending[key].rules, key, tag=pending[key].tag)
             result = self._xtables.restore(family, script)
             if result.ok:
                 return

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from kuberouter.model.core import Outcome
-from kuberouter.model.netfilter import Chain, rule_tags
+from kuberouter.model.netfilter import Chain, chain_tag, rule_tags
 from kuberouter.model.nftables import NftChain
 
 K = TypeVar("K", bound=Hashable)
@@ -80,7 +80,8 @@ class Losses:
 
 
 def _holding(row: R, rules: tuple[str, ...], **changes: object) -> R:
-    return msgspec.structs.replace(row, rules=rules, tags=rule_tags(rules), **changes)
+    tags = {"tag": chain_tag(rules)} if isinstance(row, Chain) else {"tags": rule_tags(rules)}
+    return msgspec.structs.replace(row, rules=rules, **tags, **changes)
 
 
 def _spare(row: Chain | NftChain, rule: str) -> tuple[str, str] | None:

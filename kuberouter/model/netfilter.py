@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kuberouter.model.core import Family, KeyValue, Value
 
@@ -93,6 +93,15 @@ def rule_tag(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=TAG_BYTES).hexdigest()
 
 
+def chain_tag(rules: Sequence[str]) -> bytes:
+    """Five bytes that name the texts of a chain's rules in their order; empty for a chain without rules."""
+    return hashlib.blake2b("\n".join(rules).encode(), digest_size=TAG_BYTES).digest() if rules else b""
+
+
+OTHERWISE = b"\0"
+"""Stands for the tag of a chain that somebody else has changed: no rules have it."""
+
+
 def rule_tags(rules: Iterable[str]) -> bytes:
     """The tags of a chain's rules in order, five bytes each."""
     return b"".join([hashlib.blake2b(rule.encode(), digest_size=TAG_BYTES).digest() for rule in rules])
@@ -118,35 +127,35 @@ the chain do not depend on each other, and one that is left out is told of as re
 
 
 class Chain(Value, frozen=True, gc=False, eq=False):
-    """A chain of ours with all its rules in order. Equal by key and tags: the kernel reports those, not texts.
+    """A chain of ours with all its rules in order. Equal by key and tag: the kernel reports that, not our texts.
 
     `fallback` are the rules that stand in when the kernel refuses those meant (a module is missing); None leaves the
     chain as it is, and what newly refers to it out. `spares` are tried before that.
     """
 
     key: ChainKey
-    tags: bytes
-    """As `rule_tags` makes them."""
+    tag: bytes
+    """As `chain_tag` makes it."""
     rules: tuple[str, ...] = ()
     fallback: tuple[str, ...] | None = None
     spares: Spares = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Chain) and self.key == other.key and self.tags == other.tags
+        return isinstance(other, Chain) and self.key == other.key and self.tag == other.tag
 
     def __ne__(self, other: object) -> bool:
         # The base class brings an inequality of its own, so the default negation of __eq__ does not apply.
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((self.key, self.tags))
+        return hash((self.key, self.tag))
 
 
 def make_chain(
     key: ChainKey, rules: tuple[str, ...], *, fallback: tuple[str, ...] | None = None, spares: Spares = ()
 ) -> Chain:
     """A chain row from its rule texts."""
-    return Chain(key, rule_tags(rules), rules, fallback, spares)
+    return Chain(key, chain_tag(rules), rules, fallback, spares)
 
 
 class FormerChain(Value, frozen=True, gc=False):

@@ -54,7 +54,10 @@ def table_names(family: Family) -> tuple[str, ...]:
 
 
 def marks(family: Family, tables: Collection[str]) -> dict[str, SavedTable]:
-    """These tables, as far as they exist; rules of ours have their tags, and no rule has words. Raises Unavailable."""
+    """These tables, as far as they exist; rules and chains of ours have their tags, and no rule has words.
+
+    Raises Unavailable.
+    """
     try:
         existing = [name for name in table_names(family) if name in tables]
         return {name: _table(family, *_fetch(family, name)) for name in existing}

@@ -14,7 +14,7 @@ from kuberouter.wire.text.iptables import MARKER, SavedTable, commented
 
 
 def marks(link: NftSocket, family: Family, tables: Collection[str]) -> dict[str, SavedTable]:
-    """These tables, as far as they exist; rules of ours have their tags, and no rule has words."""
+    """These tables, as far as they exist; rules and chains of ours have their tags, and no rule has words."""
     found: dict[str, SavedTable] = {}
     for table in tables:
         hooked = {facts.name: facts.hook is not None for facts in chains(link, family, table)}

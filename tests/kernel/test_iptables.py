@@ -178,6 +178,22 @@ def test_foreign_rules_in_our_chain_are_seen_and_put_right(xtables: Xtables) -> 
     assert owned(driver) == {row.key: row}
 
 
+def test_a_rule_of_ours_that_somebody_replaced_is_seen_and_put_right(xtables: Xtables) -> None:
+    """Only the first rule says what all are; the others are held to how they were printed when last read."""
+    driver = chains(xtables)
+    row = make_chain(key("KUBE-ROUTER-X"), ("-p tcp -j RETURN", "-p udp -j RETURN", "-j DROP"))
+    assert converge(driver, [row]) == {}
+    assert owned(driver) == {row.key: row}
+    before = saved(xtables)
+    for _ in range(2):
+        sh(xtables.tool(Family.IPV4, "restore"), "--noflush", stdin="*filter\n-R KUBE-ROUTER-X 3 -j ACCEPT\nCOMMIT\n")
+        assert saved(xtables) != before
+        assert owned(driver) != {row.key: row}
+        assert converge(driver, [row]) == {}
+        assert saved(xtables) == before
+        assert owned(driver) == {row.key: row}
+
+
 def test_hooks_lead_their_chain_in_order_of_rank(xtables: Xtables) -> None:
     """W22: ours among themselves, and above what others put first."""
     tool = f"iptables-{xtables.variant.value}"

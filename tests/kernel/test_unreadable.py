@@ -11,7 +11,7 @@ import pytest
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
 from kuberouter.model.core import Family
 from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, HookRank, Position, Table, make_chain
-from kuberouter.wire.text.iptables import SavedRule, SavedTable, parse_tables
+from kuberouter.wire.text.iptables import SavedChain, SavedRule, SavedTable, parse_tables
 from kuberouter.wire.xtlegacy import marks, table_names
 from tests.kernel.drive import converge, owned, sh
 
@@ -145,7 +145,10 @@ def test_both_readers_see_the_same_of_ours(xtables: Xtables) -> None:
         printed = parse_tables(sh(xtables.tool(family, "save")))
         assert set(printed) == {"filter", "nat"}
         known = {
-            name: SavedTable({c: [plain(rule) for rule in rules] for c, rules in table.builtin.items()}, table.tags)
+            name: SavedTable(
+                {c: [plain(rule) for rule in rules] for c, rules in table.builtin.items()},
+                {c: SavedChain(chain.tag) for c, chain in table.chains.items()},
+            )
             for name, table in printed.items()
         }
         assert marks(family, [table.value for table in Table]) == known

@@ -1,7 +1,9 @@
 """The language of iptables-save and iptables-restore, and the tags by which our rules are found again in it.
 
-The kernel reports rules in its own spelling, so texts are never compared: each rule of ours carries in its comment a
-tag over the text that was meant. Grammar: iptables-restore(8).
+The kernel reports rules in its own spelling, so texts are not compared with what was meant. A rule of ours in a builtin
+chain carries in its comment a tag over its text; of a chain of ours the first rule carries one over all of them, and
+their number. A comment costs as much as a match: for each packet, and with iptables-nft for every rule with each change
+of the table. So the others have none. Grammar: iptables-restore(8).
 """
 
 from __future__ import annotations
@@ -11,16 +13,17 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from kuberouter.model.core import Value
-from kuberouter.model.netfilter import CountedRule, rule_tag, rule_tags, split_tags
+from kuberouter.model.netfilter import OTHERWISE, CountedRule, chain_tag, rule_tag
 
 MARKER = "kube-router:"
-"""Begins the comment of every rule of ours."""
+"""Begins the comments of ours."""
 
 INCOMPATIBLE = "is incompatible, use 'nft' tool"
 """What the nft tools say of a table in which there are rules that they have no words for."""
-_COMMENT = re.compile(r'-m comment --comment "?kube-router:([0-9a-f]{10})(?::(first|last):(\d+))?"? ?')
+_WORDS = r"kube-router:([0-9a-f]{10})(?::(?:(first|last):)?(\d+))?"
+_COMMENT = re.compile(rf'-m comment --comment "?{_WORDS}"? ?')
 _COUNTED = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
-_TAG = re.compile(r"kube-router:([0-9a-f]{10})(?::(first|last):(\d+))?")
+_TAG = re.compile(_WORDS)
 _LINE = re.compile(r"\bline:? (\d+)", re.IGNORECASE)
 _TARGET = re.compile(r"(?:^| )-[jg] (\S+)", re.MULTILINE)
 _LACKED = re.compile(r"^Warning: Extension (\S+) revision \d+ not supported", re.MULTILINE)
@@ -77,48 +80,74 @@ def _saved_rule(words: str) -> SavedRule:
     return SavedRule(words, tag, place or "", int(rank or 0))
 
 
+class SavedChain(NamedTuple):
+    """A chain that is not builtin: the tag that its first rule claims, if it has as many rules as that says.
+
+    `print` is a hash of its rules as this tool prints them, 0 if nobody has printed them. It differs between processes.
+    """
+
+    tag: bytes
+    print: int = 0
+
+
 class SavedTable(NamedTuple):
-    """A table as a tool printed it: rules in builtin chains, and of other chains the tags of their rules."""
+    """A table as a tool printed it: rules in builtin chains, and what is to be known of the other chains."""
 
     builtin: dict[str, list[SavedRule]]
-    tags: dict[str, list[str]]
+    chains: dict[str, SavedChain]
 
 
 def parse_tables(output: str) -> dict[str, SavedTable]:
-    """What `iptables-save` printed, by table. Of thousands of rules in chains of ours nothing but the tag is kept."""
+    """What `iptables-save` printed, by table. Of thousands of rules in chains of ours nothing but a tag is kept."""
     tables: dict[str, SavedTable] = {}
     builtin: dict[str, list[SavedRule]] = {}
-    tags: dict[str, list[str]] = {}
-    search = _COMMENT.search
+    own: dict[str, list[str]] = {}
     for line in output.splitlines():
         if line.startswith("-A "):
             chain, _, words = line[3:].partition(" ")
-            if (known := tags.get(chain)) is not None:
-                found = search(words)
-                known.append(found[1] if found is not None else "")
+            if (known := own.get(chain)) is not None:
+                known.append(words)
             else:
                 builtin[chain].append(_saved_rule(words))
         elif line.startswith(":"):
             chain, policy, _ = line[1:].split(" ", 2)
             if policy == "-":
-                tags[chain] = []
+                own[chain] = []
             else:
                 builtin[chain] = []
         elif line.startswith("*"):
-            builtin, tags = tables[line[1:]] = SavedTable({}, {})
+            table = tables[line[1:]] = SavedTable({}, {})
+            builtin, own = table.builtin, {}
+        elif line == "COMMIT":
+            table.chains.update((name, _saved_chain(rules)) for name, rules in own.items())
     return tables
+
+
+def _saved_chain(rules: list[str]) -> SavedChain:
+    claim = _COMMENT.search(rules[0]) if rules else None
+    return SavedChain(_tag(claim, len(rules)), hash(tuple(rules)))
+
+
+def _tag(claim: re.Match[str] | None, count: int) -> bytes:
+    """The tag of a chain with so many rules, of which the first has this comment of ours."""
+    if not count:
+        return chain_tag(())
+    return bytes.fromhex(claim[1]) if claim is not None and not claim[2] and claim[3] == str(count) else OTHERWISE
 
 
 def commented(rules: Iterable[tuple[str, str]], builtin: Collection[str], chains: Iterable[str]) -> SavedTable:
     """A table of whose rules only chain and comment are known; of `chains` these are builtin."""
-    table = SavedTable({name: [] for name in builtin}, {name: [] for name in chains if name not in builtin})
+    table = SavedTable({name: [] for name in builtin}, {})
+    own: dict[str, list[str]] = {name: [] for name in chains if name not in table.builtin}
     for chain, comment in rules:
-        found = _TAG.fullmatch(comment)
-        tag, place, rank = found.groups() if found is not None else ("", "", 0)
         if chain in table.builtin:
+            found = _TAG.fullmatch(comment)
+            tag, place, rank = found.groups() if found is not None else ("", "", 0)
             table.builtin[chain].append(SavedRule("", tag, place or "", int(rank or 0)))
-        elif chain in table.tags:
-            table.tags[chain].append(tag)
+        elif chain in own:
+            own[chain].append(comment)
+    for name, comments in own.items():
+        table.chains[name] = SavedChain(_tag(_TAG.fullmatch(comments[0]) if comments else None, len(comments)))
     return table
 
 
@@ -143,20 +172,19 @@ class Script:
         """Append a line on behalf of a subject."""
         self._added.append((line, subject))
 
-    def chain(self, name: str, rules: Sequence[str], subject: object, *, tags: bytes | None = None) -> None:
-        """Make a chain hold exactly these rules, whether it exists or not. Their tags are made where not given."""
+    def chain(self, name: str, rules: Sequence[str], subject: object, *, tag: bytes = b"") -> None:
+        """Make a chain hold exactly these rules, whether it exists or not. Their tag is made where not given."""
         self.declare(name, subject)
-        self.fill(name, rules, subject, tags=tags)
+        self.fill(name, rules, subject, tag=tag)
 
     def declare(self, name: str, subject: object) -> None:
         """Make a chain, empty whether it exists or not."""
         self._declared.append((f":{name} - [0:0]", subject))
 
-    def fill(self, name: str, rules: Sequence[str], subject: object, *, tags: bytes | None = None) -> None:
-        """Append rules to a chain that is declared."""
-        head = f"-A {name} -m comment --comment {MARKER}"
-        texts = zip(split_tags(rule_tags(rules) if tags is None else tags), rules, strict=True)
-        self._added += [(f"{head}{tag} {text}", subject) for tag, text in texts]
+    def fill(self, name: str, rules: Sequence[str], subject: object, *, tag: bytes = b"") -> None:
+        """Append rules to a chain that is declared and empty."""
+        claim = f"-m comment --comment {MARKER}{(tag or chain_tag(rules)).hex()}:{len(rules)} "
+        self._added += [(f"-A {name} {'' if at else claim}{text}", subject) for at, text in enumerate(rules)]
 
     def __str__(self) -> str:
         return "\n".join([*(line for line, _ in self._all()), "COMMIT", ""])
@@ -183,8 +211,8 @@ class Script:
 
 
 def _rule(line: str) -> str:
-    """The text of a rule as `fill` wrote it behind its tag."""
-    return line.partition(f"--comment {MARKER}")[2].partition(" ")[2]
+    """The text of a rule as `fill` was given it, empty for a line that is none."""
+    return _plain(line.split(" ", 2)[2]) if line.startswith("-A ") else ""
 
 
 def complaint(errors: str) -> str:

@@ -1,37 +1,62 @@
-"""Scripts for iptables-restore, and the tags by which their rules are found again."""
+"""Scripts for iptables-restore, and the tags by which their chains are found again."""
 
 from __future__ import annotations
 
-from kuberouter.model.netfilter import packed_tags, rule_tag, rule_tags
+from collections.abc import Sequence
+
+import pytest
+
+from kuberouter.model.netfilter import OTHERWISE, chain_tag
 from kuberouter.wire.text.iptables import MARKER, Script, parse_tables
 
 RULES = ("-p tcp -j RETURN", "-j DROP")
 
 
 def saved(script: Script, *more: str) -> bytes:
-    """The tags of a chain as they are read back from a table that holds the script's rules, and more."""
+    """The tag of a chain as it is read back from a table that holds the script's rules, and more."""
     lines = str(script).replace("COMMIT\n", "\n".join((*more, "COMMIT", "")))
-    return packed_tags(parse_tables(lines)["filter"].tags["KUBE-A"])
+    return parse_tables(lines)["filter"].chains["KUBE-A"].tag
 
 
-def script(tags: bytes | None = None) -> Script:
+def script(rules: Sequence[str] = RULES, *, tag: bytes = b"") -> Script:
     made = Script("filter")
-    made.chain("KUBE-A", RULES, "A", tags=tags)
+    made.chain("KUBE-A", rules, "A", tag=tag)
     return made
 
 
-def test_every_rule_carries_the_tag_of_its_text() -> None:
-    lines = [f"-A KUBE-A -m comment --comment {MARKER}{rule_tag(text)} {text}" for text in RULES]
-    assert str(script()).splitlines() == ["*filter", ":KUBE-A - [0:0]", *lines, "COMMIT"]
-    assert str(script(rule_tags(RULES))) == str(script())
+def test_the_first_rule_carries_the_tag_of_all_and_their_number() -> None:
+    first = f"-A KUBE-A -m comment --comment {MARKER}{chain_tag(RULES).hex()}:2 {RULES[0]}"
+    assert str(script()).splitlines() == ["*filter", ":KUBE-A - [0:0]", first, f"-A KUBE-A {RULES[1]}", "COMMIT"]
+    assert str(script(tag=chain_tag(RULES))) == str(script())
 
 
-def test_tags_are_read_back_as_they_were_meant() -> None:
-    assert saved(script()) == rule_tags(RULES)
+@pytest.mark.parametrize("rules", [(), RULES[:1], RULES])
+def test_a_tag_is_read_back_as_it_was_meant(rules: Sequence[str]) -> None:
+    assert saved(script(rules)) == chain_tag(rules)
+    assert chain_tag(rules) != OTHERWISE
 
 
-def test_a_rule_of_somebody_else_in_a_chain_shows_in_its_tags() -> None:
-    assert saved(script(), "-A KUBE-A -j ACCEPT") != rule_tags(RULES)
+@pytest.mark.parametrize("rules", [(), RULES[:1], RULES])
+def test_a_rule_of_somebody_else_in_a_chain_shows_in_its_tag(rules: Sequence[str]) -> None:
+    assert saved(script(rules), "-A KUBE-A -j ACCEPT") == OTHERWISE
+
+
+def test_a_missing_rule_shows_in_the_tag() -> None:
+    lines = str(script()).splitlines()
+    for line in (2, 3):
+        left = "\n".join(lines[:line] + lines[line + 1 :])
+        assert parse_tables(left)["filter"].chains["KUBE-A"].tag == OTHERWISE
+
+
+def test_what_a_former_release_wrote_is_written_anew() -> None:
+    """It had a tag in every rule, and no number."""
+    old = "\n".join(f"-A KUBE-A -m comment --comment {MARKER}0123456789 {text}" for text in RULES)
+    assert parse_tables(f"*filter\n:KUBE-A - [0:0]\n{old}\nCOMMIT\n")["filter"].chains["KUBE-A"].tag == OTHERWISE
+
+
+def test_a_place_in_a_builtin_chain_is_no_number_of_rules() -> None:
+    line = f"-A KUBE-A -m comment --comment {MARKER}0123456789:first:1 -j DROP"
+    assert parse_tables(f"*filter\n:KUBE-A - [0:0]\n{line}\nCOMMIT\n")["filter"].chains["KUBE-A"].tag == OTHERWISE
 
 
 def test_a_complaint_leads_to_the_rule_that_it_is_about() -> None:

@@ -17,7 +17,8 @@ from kuberouter.drivers.iptables import TABLES, ChainDriver, HookDriver, Variant
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, FormerIptables, FormerIptablesKey, Hook, Table
 from kuberouter.wire.command import run
-from kuberouter.wire.text.iptables import MARKER, complaint, parse_save
+from kuberouter.wire.text.iptables import complaint, parse_save
+from kuberouter.wire.text.tags import MARKER
 from kuberouter.wire.xtlegacy import table_names
 
 SKEW = ("is incompatible, use 'nft' tool", "[unsupported revision]")

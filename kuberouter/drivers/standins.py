@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from kuberouter.model.core import Outcome
-from kuberouter.model.netfilter import Chain, chain_tag, rule_tags
+from kuberouter.model.netfilter import Chain, chain_tag
 from kuberouter.model.nftables import NftChain
 
 K = TypeVar("K", bound=Hashable)
@@ -80,8 +80,7 @@ class Losses:
 
 
 def _holding(row: R, rules: tuple[str, ...], **changes: object) -> R:
-    tags = {"tag": chain_tag(rules)} if isinstance(row, Chain) else {"tags": rule_tags(rules)}
-    return msgspec.structs.replace(row, rules=rules, **tags, **changes)
+    return msgspec.structs.replace(row, rules=rules, tag=chain_tag(rules), **changes)
 
 
 def _spare(row: Chain | NftChain, rule: str) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from kuberouter.model.core import Family, KeyValue, Value
 
@@ -100,22 +100,6 @@ def chain_tag(rules: Sequence[str]) -> bytes:
 
 OTHERWISE = b"\0"
 """Stands for the tag of a chain that somebody else has changed: no rules have it."""
-
-
-def rule_tags(rules: Iterable[str]) -> bytes:
-    """The tags of a chain's rules in order, five bytes each."""
-    return b"".join([hashlib.blake2b(rule.encode(), digest_size=TAG_BYTES).digest() for rule in rules])
-
-
-def packed_tags(tags: Iterable[str]) -> bytes:
-    """The same of tags as they were read back; an empty one, of a rule that is not ours, is no tag of any text."""
-    return bytes.fromhex("".join([tag or "0" * 2 * TAG_BYTES for tag in tags]))
-
-
-def split_tags(tags: bytes) -> list[str]:
-    """Packed tags one by one, as they are written."""
-    digits, size = tags.hex(), 2 * TAG_BYTES
-    return [digits[at : at + size] for at in range(0, len(digits), size)]
 
 
 Spares = tuple[tuple[str, str], ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 
 from kuberouter.model.core import KeyValue, Value
-from kuberouter.model.netfilter import Spares, rule_tags
+from kuberouter.model.netfilter import Spares, chain_tag
 
 
 class NftFamily(enum.IntEnum):
@@ -127,15 +127,15 @@ class BaseHook(Value, frozen=True, gc=False):
 
 
 class NftChain(Value, frozen=True, gc=False, eq=False):
-    """A chain with all its rules in order. Equal by key, hook and tags: the kernel keeps those, not texts.
+    """A chain with all its rules in order. Equal by key, hook and tag: the kernel keeps those, not texts.
 
     `fallback` are the rules that stand in when the kernel refuses those meant; None leaves the chain as it is, and what
     newly refers to it out. `spares` are tried before that.
     """
 
     key: NftChainKey
-    tags: bytes
-    """As `rule_tags` makes them."""
+    tag: bytes
+    """As `chain_tag` makes it."""
     rules: tuple[str, ...] = ()
     hook: BaseHook | None = None
     fallback: tuple[str, ...] | None = None
@@ -143,10 +143,7 @@ class NftChain(Value, frozen=True, gc=False, eq=False):
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, NftChain)
-            and self.key == other.key
-            and self.tags == other.tags
-            and self.hook == other.hook
+            isinstance(other, NftChain) and self.key == other.key and self.tag == other.tag and self.hook == other.hook
         )
 
     def __ne__(self, other: object) -> bool:
@@ -154,7 +151,7 @@ class NftChain(Value, frozen=True, gc=False, eq=False):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((self.key, self.tags, self.hook))
+        return hash((self.key, self.tag, self.hook))
 
 
 def make_nft_chain(
@@ -166,7 +163,7 @@ def make_nft_chain(
     spares: Spares = (),
 ) -> NftChain:
     """A chain row from its rule texts."""
-    return NftChain(key, rule_tags(rules), rules, hook, fallback, spares)
+    return NftChain(key, chain_tag(rules), rules, hook, fallback, spares)
 
 
 class NftVerdictKey(KeyValue, frozen=True, gc=False, cache_hash=True):

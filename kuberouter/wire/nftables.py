@@ -6,6 +6,7 @@ What transactions are made of, beside elements, is in `wire/nftmessages`.
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -62,6 +63,8 @@ NF_ACCEPT, NFT_GOTO = 1, -4
 GENMSG = Struct("!BBH")
 BE32 = Struct("!I")
 SIGNED = Struct("!i")
+_COUNTED = re.compile(rb"counter\0.{28}", re.DOTALL)
+"""The data of a counter behind its name: a nest of two numbers of eight bytes."""
 
 
 class NftSocket(NetlinkSocket):
@@ -254,6 +257,14 @@ class ChainFacts(NamedTuple):
     accepts: bool
 
 
+class RuleFacts(NamedTuple):
+    """A rule as dumped: its chain, its expressions without what they have counted, its comment if it has one."""
+
+    chain: str
+    expressions: bytes
+    comment: str
+
+
 class SetFacts(NamedTuple):
     """A set or map as dumped: flags, the types of its keys by nft's numbers, the length of a key in bytes."""
 
@@ -286,12 +297,14 @@ def chains(link: NftSocket, family: int, table: str) -> Iterator[ChainFacts]:
         yield ChainFacts(text(found[CHAIN_NAME]), number, priority, accepts)
 
 
-def rule_comments(link: NftSocket, family: int, table: str) -> Iterator[tuple[str, str]]:
-    """Chain and comment of every rule of a table, in order within a chain; an empty comment where there is none."""
+def rules(link: NftSocket, family: int, table: str) -> Iterator[RuleFacts]:
+    """The rules of a table, in order within a chain."""
     for body in link.list(GETRULE, _body(family, string(RULE_TABLE, table))):
         found = attributes(body, GENMSG.size)
         if text(found[RULE_TABLE]) == table:
-            yield text(found[RULE_CHAIN]), _comment(found.get(RULE_USERDATA, b""))
+            comment = _comment(found.get(RULE_USERDATA, b""))
+            expressions = _COUNTED.sub(b"", found.get(RULE_EXPRESSIONS, b""))
+            yield RuleFacts(text(found[RULE_CHAIN]), expressions, comment)
 
 
 def rule_marks(link: NftSocket, family: int, table: str, mark: bytes) -> Iterator[tuple[str, str]]:

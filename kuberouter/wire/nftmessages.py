@@ -82,15 +82,17 @@ def new_chain(family: int, table: str, chain: str, hook: tuple[int, int] | None 
 
 
 def new_rules(family: int, table: str, chain: str, rules: Iterable[tuple[bytes, str]]) -> list[Message]:
-    """Append rules to a chain, each from its expressions (`wire/nftrules`) and its comment."""
+    """Append rules to a chain, each from its expressions (`wire/nftrules`) and its comment if it has one."""
     where = place(family, wire.RULE_TABLE, table) + string(wire.RULE_CHAIN, chain)
     kind, flags = NFNL_SUBSYS_NFTABLES << 8 | wire.NEWRULE, NLM_F_CREATE | NLM_F_APPEND
     nest = wire.RULE_EXPRESSIONS | NLA_F_NESTED
     found: list[Message] = []
     for expressions, comment in rules:
-        said = comment.encode()
-        before, behind = _around_comment(len(said))
-        body = (where, ATTRIBUTE.pack(4 + len(expressions), nest), expressions, before, said, behind)
+        body = [where, ATTRIBUTE.pack(4 + len(expressions), nest), expressions]
+        if comment:
+            said = comment.encode()
+            before, behind = _around_comment(len(said))
+            body += (before, said, behind)
         found.append((kind, flags, b"".join(body)))
     return found
 

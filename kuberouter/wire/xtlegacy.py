@@ -17,7 +17,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from kuberouter.model.core import Family, Unavailable
-from kuberouter.wire.text.iptables import MARKER, SavedTable, commented
+from kuberouter.wire.text.iptables import SavedTable, commented
+from kuberouter.wire.text.tags import MARKER
 
 PROC = Path("/proc/thread-self/net")
 """Names of the tables that exist in this thread's network namespace: `ip_tables_names`, `ip6_tables_names`."""

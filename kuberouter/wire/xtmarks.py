@@ -10,7 +10,8 @@ from collections.abc import Collection
 
 from kuberouter.model.core import Family
 from kuberouter.wire.nftables import NftSocket, chains, rule_marks
-from kuberouter.wire.text.iptables import MARKER, SavedTable, commented
+from kuberouter.wire.text.iptables import SavedTable, commented
+from kuberouter.wire.text.tags import MARKER
 
 
 def marks(link: NftSocket, family: Family, tables: Collection[str]) -> dict[str, SavedTable]:

@@ -216,6 +216,25 @@ def test_foreign_rules_in_our_chain_are_seen_and_put_right(nftables: Nftables) -
     assert owned(driver) == {row.key: row}
 
 
+def test_a_rule_of_ours_that_somebody_replaced_is_seen_and_put_right(nftables: Nftables) -> None:
+    driver = ChainDriver(nftables)
+    row = make_nft_chain(key("KUBE-NWPLCY-A"), ("tcp dport 80 accept", "counter drop"))
+    assert converge(driver, [row]) == {}
+    assert owned(driver) == {row.key: row}
+    before = sh("nft", "list", "ruleset")
+    for _ in range(2):
+        handle = sh("nft", "-a", "list", "ruleset").partition("drop # handle ")[2].split()[0]
+        rule = f"ip {TABLE_NAME[NftFamily.IPV4]} KUBE-NWPLCY-A handle {handle}"
+        sh("nft", "-f", "-", stdin=f"replace rule {rule} counter packets 5 bytes 300 drop")
+        assert owned(driver) == {row.key: row}, "what it has counted is no change"
+        sh("nft", "-f", "-", stdin=f"replace rule {rule} counter accept")
+        assert sh("nft", "list", "ruleset") != before
+        assert owned(driver) != {row.key: row}
+        assert converge(driver, [row]) == {}
+        assert sh("nft", "list", "ruleset") == before
+        assert owned(driver) == {row.key: row}
+
+
 def test_a_refused_rule_takes_its_chain_to_the_fallback_and_no_other(nftables: Nftables) -> None:
     """W19, pain 29, bad_policy_isolated."""
     driver = ChainDriver(nftables)

@@ -51,7 +51,7 @@ def kept() -> Kept:
         for body in socket.list(wire.GETRULE, bytes((family, 0, 0, 0))):
             rule = attributes(body, wire.GENMSG.size)
             chain = found.setdefault((family, text(rule[wire.RULE_CHAIN])), [])
-            chain.append((rule[wire.RULE_EXPRESSIONS], rule[wire.RULE_USERDATA]))
+            chain.append((rule[wire.RULE_EXPRESSIONS], rule.get(wire.RULE_USERDATA, b"")))
     return found
 
 

@@ -156,6 +156,6 @@ def test_nftables_without_logging_or_an_answer_judges_as_before(nft: NftChainDri
     assert outcome.failed == {}
     assert "reject with" in outcome.instead[row.key]
     assert (
-        owned(nft)[row.key].tags
-        == make_nft_chain(row.key, tuple("counter drop" if "reject" in r else r for r in mute)).tags
+        owned(nft)[row.key].tag
+        == make_nft_chain(row.key, tuple("counter drop" if "reject" in r else r for r in mute)).tag
     )

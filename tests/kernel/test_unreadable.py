@@ -11,7 +11,8 @@ import pytest
 from kuberouter.drivers.iptables import ChainDriver, HookDriver, Variant, Xtables
 from kuberouter.model.core import Family
 from kuberouter.model.netfilter import Chain, ChainKey, Hook, HookKey, HookRank, Position, Table, make_chain
-from kuberouter.wire.text.iptables import SavedChain, SavedRule, SavedTable, parse_tables
+from kuberouter.wire.text.iptables import SavedRule, SavedTable, parse_tables
+from kuberouter.wire.text.tags import SavedChain
 from kuberouter.wire.xtlegacy import marks, table_names
 from tests.kernel.drive import converge, owned, sh
 

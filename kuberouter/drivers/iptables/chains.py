@@ -5,25 +5,25 @@ Rules of others are never written: the restore names only our chains.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from operator import attrgetter
 
 from kuberouter.drivers.iptables.tools import ATTEMPTS, TABLES, Failures, Variant, Xtables
+from kuberouter.drivers.looks import Looks
 from kuberouter.drivers.standins import Losses
 from kuberouter.drivers.walk import as_walked
 from kuberouter.model.core import Batch, Family, Outcome
 from kuberouter.model.netfilter import (
-    OTHERWISE,
     Chain,
     ChainKey,
     Table,
 )
 from kuberouter.wire.text.iptables import (
-    SavedChain,
     Script,
     complaint,
     jumps,
 )
+from kuberouter.wire.text.tags import SavedChain
 
 
 class ChainDriver:
@@ -40,26 +40,22 @@ class ChainDriver:
         self._families = tuple(families)
         self._prefixes = prefixes
         self._tables = tuple(tables)
-        self._prints: dict[tuple[Family, bytes], int] = {}
-        """How the tools printed the rules of each tag when they were first read after they were written."""
+        self._looks: Looks[ChainKey] = Looks()
 
     def read(self) -> Iterable[Chain]:
         """The chains with one of our prefixes. One that others have changed has no tag of any rules, so is put right.
 
         A rule that was replaced by another shows in how the chain is printed, if it has been read before.
         """
-        known, self._prints = self._prints, {}
+        return (Chain(key, tag) for key, tag in self._looks.judged(self._saved()))
+
+    def _saved(self) -> Iterator[tuple[ChainKey, SavedChain]]:
         for family in self._families:
             saved = self._xtables.chains(family) if self._tables else {}
             for table in self._tables:
                 for name, chain in saved.get(table.value, {}).items():
                     if name.startswith(self._prefixes):
-                        yield Chain(ChainKey(family, table, name), self._judged(known, family, chain))
-
-    def _judged(self, known: Mapping[tuple[Family, bytes], int], family: Family, chain: SavedChain) -> bytes:
-        place = family, chain.tag
-        seen = self._prints[place] = known.get(place) or chain.print
-        return chain.tag if chain.print in (0, seen) else OTHERWISE
+                        yield ChainKey(family, table, name), chain
 
     def owns(self, row: Chain) -> bool:
         """Chains are recognised as ours by the prefix of their name."""
@@ -70,13 +66,11 @@ class ChainDriver:
         failed: Failures = {}
         losses = Losses()
         wanted = [*batch.add, *(new for _, new in batch.change)]
+        self._looks.forget(row.key for row in (*wanted, *batch.remove))
         for family in Family:
             for table in Table:
                 here = [c for c in wanted if c.key.family is family and c.key.table is table]
                 if here:
-                    # Had somebody changed them before they were first read, they would be written for ever.
-                    for chain in here:
-                        self._prints.pop((family, chain.tag), None)
                     self._load(family, table, here, losses)
                 gone = [c.key for c in batch.remove if c.key.family is family and c.key.table is table]
                 if gone:

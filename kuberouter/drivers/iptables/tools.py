@@ -18,7 +18,6 @@ from kuberouter.wire.kept import MOST_BYTES, KeptRestore
 from kuberouter.wire.nftables import NftSocket
 from kuberouter.wire.text.iptables import (
     INCOMPATIBLE,
-    SavedChain,
     SavedRule,
     SavedTable,
     Script,
@@ -27,6 +26,7 @@ from kuberouter.wire.text.iptables import (
     parse_save,
     parse_tables,
 )
+from kuberouter.wire.text.tags import SavedChain
 from kuberouter.wire.xtmarks import marks
 
 ATTEMPTS = 64

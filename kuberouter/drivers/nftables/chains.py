@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 from collections.abc import Collection, Iterable, Sequence
 
+from kuberouter.drivers.looks import Looks
 from kuberouter.drivers.nftables.shared import ATTEMPTS, Failures, Nftables, reason
 from kuberouter.drivers.standins import Losses
 from kuberouter.drivers.walk import as_walked
 from kuberouter.model.core import Batch, Outcome
-from kuberouter.model.netfilter import packed_tags, split_tags
 from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily
 from kuberouter.wire import nftables as wire
 from kuberouter.wire.netlink import Message
 from kuberouter.wire.nftmessages import delete_chain, flush_chain, new_chain, new_rules
 from kuberouter.wire.nftrules import Unspoken, expressions
-from kuberouter.wire.text.nft import MARKER, Script, comment_tag, complaint, jumps
+from kuberouter.wire.text.nft import Script, complaint, jumps
+from kuberouter.wire.text.tags import SavedChain, claim, claimed
 
 HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output"}
 """enum nf_inet_hooks."""
@@ -36,19 +37,27 @@ class ChainDriver:
 
     def __init__(self, nftables: Nftables) -> None:
         self._nftables = nftables
+        self._looks: Looks[NftChainKey] = Looks()
 
     def read(self) -> Iterable[NftChain]:
-        """All chains of our tables; rules of others in them change the tags, so they are put right."""
+        """All chains of our tables. One that others have changed has no tag of any rules, so is put right.
+
+        A rule that was replaced by another shows in its expressions, if the chain has been read before.
+        """
         link = self._nftables.link
+        hooks: dict[NftChainKey, BaseHook | None] = {}
+        chains: dict[NftChainKey, SavedChain] = {}
         for family in NftFamily:
-            tags: dict[str, list[str]] = {}
-            for chain, comment in wire.rule_comments(link, family, TABLE_NAME[family]):
-                tags.setdefault(chain, []).append(comment_tag(comment))
+            rules: dict[str, list[wire.RuleFacts]] = {}
+            for rule in wire.rules(link, family, TABLE_NAME[family]):
+                rules.setdefault(rule.chain, []).append(rule)
             for facts in wire.chains(link, family, TABLE_NAME[family]):
-                hook = None
+                key = NftChainKey(family, facts.name)
+                hooks[key] = None
                 if facts.hook is not None and facts.priority is not None:
-                    hook = BaseHook(HOOKS.get(facts.hook, str(facts.hook)), facts.priority, facts.accepts)
-                yield NftChain(NftChainKey(family, facts.name), packed_tags(tags.get(facts.name, ())), (), hook)
+                    hooks[key] = BaseHook(HOOKS.get(facts.hook, str(facts.hook)), facts.priority, facts.accepts)
+                chains[key] = _saved(rules.get(facts.name, []))
+        return [NftChain(key, tag, (), hooks[key]) for key, tag in self._looks.judged(chains.items())]
 
     def owns(self, row: NftChain) -> bool:
         """Everything in our tables is ours."""
@@ -58,7 +67,9 @@ class ChainDriver:
         """Replace and make chains in one transaction, then delete those to be removed in another."""
         moved = {new.key for old, new in batch.change if old.hook != new.hook}
         losses = Losses()
-        self._load([*batch.add, *(new for _, new in batch.change)], moved, losses)
+        wanted = [*batch.add, *(new for _, new in batch.change)]
+        self._looks.forget(row.key for row in (*wanted, *batch.remove))
+        self._load(wanted, moved, losses)
         return losses.outcome(self._unload([row.key for row in batch.remove]))
 
     def _load(self, rows: Sequence[NftChain], moved: Collection[NftChainKey], losses: Losses) -> None:
@@ -141,6 +152,11 @@ class ChainDriver:
         return failed | dict.fromkeys(pending, "not tried: too many others were refused")
 
 
+def _saved(rules: Sequence[wire.RuleFacts]) -> SavedChain:
+    comment = rules[0].comment if rules else ""
+    return SavedChain(claimed(comment, len(rules)), hash(tuple(rule.expressions for rule in rules)))
+
+
 def _as_walked(pending: Pending) -> list[NftChainKey]:
     return as_walked({key: [NftChainKey(key.family, to) for to in jumps(row.rules)] for key, row in pending.items()})
 
@@ -158,7 +174,7 @@ def _steps(pending: Pending, moved: Collection[NftChainKey]) -> list[Step]:
     # Rules may refer to any of these chains, so all chains are made first.
     for key in _as_walked(pending):
         row = pending[key]
-        texts = zip(split_tags(row.tags), row.rules, strict=True)
-        rules = [(expressions(key.family, text), MARKER + tag) for tag, text in texts]
+        first = claim(row.tag, len(row.rules))
+        rules = [(expressions(key.family, text), "" if at else first) for at, text in enumerate(row.rules)]
         found.append((key, row.rules, new_rules(key.family, TABLE_NAME[key.family], key.name, rules)))
     return found

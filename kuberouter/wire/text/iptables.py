@@ -13,16 +13,15 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from kuberouter.model.core import Value
-from kuberouter.model.netfilter import OTHERWISE, CountedRule, chain_tag, rule_tag
-
-MARKER = "kube-router:"
-"""Begins the comments of ours."""
+from kuberouter.model.netfilter import CountedRule, chain_tag, rule_tag
+from kuberouter.wire.text.tags import MARKER, SavedChain, claim, claimed
 
 INCOMPATIBLE = "is incompatible, use 'nft' tool"
 """What the nft tools say of a table in which there are rules that they have no words for."""
 _WORDS = r"kube-router:([0-9a-f]{10})(?::(?:(first|last):)?(\d+))?"
 _COMMENT = re.compile(rf'-m comment --comment "?{_WORDS}"? ?')
 _COUNTED = re.compile(r"\[(\d+):(\d+)\] -A (\S+) (.*)")
+_OURS = re.compile(r'-m comment --comment "?(kube-router:[0-9a-f:]+)"? ?')
 _TAG = re.compile(_WORDS)
 _LINE = re.compile(r"\bline:? (\d+)", re.IGNORECASE)
 _TARGET = re.compile(r"(?:^| )-[jg] (\S+)", re.MULTILINE)
@@ -80,16 +79,6 @@ def _saved_rule(words: str) -> SavedRule:
     return SavedRule(words, tag, place or "", int(rank or 0))
 
 
-class SavedChain(NamedTuple):
-    """A chain that is not builtin: the tag that its first rule claims, if it has as many rules as that says.
-
-    `print` is a hash of its rules as this tool prints them, 0 if nobody has printed them. It differs between processes.
-    """
-
-    tag: bytes
-    print: int = 0
-
-
 class SavedTable(NamedTuple):
     """A table as a tool printed it: rules in builtin chains, and what is to be known of the other chains."""
 
@@ -124,15 +113,8 @@ def parse_tables(output: str) -> dict[str, SavedTable]:
 
 
 def _saved_chain(rules: list[str]) -> SavedChain:
-    claim = _COMMENT.search(rules[0]) if rules else None
-    return SavedChain(_tag(claim, len(rules)), hash(tuple(rules)))
-
-
-def _tag(claim: re.Match[str] | None, count: int) -> bytes:
-    """The tag of a chain with so many rules, of which the first has this comment of ours."""
-    if not count:
-        return chain_tag(())
-    return bytes.fromhex(claim[1]) if claim is not None and not claim[2] and claim[3] == str(count) else OTHERWISE
+    comment = _OURS.search(rules[0]) if rules else None
+    return SavedChain(claimed(comment[1] if comment is not None else "", len(rules)), hash(tuple(rules)))
 
 
 def commented(rules: Iterable[tuple[str, str]], builtin: Collection[str], chains: Iterable[str]) -> SavedTable:
@@ -147,7 +129,7 @@ def commented(rules: Iterable[tuple[str, str]], builtin: Collection[str], chains
         elif chain in own:
             own[chain].append(comment)
     for name, comments in own.items():
-        table.chains[name] = SavedChain(_tag(_TAG.fullmatch(comments[0]) if comments else None, len(comments)))
+        table.chains[name] = SavedChain(claimed(comments[0] if comments else "", len(comments)))
     return table
 
 
@@ -183,8 +165,8 @@ class Script:
 
     def fill(self, name: str, rules: Sequence[str], subject: object, *, tag: bytes = b"") -> None:
         """Append rules to a chain that is declared and empty."""
-        claim = f"-m comment --comment {MARKER}{(tag or chain_tag(rules)).hex()}:{len(rules)} "
-        self._added += [(f"-A {name} {'' if at else claim}{text}", subject) for at, text in enumerate(rules)]
+        first = f"-m comment --comment {claim(tag or chain_tag(rules), len(rules))} "
+        self._added += [(f"-A {name} {'' if at else first}{text}", subject) for at, text in enumerate(rules)]
 
     def __str__(self) -> str:
         return "\n".join([*(line for line, _ in self._all()), "COMMIT", ""])

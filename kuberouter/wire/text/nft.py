@@ -1,7 +1,7 @@
 """The language of nft(8), as far as chains need it, and what libnftables says of a script that fails.
 
-The kernel keeps rules in a form of its own, so texts are never compared: each rule carries in its comment a tag over
-the text that was meant.
+The kernel keeps rules in a form of its own, so texts are never compared: the first rule of a chain carries in its
+comment a tag over the texts of all that were meant.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kuberouter.model.netfilter import CountedRule, split_tags
+from kuberouter.model.netfilter import CountedRule
 from kuberouter.model.nftables import TABLE_NAME, BaseHook, NftChain, NftChainKey, NftFamily
-
-MARKER = "kube-router:"
-"""Begins the comment of every rule of ours."""
+from kuberouter.wire.text.tags import MARKER, claim
 
 _FAMILY = {NftFamily.IPV4: "ip", NftFamily.BRIDGE: "bridge", NftFamily.IPV6: "ip6"}
 _TARGET = re.compile(r"(?:^| )(?:jump|goto) (\S+)", re.MULTILINE)
 _CHAIN = re.compile(r"\s+chain (\S+) \{")
 _COUNTER = re.compile(r"counter packets (\d+) bytes (\d+) ?")
-_TAG = re.compile(f"{MARKER}([0-9a-f]{{10}})")
-_OURS = re.compile(rf' ?comment "{MARKER}[0-9a-f]{{10}}"$')
+_OURS = re.compile(rf' ?comment "{MARKER}[0-9a-f:]+"$')
 LOOP = "Too many links"
 """What the kernel says of chains that lead to each other in a circle, or too deep."""
 _ERROR = re.compile(r"^[^\s:]+:(\d+):\d+-\d+: Error: (.*)$", re.MULTILINE)
@@ -29,12 +26,6 @@ _ERROR = re.compile(r"^[^\s:]+:(\d+):\d+-\d+: Error: (.*)$", re.MULTILINE)
 def where(family: NftFamily, name: str) -> str:
     """A chain or set in our table of a family."""
     return f"{_FAMILY[family]} {TABLE_NAME[family]} {name}"
-
-
-def comment_tag(comment: str) -> str:
-    """The tag in a rule's comment; empty if it is not ours."""
-    found = _TAG.fullmatch(comment)
-    return found[1] if found is not None else ""
 
 
 def parse_listing(output: str) -> dict[str, list[CountedRule]]:
@@ -74,8 +65,9 @@ class Script:
         chain = where(row.key.family, row.key.name)
         self._chains.append((f"add chain {chain}{_hook(row.hook)}", row.key))
         self._chains.append((f"flush chain {chain}", row.key))
-        for tag, text in zip(split_tags(row.tags), row.rules, strict=True):
-            line = f'add rule {chain} {text} comment "{MARKER}{tag}"'
+        first = f' comment "{claim(row.tag, len(row.rules))}"'
+        for at, text in enumerate(row.rules):
+            line = f"add rule {chain} {text}{'' if at else first}"
             self._rules.append((line, row.key))
             self._texts[line] = text
 

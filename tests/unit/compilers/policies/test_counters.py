@@ -14,8 +14,9 @@ from kuberouter.compilers.policies.nftables.policies import profile_rules as nft
 from kuberouter.model.core import Family
 from kuberouter.model.netfilter import CountedRule, rule_tag
 from kuberouter.model.policy import Count, Direction, ProfileCount
-from kuberouter.wire.text.iptables import MARKER, parse_counters
+from kuberouter.wire.text.iptables import parse_counters
 from kuberouter.wire.text.nft import parse_listing
+from kuberouter.wire.text.tags import MARKER
 
 BODIES = ("KUBE-NWPLCY-AAAAAAAAAAAAAAAA", "KUBE-NWPLCY-BBBBBBBBBBBBBBBB")
 DISPATCH = {Direction.INGRESS: "KUBE-ROUTER-POD-INGRESS", Direction.EGRESS: "KUBE-ROUTER-POD-EGRESS"}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from kuberouter.model.netfilter import OTHERWISE, chain_tag
-from kuberouter.wire.text.iptables import MARKER, Script, parse_tables
+from kuberouter.wire.text.iptables import Script, parse_tables
+from kuberouter.wire.text.tags import MARKER
 
 RULES = ("-p tcp -j RETURN", "-j DROP")
 

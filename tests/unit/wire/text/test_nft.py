@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from kuberouter.model.netfilter import rule_tag
+from kuberouter.model.netfilter import OTHERWISE
 from kuberouter.model.nftables import (
     BaseHook,
     NftChainKey,
     NftFamily,
     make_nft_chain,
 )
-from kuberouter.wire.text.nft import Script, comment_tag, complaint, jumps
+from kuberouter.wire.text.nft import Script, complaint, jumps
+from kuberouter.wire.text.tags import claimed
 
 V4 = NftFamily.IPV4
 TABLE = "ip kube-router-filter-ipv4"
@@ -31,8 +32,8 @@ def test_all_chains_exist_before_any_rule_refers_to_them() -> None:
         f"flush chain {TABLE} KUBE-ROUTER-X",
         f"add chain {TABLE} KUBE-NWPLCY-A",
         f"flush chain {TABLE} KUBE-NWPLCY-A",
-        f'add rule {TABLE} KUBE-ROUTER-X jump KUBE-NWPLCY-A comment "kube-router:{rule_tag(TOP.rules[0])}"',
-        f'add rule {TABLE} KUBE-NWPLCY-A tcp dport 80 accept comment "kube-router:{rule_tag(POLICY.rules[0])}"',
+        f'add rule {TABLE} KUBE-ROUTER-X jump KUBE-NWPLCY-A comment "kube-router:{TOP.tag.hex()}:1"',
+        f'add rule {TABLE} KUBE-NWPLCY-A tcp dport 80 accept comment "kube-router:{POLICY.tag.hex()}:1"',
     ]
 
 
@@ -50,7 +51,13 @@ def test_rules_behind_a_loop_are_not_to_blame() -> None:
 
 
 def test_tags_and_targets_are_found() -> None:
-    assert comment_tag("kube-router:0123456789") == "0123456789"
-    assert comment_tag("somebody else's") == ""
-    assert comment_tag("kube-router:was here") == ""
+    assert claimed("kube-router:0123456789:2", 2) == bytes.fromhex("0123456789")
+    for comment in (
+        "kube-router:0123456789",
+        "kube-router:0123456789:1",
+        "somebody else's",
+        "kube-router:was here",
+        "",
+    ):
+        assert claimed(comment, 2) == OTHERWISE
     assert jumps(["ct state new jump A", "goto B", "ip saddr 10.0.0.1 accept"]) == ["A", "B"]

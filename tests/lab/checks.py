@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.lab import Lab, Pod, netns
+from tests.support.probes import BOUND as ANSWER
 from tests.support.probes import PATIENCE, Job, Prober, Report, Result, until
 
 SHOP = Path(__file__).with_name("shop")
@@ -199,12 +200,17 @@ def moved(shop: Shop) -> Seen:
         report = end()["moved"]
     if report.lost:
         raise Wrong(f"{_loss('ClusterIP', report, since)} lost while backend-3 left")
-    return Seen(f"backend-3 left: {report.sent} connections at {RATE:.0f}/s, 0 lost, all to the other two", took)
+    sent = f"{report.sent} connections at {RATE:.0f}/s, 0 lost, {_slowest(report)}"
+    return Seen(f"backend-3 left: {sent}, all to the other two", took)
 
 
 @contextlib.contextmanager
 def traffic(*paths: tuple[Prober, str, Job]) -> Iterator[Callable[[], dict[str, Report]]]:
-    """Probe paths under names at a steady rate, until the end or until what this gives is called for the reports."""
+    """Probe paths under names at a steady rate, until the end or until what this gives is called for the reports.
+
+    An emulated processor may be away for longer than an answer may take elsewhere: what tells of a lost packet there is
+    the slowest answer.
+    """
     running: dict[str, Prober] = {}
 
     def end() -> dict[str, Report]:
@@ -212,7 +218,7 @@ def traffic(*paths: tuple[Prober, str, Job]) -> Iterator[Callable[[], dict[str, 
 
     try:
         for prober, name, job in paths:
-            prober.stream(name, job, RATE)
+            prober.stream(name, job, RATE, ANSWER * PATIENCE)
             running[name] = prober
         yield end
     finally:
@@ -224,6 +230,10 @@ def _loss(name: str, report: Report, since: float) -> str:
     """What a stream lost, how and when: a stall of the machine looks different from a hole in the path."""
     times = ", ".join(f"{moment - since:.1f}" for moment in report.lost_at[:12])
     return f"{report.lost} of {report.sent} to {name} ({report.refused} refused, after {times} s)"
+
+
+def _slowest(*reports: Report) -> str:
+    return f"slowest {max(report.slowest for report in reports) * 1000:.0f} ms"
 
 
 def _quiet(report: Report, name: str) -> bool:
@@ -297,7 +307,8 @@ def restarted(shop: Shop) -> Seen:
     if lost or leaked:
         raise Wrong(f"lost {'; '.join(lost) or 0}, let through {leaked}; the daemon was away for {took:.1f} s")
     total = sum(report.sent for report in reports.values())
-    return Seen(f"node1's daemon killed and started: {total} connections ({', '.join(paths)}), 0 lost, 0 leaked", took)
+    sent = f"{total} connections ({', '.join(paths)}), 0 lost, {_slowest(*reports.values())}, 0 leaked"
+    return Seen(f"node1's daemon killed and started: {sent}", took)
 
 
 CHECKS = (

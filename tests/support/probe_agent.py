@@ -209,6 +209,7 @@ class Stream:
         self.by: dict[str, int] = {}
         self.lost: list[float] = []
         self.last: dict[str, float] = {}
+        self.slowest = 0.0
         self._tick()
 
     def _tick(self) -> None:
@@ -217,13 +218,15 @@ class Stream:
         protocol, address, port = self._request["job"]
         started = time.monotonic()
 
-        def done(outcome: str, detail: str, _: float) -> None:
+        def done(outcome: str, detail: str, seconds: float) -> None:
             self.open -= 1
             self.counts[outcome] += 1
             who = detail.split(" ")[0] if outcome == "allowed" else outcome
             self.by[who] = self.by.get(who, 0) + 1
             self.last[who] = started
-            if outcome != "allowed" and len(self.lost) < LOST_LIMIT:
+            if outcome == "allowed":
+                self.slowest = max(self.slowest, seconds)
+            elif len(self.lost) < LOST_LIMIT:
                 self.lost.append(started)
 
         self.sent += 1
@@ -242,6 +245,7 @@ class Stream:
             "by": self.by,
             "lost_at": self.lost,
             "last": self.last,
+            "slowest": self.slowest,
         }
 
 

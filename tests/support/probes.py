@@ -70,6 +70,8 @@ class Report:
     lost_at: Sequence[float] = ()
     last: Mapping[str, float] = field(default_factory=dict)
     """Start of the latest probe per server (or per outcome, if it was not allowed)."""
+    slowest: float = 0.0
+    """Seconds that the slowest answer took: a packet that was lost and sent again shows here (RFC 6298: 1 s)."""
 
     @property
     def lost(self) -> int:

@@ -304,6 +304,7 @@ class Lab:
         parts = []
         for node in self.nodes:
             look = "ip -br addr; ip route; ip rule; ip route show table 77; iptables-save | head -150; ipset list -n"
+            look += "; ipvsadm -Ln; ipvsadm -Lnc | head -300; conntrack -L -p tcp 2>/dev/null | head -600"
             parts.append(f"===== {node.name}\n{node.readyz()}\n{node.sh(look, check=False)}")
             parts += [f"----- {child.log.name} ({child.returncode()})\n{child.tail()}" for child in node.children()]
         return "\n".join(parts)

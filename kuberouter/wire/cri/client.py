@@ -30,7 +30,8 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name: how long an attempt to connect may take. Who is busy greets nobody for a while.
+    ("grpc.min_reconnect_backoff_ms", int(DEADLINE * 1000)),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 

@@ -10,6 +10,7 @@ import pytest
 from kuberouter.model.core import Unavailable
 from kuberouter.wire.cri.client import Placed, Runtime, namespace_paths
 from tests.support.cri import Container, RuntimeServer, containerd_info, crio_info
+from tests.support.late import Late
 
 PROC = Path("/host/proc")
 
@@ -73,6 +74,15 @@ def test_a_runtime_that_is_away_says_so_and_is_found_again(server: RuntimeServer
     server.start()
     assert again.running() == ["one"]
     again.close()
+
+
+def test_a_busy_runtime_is_waited_for(server: RuntimeServer, tmp_path: Path) -> None:
+    server.put("one", pid=17)
+    with Late(tmp_path / "late.sock", tmp_path / "cri.sock") as late:
+        runtime = Runtime(f"unix://{tmp_path}/late.sock")
+        assert runtime.running() == ["one"]
+        runtime.close()
+        assert late.impatient == 0
 
 
 def test_a_runtime_that_does_not_speak_this_version_says_so(tmp_path: Path) -> None:

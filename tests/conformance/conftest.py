@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from tests.conformance.generate import seed
-from tests.conformance.matrix import Place, Tally, full, places
+from tests.conformance.matrix import Place, Tally, places
+from tests.support.lanes import full
 
 TALLY = "tally"
 TALLIES: Counter[tuple[Place, str]] = Counter()

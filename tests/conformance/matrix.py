@@ -6,9 +6,10 @@ each, in turns. `FULL=1` runs everything on everything.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+from tests.support.lanes import full
 
 BACKENDS = ("iptables-nft", "iptables-legacy", "nftables")
 MODES: dict[str, tuple[int, ...]] = {"IPv4": (4,), "IPv6": (6,), "dual stack": (4, 6)}
@@ -33,11 +34,6 @@ class Tally(NamedTuple):
     scenarios: int = 0
     verdicts: int = 0
     mismatches: int = 0
-
-
-def full() -> bool:
-    """Whether everything was asked for."""
-    return os.environ.get("FULL", "") not in ("", "0")
 
 
 def places() -> Iterator[Place]:

@@ -23,6 +23,11 @@ _TOOLS = Path(sys.executable).parent
 _PYTEST = (sys.executable, "-m", "pytest", "-q")
 
 
+def full() -> bool:
+    """Whether the long form of what a lane has two forms of was asked for: `FULL=1`."""
+    return os.environ.get("FULL", "") not in ("", "0")
+
+
 def side_by_side(processes: int, how: str = "loadfile") -> tuple[str, ...]:
     """Options of pytest for some processes that share the tests, file by file or by another rule of pytest-xdist.
 

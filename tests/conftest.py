@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -21,6 +22,9 @@ settings.load_profile("lanes")
 # A run in the background of a script is born deaf to these, and so would be everything that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+# Thousands of tests are collected to stay: looking through them again and again would find nothing to free.
+gc.disable()
 
 _FINISHED = pytest.StashKey[bool]()
 _TOLD = "told"
@@ -44,6 +48,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print it."""
     for line in _LINES:
         terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """From here on look for garbage as usual, but among what comes now."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

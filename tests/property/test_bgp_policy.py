@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -19,6 +19,7 @@ from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
 from kuberouter.model.network import Link, PolicyRule, Route
 from kuberouter.model.settings import Advertise, ExternalPeers, GracefulRestart, RouterSettings
+from tests.support.examples import examples
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, Link, Route, PolicyRule, *bgp.TABLES, CniSettings)
@@ -145,7 +146,7 @@ def _subnet(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) ->
     return isinstance(other, IPv6Network) and one.subnet_of(other)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(annotations, flags, st.booleans())
 def test_policies_mean_what_the_page_says(mine: bgp.NodeBgp, router: RouterSettings, longest_only: bool) -> None:
     """Pain 18: nobody outside can have a node take a default route, of either family."""

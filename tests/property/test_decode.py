@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.decode import DECODERS
 from kuberouter.decode.annotations import NAMESPACE_POLICY
 from tests.conformance.generate import drawn
 from tests.conformance.vocabulary import base
+from tests.support.examples import examples
 from tests.support.world import node_bytes
 
 ADDRESSES = dict.fromkeys(("n1", "x/a", "x/b", "x/c", "y/a", "y/b", "z/a", "z/b"), ("10.0.0.1", "fd00::1"))
@@ -65,7 +66,7 @@ def replaced(value: Any, path: tuple[Any, ...], junk: Any) -> Any:
     return copy
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.sampled_from(GOOD), st.data(), JUNK)
 def test_any_field_may_hold_anything(good: dict[str, Any], data: st.DataObject, junk: Any) -> None:
     path = data.draw(st.sampled_from([p for p in paths(good) if p != ("kind",)]))
@@ -79,7 +80,7 @@ def test_any_field_may_hold_anything(good: dict[str, Any], data: st.DataObject, 
     assert obj is None or obj.ref.kind == good["kind"]
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.sampled_from(sorted(DECODERS)), st.binary(max_size=40) | JUNK.map(lambda v: json.dumps(v).encode()))
 def test_any_bytes_are_a_problem_at_worst(kind: str, raw: bytes) -> None:
     obj, problems = DECODERS[kind](raw)

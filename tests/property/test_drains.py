@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.model.cluster import (
@@ -24,6 +24,7 @@ from kuberouter.model.core import L4Protocol, ObjectRef
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.ipvs import FALLBACK, Destination, DestinationKey, VirtualService, can_drain
 from kuberouter.model.settings import ProxySettings
+from tests.support.examples import examples
 from tests.support.world import NODE, ROWS, ProxyWorld
 
 START = Node(ObjectRef("Node", "", NODE), internal_addresses=(ip_address("192.0.2.1").packed,))
@@ -122,7 +123,7 @@ def check(world: ProxyWorld, plain: Plain) -> None:
         assert world.table(row) == plain.world.table(row)
 
 
-@settings(max_examples=150)
+@examples(75)
 @given(lives(), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_any_road_leaves_what_serves_and_what_drains(life: list[Step], flush: int, dice: Any) -> None:
     world, plain = node(graceful=True), Plain()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.model.cluster import (
@@ -25,6 +25,7 @@ from kuberouter.model.core import Family, L4Protocol, ObjectRef
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.receivers import PodReceiver, PodReceiverKey
 from kuberouter.model.settings import AddressRules, ProxySettings
+from tests.support.examples import examples
 from tests.support.world import NODE, ROWS, ProxyWorld
 
 SETTINGS = ProxySettings(addresses=AddressRules(strict=False), runtime_endpoint="unix:///run/cri.sock")
@@ -143,7 +144,7 @@ def expected_receivers(objects: list[ClusterObject]) -> set[PodReceiver]:
     }
 
 
-@settings(max_examples=150)
+@examples(75)
 @given(histories(), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_any_road_ends_in_the_same_rows_and_receivers(history: list[Upserted | Deleted], flush: int, dice: Any) -> None:
     world = fresh()

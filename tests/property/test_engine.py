@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.cluster.dependents import Change, Dirty
@@ -44,6 +44,7 @@ from kuberouter.model.netfilter import (
 from kuberouter.model.netfilter import Table as Xtables
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import NodeSettings
+from tests.support.examples import examples
 
 ME = Node(ObjectRef("Node", "", "n1"), internal_addresses=(bytes((192, 0, 2, 1)),))
 CHAIN = ChainKey(Family.IPV4, Xtables.FILTER, "KUBE-ROUTER-FORWARD")
@@ -155,7 +156,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(EVENTS, st.lists(st.integers(1, 4), max_size=12), st.booleans())
 def test_any_batching_of_events_ends_in_the_same_kernel(events: list[Event], sizes: list[int], restart: bool) -> None:
     straight, chopped = World(), World()

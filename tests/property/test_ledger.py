@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.engine.ledger import Ledger, diff
 from kuberouter.engine.mirror import Mirror
 from kuberouter.model.core import Family, L4Protocol, ObjectRef, Owner, Rank
 from kuberouter.model.ipvs import Destination, DestinationKey, VirtualServiceKey
+from tests.support.examples import examples
 
 OWNERS = st.builds(lambda name: Owner("services", ObjectRef("Service", "shop", name)), st.sampled_from("abcd"))
 SERVICE = VirtualServiceKey(Family.IPV4, L4Protocol.TCP, b"\x0a\x60\x00\x01", 80)
@@ -20,6 +21,7 @@ ROWS = st.builds(
     st.sampled_from((80, 81)),
     st.integers(0, 2),
 )
+
 RANKS = st.builds(Rank, st.integers(0, 1), st.sampled_from((0.0, 1.0)))
 STEPS = st.lists(st.tuples(OWNERS, st.lists(ROWS, max_size=4), RANKS), max_size=25)
 Rows = dict[Hashable, Destination]
@@ -35,7 +37,7 @@ def scratch(steps: list[tuple[Owner, list[Destination], Rank]]) -> Ledger[Destin
     return ledger
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(STEPS)
 def test_incremental_claims_equal_claims_from_scratch(steps: list[tuple[Owner, list[Destination], Rank]]) -> None:
     ledger: Ledger[Destination] = Ledger()
@@ -58,7 +60,7 @@ def test_incremental_claims_equal_claims_from_scratch(steps: list[tuple[Owner, l
         assert ledger.owners(key) == fresh.owners(key)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(STEPS, st.sets(st.integers(0, 24)))
 def test_changes_are_the_difference_since_they_were_asked_for(
     steps: list[tuple[Owner, list[Destination], Rank]], asked: set[int]
@@ -74,7 +76,7 @@ def test_changes_are_the_difference_since_they_were_asked_for(
             known = now
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(STEPS, st.sets(st.integers(0, 24)))
 def test_claims_taken_in_together_equal_claims_one_by_one(
     steps: list[tuple[Owner, list[Destination], Rank]], cuts: set[int]
@@ -96,7 +98,7 @@ def test_claims_taken_in_together_equal_claims_one_by_one(
                 assert together.claimed(each) == single.claimed(each)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(STEPS, st.sets(st.integers(0, 24)))
 def test_failed_rows_stay_pending_until_written(
     steps: list[tuple[Owner, list[Destination], Rank]], failing: set[int]
@@ -129,7 +131,7 @@ def test_failed_rows_stay_pending_until_written(
     assert mirror.next_due() is None
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(st.lists(ROWS, max_size=6), st.lists(ROWS, max_size=6))
 def test_reading_the_kernel_finds_every_difference(desired: list[Destination], actual: list[Destination]) -> None:
     want: Rows = {row.key: row for row in desired}

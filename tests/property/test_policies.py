@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.cluster.dependents import policies
@@ -31,6 +31,7 @@ from kuberouter.model.settings import FirewallSettings
 from kuberouter.wire.nftrules import expressions
 from kuberouter.wire.text.nft import jumps
 from tests.conformance.generate import drawn
+from tests.support.examples import examples
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Chain, Hook)
@@ -147,7 +148,7 @@ def kernel(made: World) -> dict[type[Row], dict[Any, Any]]:
     return {row: dict(made.table(row)) for row in made.drivers}
 
 
-@settings(max_examples=100, deadline=None)
+@examples(60)
 @given(STEPS, st.randoms(use_true_random=False), st.sampled_from((PLAIN, STRICT)), st.sampled_from(list(BACKENDS)))
 def test_incremental_equals_from_scratch_in_any_order(
     steps: list[tuple[Object, bool]], dice: Any, how: FirewallSettings, backend: str
@@ -171,7 +172,7 @@ def test_incremental_equals_from_scratch_in_any_order(
     assert walked.sync() == 0
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     st.lists(OBJECTS, max_size=8),
     st.sampled_from((PLAIN, STRICT)),

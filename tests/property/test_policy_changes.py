@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.decode.scalars import prefix
@@ -32,6 +32,7 @@ from tests.conformance.vocabulary import (
 from tests.property.paths import BASE, PATHS, Manifest, Paths, expected, mismatches
 from tests.property.test_decode import JUNK, paths, replaced
 from tests.property.test_policies import BACKENDS
+from tests.support.examples import examples
 
 LISTED = BASE[: len(NODES)]
 FEW = tuple(p for p in PATHS if (p.protocol, p.port) in (("tcp", 80), ("udp", 81)) and {p.source, p.target} <= {*PODS})
@@ -244,7 +245,7 @@ def test_a_policy_that_makes_no_sense_closes_its_own_pods_and_is_told(backend: s
     assert mismatches(nodes.passing(), expected(merged(BASE, [GOOD, VICTIM]))) == []
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(st.sampled_from([VICTIM, GOOD, EVERYWHERE]), st.data(), JUNK, st.sampled_from(list(BACKENDS)))
 def test_whatever_stands_in_a_policy_hurts_nobody_else(
     good: Manifest, data: st.DataObject, junk: Any, backend: str

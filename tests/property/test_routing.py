@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.cluster.dependents import routing
@@ -33,6 +33,7 @@ from kuberouter.model.host import CniSettings, Sysctl
 from kuberouter.model.netfilter import Hook, IpSet, Member
 from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Route
 from kuberouter.model.settings import AddressRules, Advertise, GracefulRestart, RouterSettings
+from tests.support.examples import examples
 from tests.support.world import NODE, World
 
 ROWS: tuple[type[Row], ...] = (Sysctl, IpSet, Member, Hook, FouPort, Link, Route, PolicyRule, *bgp.TABLES, CniSettings)
@@ -75,6 +76,7 @@ annotations = st.builds(
     # A node of the cluster can be named as well.
     peers=st.sampled_from((None, (OUTSIDE,), (bgp.PeerSpec(ADDRESSES[2], 65001),))),
 )
+
 """What nodes say of BGP; half of them nothing."""
 
 nodes = st.builds(
@@ -199,7 +201,7 @@ def fresh(final: Sequence[Upserted], router: RouterSettings) -> dict[type[Row], 
     return contents(other)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(events, st.lists(st.booleans(), min_size=25, max_size=25), st.sampled_from(SETTINGS))
 def test_any_road_ends_in_the_same_rows(
     history: list[Upserted | Deleted], flushes: list[bool], router: RouterSettings
@@ -219,7 +221,7 @@ def test_any_road_ends_in_the_same_rows(
     assert contents(walked) == fresh(list(reversed(state.values())), router)
 
 
-@settings(max_examples=120, deadline=None)
+@examples(60)
 @given(served, st.sampled_from(ADVERTISING))
 def test_services_are_told_of_alike_by_any_road(history: list[Upserted | Deleted], router: RouterSettings) -> None:
     walked = world(router)
@@ -234,7 +236,7 @@ def test_services_are_told_of_alike_by_any_road(history: list[Upserted | Deleted
         assert contents(walked) == fresh(list(state.values()), router)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.one_of(events, served), st.sampled_from((*SETTINGS, *ADVERTISING)))
 def test_rows_hang_together(history: list[Upserted | Deleted], router: RouterSettings) -> None:
     walked = world(router)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.core import Prefix
+from tests.support.examples import examples
 
 GROUP = st.text("0123456789abcdefF", max_size=5)
 PIECES = st.lists(st.one_of(GROUP, st.sampled_from(("", ":", "ffff", "0", "192.0.2.1", "fe80", "%eth0"))), max_size=10)
@@ -34,7 +35,7 @@ def by_the_book(text: str) -> bytes | None:
     return parsed.packed
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(400)
 @given(TEXTS)
 def test_an_address_is_what_the_library_says(text: str) -> None:
     try:
@@ -71,7 +72,7 @@ def block_by_the_book(text: str) -> Prefix | None:
     return Prefix(network.network_address.packed, network.prefixlen)
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(400)
 @given(BLOCKS)
 @example("10.0.0.0/0.0.0.255")
 @example("10.0.0.0/255.0.0.0")

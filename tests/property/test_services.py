@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.cluster.frontends import FrontendKind
@@ -35,6 +35,7 @@ from kuberouter.model.ipvs import Destination, VirtualService, VirtualServiceKey
 from kuberouter.model.netfilter import Member
 from kuberouter.model.network import Address
 from kuberouter.model.settings import AddressRules, ProxySettings
+from tests.support.examples import examples
 from tests.support.world import NODE, ROWS, ProxyWorld
 
 FAMILIES = (Family.IPV4, Family.IPV6)
@@ -60,6 +61,7 @@ WAYS = (
     ProxySettings(addresses=AddressRules()),
     ProxySettings(addresses=AddressRules(strict=False), node_ports_everywhere=True),
 )
+
 SERVICES = [ObjectRef("Service", "shop", name) for name in ("a", "b")]
 SLICES = [ObjectRef("EndpointSlice", "shop", f"slice-{n}") for n in range(3)]
 READY, SERVING, TERMINATING = (c.value for c in EndpointCondition)
@@ -196,7 +198,7 @@ def final(history: Sequence[Upserted | Deleted]) -> dict[ObjectRef, ClusterObjec
     return found
 
 
-@settings(max_examples=100)
+@examples(60)
 @given(histories(), st.sampled_from(WAYS), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_any_road_ends_in_what_the_rules_say(
     history: list[Upserted | Deleted], way: ProxySettings, flush: int, dice: Any
@@ -219,7 +221,7 @@ hinting = st.builds(
 ONE = Service(SERVICES[0], 0.0, ServiceType.CLUSTER_IP, (VIPS[0],), ports=(ServicePort("http", L4Protocol.TCP, 80),))
 
 
-@settings(max_examples=100)
+@examples(60)
 @given(
     st.lists(st.one_of(hinting.map(Upserted), hinting.map(Upserted), nodes.map(Upserted)), min_size=2, max_size=8),
     st.integers(1, 3),
@@ -253,7 +255,7 @@ POPULATED = [
 ]
 
 
-@settings(max_examples=100)
+@examples(60)
 @given(
     st.lists(
         st.one_of(contender.map(Upserted), contender.map(Upserted), st.sampled_from(SERVICES).map(Deleted))

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kuberouter.compilers.policies.iptables.policies import policy_rules
@@ -14,9 +14,10 @@ from kuberouter.compilers.policies.rules import body, prefixes_of, span, subtrac
 from kuberouter.model.cluster import IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, Selector
 from kuberouter.model.core import Family, L4Protocol, ObjectRef, Prefix, Problem, Reason
 from kuberouter.model.policy import Direction
+from tests.support.examples import examples
 
 REF = ObjectRef("NetworkPolicy", "x", "p")
-HALF = settings(max_examples=60, deadline=None)
+HALF = examples(60)
 
 
 def prefix(text: str) -> Prefix:

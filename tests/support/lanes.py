@@ -18,6 +18,21 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "lanes"
 """One file a lane with its last result, for the summary of `make test`."""
+LONGEST = (
+    "tests/lab/test_escape.py",
+    "tests/bgp/test_nodes.py",
+    "tests/survive/test_kill.py",
+    "tests/bgp/test_restart.py",
+    "tests/lab/test_metrics.py",
+    "tests/bgp/test_outside.py",
+    "tests/lab/test_repair.py",
+    "tests/lab/test_gobgpd.py",
+    "tests/lab/test_takeover.py",
+    "tests/bgp/test_vips.py",
+    "tests/lab/test_watched.py",
+    "tests/bgp/test_reflector.py",
+)
+"""Files that are begun first, for they take longest. Those that wait for BGP sessions keep company to busy ones."""
 _CLOSING = re.compile(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?")
 _TOOLS = Path(sys.executable).parent
 _PYTEST = (sys.executable, "-m", "pytest", "-q")
@@ -31,8 +46,8 @@ def full() -> bool:
 def side_by_side(processes: int, how: str = "loadfile") -> tuple[str, ...]:
     """Options of pytest for some processes that share the tests, file by file or by another rule of pytest-xdist.
 
-    Files are begun in the order in which they are named, so those that take longest come first. A process that crashes
-    ends the run: its successor would meet the same test.
+    Files are begun in the order in which they are named, but for `LONGEST`. A process that crashes ends the run: its
+    successor would meet the same test.
     """
     return ("-n", str(processes), "--dist", how, "--no-loadscope-reorder", "--max-worker-restart=0")
 
@@ -71,7 +86,7 @@ LANES: Mapping[str, Sequence[Command]] = {
     "unit": (Command((*_PYTEST, *side_by_side(2, "worksteal"), "tests/property", "tests/unit"), counts=True),),
     # Mostly waits, so there are more processes than there may be processors.
     "kernel": (
-        Command((*_PYTEST, *side_by_side(3), "tests/survive", "tests/bgp", "tests/lab", "tests/kernel"), counts=True),
+        Command((*_PYTEST, *side_by_side(4), "tests/survive", "tests/bgp", "tests/lab", "tests/kernel"), counts=True),
     ),
     "conformance": (Command((*_PYTEST, *side_by_side(2, "loadgroup"), "tests/conformance"), counts=True),),
     "vm": (Command((sys.executable, "-m", "tests.vm"), counts=True),),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.support.lanes import Command, Counts, parse, run, settle
+from tests.support.lanes import LONGEST, ROOT, Command, Counts, parse, run, settle
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,7 @@ def test_output_is_passed_on_and_the_closing_line_held_back(capfd: pytest.Captur
     code = "print('working'); print('2 passed, 0 failed'); print('bye')"
     assert run(Command((sys.executable, "-c", code), counts=True)) == Counts(2, 0)
     assert capfd.readouterr().out == "working\nbye\n"
+
+
+def test_files_that_are_begun_first_exist() -> None:
+    assert [name for name in LONGEST if not (ROOT / name).is_file()] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -79,7 +80,13 @@ def advertised(router: str) -> bool:
             everybody = ("ff02::1", 0, 0, socket.if_nametoindex("eth0"))
         while time.monotonic() < end:
             # RFC 4861, 4.2: type, code, checksum, hop limit, flags, lifetime of half an hour, two timers.
-            made.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), everybody)
+            advertisement = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+            try:
+                made.sendto(advertisement, everybody)
+            except OSError as error:
+                # A link that is up leads nowhere until the kernel has noticed that its other end is up as well.
+                if error.errno != errno.ENETUNREACH:
+                    raise
             if "proto ra" in default_route():
                 return True
             time.sleep(0.1)

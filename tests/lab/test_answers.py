@@ -7,16 +7,17 @@ flow that its node knows, as on a node that is not the director.
 from __future__ import annotations
 
 import itertools
+import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
 
 import pytest
 
 from tests.support.lab import Lab, netns
-from tests.support.lab.pods import Pod
 
 pytestmark = pytest.mark.root
 
@@ -67,31 +68,44 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield lab
 
 
+class Segment(NamedTuple):
+    """A TCP segment from an address and port; a UDP datagram where it has no flags."""
+
+    address: str
+    port: int
+    flags: int
+
+
 def sends(lab: Lab, source: str, target: str, address: str, port: int, flags: int) -> bool:
-    """Whether a TCP segment (UDP datagram: no flags) from an address and port arrives at a pod."""
+    """Whether a segment arrives at a pod."""
+    return bool(arrive(lab, source, target, [Segment(address, port, flags)]))
+
+
+def arrive(lab: Lab, source: str, target: str, segments: Sequence[Segment]) -> list[Segment]:
+    """Which segments arrive at a pod, of several that are sent at the same time."""
     sender, receiver = (lab.pods[f"default/{name}"] for name in (source, target))
-    return _arrives(sender, receiver, address, port, flags)
-
-
-def _arrives(source: Pod, target: Pod, address: str, port: int, flags: int) -> bool:
-    protocol = socket.IPPROTO_TCP if flags else socket.IPPROTO_UDP
-    number = next(_ports)
-    with netns.inside(target.network):
-        receiver = socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol)
-    with netns.inside(source.network):
-        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    with receiver, sender:
-        packet = _packet(address, target.ip, port, number, flags)
+    sent = {next(_ports): segment for segment in segments}
+    arrived: dict[int, Segment] = {}
+    with ExitStack() as stack:
+        with netns.inside(receiver.network):
+            ears = [
+                stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol))
+                for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+            ]
+        with netns.inside(sender.network):
+            mouth = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
         end = time.monotonic() + 0.6
-        with suppress(OSError):
-            sender.sendto(packet, (target.ip, 0))
-        while (left := end - time.monotonic()) > 0:
-            receiver.settimeout(left)
-            with suppress(TimeoutError):
-                data = receiver.recv(200)
-                if struct.unpack_from("!HH", data, (data[0] & 15) * 4) == (port, number):
-                    return True
-    return False
+        for number, segment in sent.items():
+            packet = _packet(segment.address, receiver.ip, segment.port, number, segment.flags)
+            with suppress(OSError):
+                mouth.sendto(packet, (receiver.ip, 0))
+        while len(arrived) < len(sent) and (left := end - time.monotonic()) > 0:
+            for ear in select.select(ears, [], [], left)[0]:
+                data = ear.recv(200)
+                port, number = struct.unpack_from("!HH", data, (data[0] & 15) * 4)
+                if number in sent and port == sent[number].port:
+                    arrived[number] = sent[number]
+    return list(arrived.values())
 
 
 def _packet(source: str, target: str, port: int, to: int, flags: int) -> bytes:
@@ -112,19 +126,21 @@ def _packet(source: str, target: str, port: int, to: int, flags: int) -> bytes:
 
 @pytest.mark.parametrize("target", ["client", "far"])
 def test_answers_from_the_ports_of_the_service_arrive(lab: Lab, target: str) -> None:
-    assert sends(lab, "web", target, VIP, 80, SYN_ACK)
-    assert sends(lab, "web", target, VIP, 80, ACK)
-    assert sends(lab, "web", target, VIP, 53, 0)
+    answers = [Segment(VIP, 80, SYN_ACK), Segment(VIP, 80, ACK), Segment(VIP, 53, 0)]
+    assert set(arrive(lab, "web", target, answers)) == set(answers)
 
 
 @pytest.mark.parametrize("target", ["client", "far"])
 def test_nothing_else_arrives(lab: Lab, target: str) -> None:
-    web = lab.pods["default/web"]
-    assert not sends(lab, "web", target, VIP, 80, SYN), "what opens a flow is no answer"
-    assert not sends(lab, "web", target, VIP, 81, SYN_ACK), "another port"
-    assert not sends(lab, "web", target, VIP, 80, 0), "another protocol"
-    assert not sends(lab, "web", target, OTHER_VIP, 80, SYN_ACK), "another address"
-    assert not sends(lab, "web", target, web.ip, 80, SYN), "its own address, under its policy"
+    own = lab.pods["default/web"].ip
+    others = {
+        Segment(VIP, 80, SYN): "what opens a flow is no answer",
+        Segment(VIP, 81, SYN_ACK): "another port",
+        Segment(VIP, 80, 0): "another protocol",
+        Segment(OTHER_VIP, 80, SYN_ACK): "another address",
+        Segment(own, 80, SYN): "its own address, under its policy",
+    }
+    assert [others[segment] for segment in arrive(lab, "web", target, list(others))] == []
 
 
 def test_answers_are_no_longer_let_through_when_direct_return_ends(lab: Lab) -> None:

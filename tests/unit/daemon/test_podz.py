@@ -170,9 +170,7 @@ def test_who_asks_from_another_thread_is_answered_between_turns(world: World) ->
     found: list[tuple[int, str]] = []
     asking = threading.Thread(target=lambda: found.append(world.states.show("shop/closed")))
     asking.start()
-    while not found:
-        world.engine.turn()
-    asking.join(10.0)
+    turn_while(world, asking)
     assert found == [(200, "shop/closed: in force\npolicies: shop/deny\n")]
 
 
@@ -197,10 +195,15 @@ def test_a_look_that_fails_is_the_trouble_of_who_looks(world: World) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    while not caught:
-        world.engine.turn()
-    asking.join(10.0)
+    turn_while(world, asking)
     assert world.engine.states[0].ready
+
+
+def turn_while(world: World, thread: threading.Thread) -> None:
+    """Take turns, with nothing to do in them, until a thread has its answer."""
+    while thread.is_alive():
+        world.inbox.wake()
+        world.engine.turn()
 
 
 def _entries(world: World) -> type[Row]:

@@ -41,7 +41,7 @@ UNTOLD = {
     ),
 }
 """What the kernel tells nobody of, by variant of iptables."""
-PERIOD = 2.0
+PERIOD = 1.0
 """Seconds between audits."""
 
 

@@ -48,7 +48,7 @@ class _Claimant(msgspec.Struct, Generic[R], gc=False, eq=False):
 class Ledger(Generic[R]):
     """Claims on the keys of one table. The lowest (rank, owner name) wins a key that several owners claim."""
 
-    __slots__ = ("_before", "_claimants", "_contested", "_holders", "_rows", "_stirred")
+    __slots__ = ("_before", "_claimants", "_contested", "_fresh", "_holders", "_rows", "_stirred")
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, R] = {}
@@ -58,9 +58,13 @@ class Ledger(Generic[R]):
         self._before: dict[Hashable, R | None] = {}
         self._stirred = False
         """A key has lost its row since `changes` was asked, so `_before` may hold more than None."""
+        self._fresh = True
+        """Nothing was claimed when `changes` was last asked, so all that is now is new and `_before` need not tell."""
 
     def changed(self) -> dict[Hashable, R | None]:
         """What `changes` would say now, without beginning anew."""
+        if self._fresh:
+            return dict.fromkeys(self._rows)
         if not self._stirred:
             return self._before
         rows = self._rows
@@ -69,10 +73,10 @@ class Ledger(Generic[R]):
     def changes(self) -> dict[Hashable, R | None]:
         """The keys whose winning row has changed since this was last asked, each with the row that won then.
 
-        None: nobody claimed it then.
+        None: nobody claimed it then. Whoever asks may keep the answer and change it.
         """
         changed = self.changed()
-        self._before, self._stirred = {}, False
+        self._before, self._stirred, self._fresh = {}, False, not self._rows
         return changed
 
     def claim(self, owner: Owner, rows: Iterable[R], *, rank: Rank = FIRST) -> None:
@@ -127,7 +131,8 @@ class Ledger(Generic[R]):
         self._claimants.update(entering)
         self._rows.update(rows)
         self._holders.update(zip(keys, claimants, strict=True))
-        self._before.update(dict.fromkeys(rows))
+        if not self._fresh:
+            self._before.update(dict.fromkeys(rows))
         return True
 
     def _take(self, claimant: _Claimant[R], key: Hashable, row: R) -> None:

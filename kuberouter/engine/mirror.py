@@ -43,10 +43,16 @@ class Mirror(Generic[R]):
         """The keys where they differ. A live view: do not keep it across writes."""
         return self._pending.keys()
 
-    def note(self, previous: Mapping[Hashable, R | None]) -> None:
-        """The desired rows of these keys changed; these were desired, and so in the kernel, until now."""
+    def note(self, previous: dict[Hashable, R | None]) -> None:
+        """The desired rows of these keys changed; these were desired, and so in the kernel, until now.
+
+        The mirror may keep the dictionary and change it: a copy of one that names a whole cluster takes its time.
+        """
         pending, due = self._pending, self._due
-        if not due and (not pending or pending.keys().isdisjoint(previous)):
+        if not due and not pending:
+            self._pending = previous
+            return
+        if not due and pending.keys().isdisjoint(previous):
             pending.update(previous)
             return
         for key, row in previous.items():

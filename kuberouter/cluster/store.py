@@ -20,6 +20,8 @@ from kuberouter.model.settings import NodeSettings
 
 FACTS = ("Node", "Interface")
 """Kinds that the facts of this node are made of."""
+ASIDE = frozenset(("EndpointSlice", "Pod", "Departed"))
+"""Kinds that change most, and on which nothing of that rests which compilers work out for later."""
 
 
 class Index(Protocol):
@@ -77,10 +79,6 @@ class Cluster(ClusterView):
         self._take(event, dirty)
         return dirty
 
-    def forget(self) -> None:
-        """Let go of what compilers have worked out."""
-        self.worked_out = {}
-
     def _take(self, event: Upserted | Deleted, dirty: list[Dirty]) -> None:
         if isinstance(event, Upserted):
             ref: ObjectRef = event.obj.ref
@@ -94,8 +92,8 @@ class Cluster(ClusterView):
             new = with_last_good(old, new)
         if old == new:
             return
-        if self.worked_out:
-            self.forget()
+        if self.worked_out and ref.kind not in ASIDE:
+            self.worked_out = {}
         if new is None:
             del table[ref]
         else:

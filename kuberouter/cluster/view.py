@@ -69,7 +69,7 @@ class ClusterView:
         """Which firewall mark belongs to which place."""
         self.local_endpoints = LocalEndpointIndex(node)
         """How many endpoints of a Service on the node of this name are ready for new connections."""
-        self.receivers = ReceiverIndex(node)
+        self.receivers = ReceiverIndex(node, self.slices_of)
         """Which endpoints on the node of this name answer clients directly."""
         self.hairpins = HairpinIndex()
         """Whether any Service asks that its endpoints can reach themselves."""
@@ -84,8 +84,8 @@ class ClusterView:
         self.graces = GraceIndex()
         """How long the pod at an address may take to end."""
         self.worked_out: dict[ObjectRef, object] = {}
-        """What compilers have worked out of this very state, by subject, for who needs it next in the same step: the
-        store empties it with every change, the planner after every step.
+        """What compilers have worked out of this state, by subject, for who needs it next. It must rest on nothing that
+        tells of endpoints or pods: the store empties it with every change of anything else.
         """
 
     @property

@@ -133,7 +133,6 @@ class Planner:
             self._relate(self._history, node, now)
         if self._assembler is not None:
             self._assembler.assemble(self.ledgers[Rule].changes())
-        self.cluster.forget()
         return {table: changed for table, ledger in self.ledgers.items() if (changed := ledger.changes())}
 
     def _relate(self, history: History, node: NodeFacts, now: float) -> None:
@@ -174,7 +173,7 @@ class Planner:
         if self.cluster.facts_changed:
             self.synced.add(NODE_KNOWN)
             self.recompute()
-        if self.cluster.readable:
+        if ANNOTATIONS not in self.synced and self.cluster.readable:
             self.synced.add(ANNOTATIONS)
 
     def recompute(self) -> None:

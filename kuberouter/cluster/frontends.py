@@ -137,14 +137,16 @@ def _share(found: EndpointSlice, node: str) -> _Share:
 class _Tally:
     """Of one group, the numbers of slices in which there is a ready endpoint of this kind and that."""
 
-    __slots__ = ("for_here", "here", "no_node", "no_zone", "ready", "zones")
+    __slots__ = ("_standing", "for_here", "here", "no_node", "no_zone", "ready", "zones")
 
     def __init__(self) -> None:
         self.ready = self.here = self.for_here = self.no_node = self.no_zone = 0
         self.zones: dict[str, int] | None = None
+        self._standing: Standing | None = None
 
     def add(self, share: _Share, step: int) -> None:
         """Count a slice in (`step` 1) or out (-1)."""
+        self._standing = None
         self.ready += step * share.ready
         self.here += step * share.here
         self.no_node += step * (not share.node_hints)
@@ -159,12 +161,28 @@ class _Tally:
 
     def standing(self) -> Standing:
         """What it comes to."""
-        zones = frozenset(self.zones) if self.zones and not self.no_zone else _NOWHERE
-        return Standing(self.ready > 0, self.here > 0, self.for_here > 0 and not self.no_node, zones)
+        if self._standing is None:
+            zones = frozenset(self.zones) if self.zones and not self.no_zone else _NOWHERE
+            self._standing = Standing(self.ready > 0, self.here > 0, self.for_here > 0 and not self.no_node, zones)
+        return self._standing
 
 
 _NOWHERE: frozenset[str] = frozenset()
 _NOBODY = Standing()
+
+
+def _groups(found: EndpointSlice) -> list[Group]:
+    if not found.endpoints:
+        return []
+    family = family_of(found.endpoints[0].address)
+    return [Group(found.service, family, port.name, port.protocol) for port in found.ports]
+
+
+def _same_groups(old: EndpointSlice, new: EndpointSlice) -> bool:
+    """Whether two states of a slice with endpoints belong to the same groups."""
+    if old.ports != new.ports or old.service != new.service:
+        return False
+    return len(old.endpoints[0].address) == len(new.endpoints[0].address)
 
 
 class FrontendIndex:
@@ -187,16 +205,13 @@ class FrontendIndex:
         """Take in one object's change; `contenders` and `flipped` then say what it means for others."""
         if self.contenders or self.flipped:
             self.contenders, self.flipped = set(), set()
-        shares: list[tuple[list[Group], _Share, int]] = []
         for each, step in ((old, -1), (new, 1)):
-            if each is None:
-                continue
-            if isinstance(each, EndpointSlice):
-                shares.append((self._groups(each), _share(each, self._node), step))
-            elif isinstance(each, Service):
+            if isinstance(each, Service):
                 self._claim(each, step)
-        if shares:
-            self._recount(shares)
+        before = old if isinstance(old, EndpointSlice) else None
+        after = new if isinstance(new, EndpointSlice) else None
+        if before is not None or after is not None:
+            self._slice(before, after)
 
     def _claim(self, service: Service, step: int) -> None:
         ref = service.ref
@@ -238,25 +253,18 @@ class FrontendIndex:
         if not entries:
             del self._claimants[claim]
 
-    def _groups(self, found: EndpointSlice) -> list[Group]:
-        if not found.endpoints:
-            return []
-        family = family_of(found.endpoints[0].address)
-        groups: list[Group] = []
-        for port in found.ports:
-            groups.append(Group(found.service, family, port.name, port.protocol))
-        return groups
-
-    def _recount(self, shares: list[tuple[list[Group], _Share, int]]) -> None:
-        """Count slices in and out."""
-        if len(shares) == 2 and shares[0][:2] == shares[1][:2]:
+    def _slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
+        """Count a slice as it was out, and as it is in."""
+        out = _share(old, self._node) if old is not None else _NOTHING
+        in_ = _share(new, self._node) if new is not None else _NOTHING
+        if out == in_ and (out is _NOTHING or (old is not None and new is not None and _same_groups(old, new))):
             # An endpoint was replaced by another: that is most of what happens, and nothing to the group as a whole.
             return
-        if len(shares) == 1 and shares[0][1] is _NOTHING:
-            return
         before: dict[Group, Standing] = {}
-        for groups, share, step in shares:
-            for group in groups:
+        for each, share, step in ((old, out, -1), (new, in_, 1)):
+            if each is None or share is _NOTHING:
+                continue
+            for group in _groups(each):
                 tally = self._tallies.get(group)
                 if group not in before:
                     before[group] = tally.standing() if tally is not None else _NOBODY

@@ -61,14 +61,14 @@ class DestinationFacts(NamedTuple):
     active: int = 0
 
 
+_SERVICE_KEY = Struct("=HHHxx HHHxx HH16s HHHxx")
+"""Type and length of each attribute that names a service, its content and its padding: they are always the same."""
+
+
 def service_key(family: int, protocol: int, address: bytes, port: int) -> bytes:
     """The attributes that name a service."""
-    return (
-        attribute(SVC_AF, U16.pack(family))
-        + attribute(SVC_PROTOCOL, U16.pack(protocol))
-        + attribute(SVC_ADDR, address if len(address) == 16 else address + _PAD)
-        + attribute(SVC_PORT, PORT.pack(port))
-    )
+    number = socket.htons(port)
+    return _SERVICE_KEY.pack(6, SVC_AF, family, 6, SVC_PROTOCOL, protocol, 20, SVC_ADDR, address, 6, SVC_PORT, number)
 
 
 def mark_key(family: int, mark: int) -> bytes:

@@ -32,8 +32,8 @@ def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, sett
             rows += _destinations(frontend, service, found, view, node)
             if frontend.mark:
                 direct[frontend.service] = frontend.port.port
-    hairpins = tuple(hairpin_members(rows, found, service, node, settings))
     problems = tuple(endpoint_problems(service, direct, rows)) if direct else ()
+    hairpins = hairpin_members(rows, found, service, node, settings)
     return Fragment((*rows, *hairpins), problems, Rank(since=service.created))
 
 

@@ -248,13 +248,15 @@ class DestinationDriver(_Ipvs):
         ours = [key for key in keys if self._ownership.ours(key)]
         told = ipvs.parse_table(_table() if ours else b"")
         rows: list[Destination] = []
+        masquerade, tunnel = Forward.MASQUERADE, Forward.TUNNEL
         for key in ours:
-            place = (int(key.family), int(key.protocol), key.address, key.port)
+            place = (key.family, key.protocol, key.address, key.port)
             facts_of = self._asked(key) if key.mark or place not in told else told[place]
-            for each in facts_of:
-                forward = Forward.MASQUERADE if each.forward == 0 else Forward.TUNNEL
-                rows.append(Destination(DestinationKey(key, each.address, each.port), each.weight, forward))
-        self._served.read(rows)
+            rows += [
+                Destination(DestinationKey(key, e.address, e.port), e.weight, tunnel if e.forward else masquerade)
+                for e in facts_of
+            ]
+        self._served.read(rows if any(map(concerns, ours)) else ())
         return rows
 
     def plain(self, key: VirtualServiceKey) -> bool:

@@ -116,4 +116,4 @@ class Ownership:
 
     def excluded(self, address: bytes) -> bool:
         """Whether an address is in an excluded CIDR."""
-        return inside(self._excluded, address)
+        return bool(self._excluded) and inside(self._excluded, address)

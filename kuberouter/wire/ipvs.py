@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import socket
 import sys
+from binascii import unhexlify
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
+
+import msgspec
 
 from kuberouter.wire.netlink import ATTRIBUTE, GENL_HEADER, NLA_F_NESTED, attribute, attributes, nested, text
 
@@ -51,7 +54,7 @@ class ServiceFacts(NamedTuple):
     netmask: int
 
 
-class DestinationFacts(NamedTuple):
+class DestinationFacts(msgspec.Struct, frozen=True, gc=False):
     """A destination as the kernel tells it. `active` are its connections that are open both ways, or opening."""
 
     address: bytes
@@ -225,25 +228,36 @@ def parse_table(text: bytes) -> dict[Place, list[DestinationFacts]]:
     """
     found: dict[Place, list[DestinationFacts]] = {}
     current: list[DestinationFacts] = []
+    manners: dict[bytes, tuple[int, int, int]] = {}
     for line in text.splitlines():
         if line.startswith(_DESTINATION):
-            where, forward, weight = line[5:].split(None, 3)[:3]
-            if weight == b"Weight":
+            if line[13:14] == b":" and line[38:39] == b" ":
+                # IPv4, with each column in its place: what follows the address is the same for nearly all.
+                manner = manners.get(line[14:38])
+                if manner is None:
+                    manner = manners[line[14:38]] = _columns(*line[14:38].split())
+                current.append(DestinationFacts(unhexlify(line[5:13]), *manner))
                 continue
-            address, port = _endpoint(where)
-            current.append(DestinationFacts(address, port, int(weight), _FORWARDS.get(forward, 3)))
+            where, forward, weight = line[5:].split(None, 3)[:3]
+            if weight != b"Weight":
+                address, _, port = where.rpartition(b":")
+                current.append(DestinationFacts(_address(address), *_columns(port, forward, weight)))
             continue
         current = []
         words = line.split(None, 2)
         if len(words) > 1 and (protocol := _PROTOCOLS.get(words[0])) is not None:
-            address, port = _endpoint(words[1])
+            where, _, port = words[1].rpartition(b":")
+            address = _address(where)
             family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-            found[family, protocol, address, port] = current
+            found[family, protocol, address, int(port, 16)] = current
     return found
 
 
-def _endpoint(word: bytes) -> tuple[bytes, int]:
-    """An address with a port: `0A600001:0050` or `[fd96:0000:...:0001]:0050`."""
-    address, _, port = word.rpartition(b":")
-    digits = address[1:-1].replace(b":", b"") if address[:1] == b"[" else address
-    return bytes.fromhex(digits.decode()), int(port, 16)
+def _address(word: bytes) -> bytes:
+    """A packed address from `0A600001` or `[fd96:0000:...:0001]`."""
+    return unhexlify(word.strip(b"[]").replace(b":", b""))
+
+
+def _columns(port: bytes, forward: bytes, weight: bytes) -> tuple[int, int, int]:
+    """Port, weight and forwarding method from the columns of a destination."""
+    return int(port, 16), int(weight), _FORWARDS.get(forward, 3)

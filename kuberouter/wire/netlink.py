@@ -130,7 +130,17 @@ def around(make: Callable[[bytes], bytes], size: int) -> Around:
 
 def attributes(buffer: bytes, offset: int = 0, end: int | None = None) -> dict[int, bytes]:
     """The attributes in `buffer[offset:end]` by type without flag bits; of repeated ones the last."""
-    return dict(each_attribute(buffer, offset, end))
+    stop = len(buffer) if end is None else end
+    unpack = ATTRIBUTE.unpack_from
+    found: dict[int, bytes] = {}
+    # Not by way of `each_attribute`: whole tables are read with this.
+    while offset + 4 <= stop:
+        length, kind = unpack(buffer, offset)
+        if length < 4:
+            break
+        found[kind & NLA_TYPE_MASK] = buffer[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
 
 
 def each_attribute(buffer: bytes, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:

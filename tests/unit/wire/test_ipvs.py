@@ -46,3 +46,12 @@ def test_destinations_are_told_by_service() -> None:
 def test_an_empty_table_and_none_at_all_have_no_services() -> None:
     assert parse_table(b"") == {}
     assert parse_table(b"\n".join(TABLE.splitlines()[:3])) == {}
+
+
+def test_a_weight_that_leaves_its_column_and_the_longest_one_that_does_not_are_read_whole() -> None:
+    lines = b"TCP  0A600001:0050 rr \n" + b"".join(
+        b"  -> 0AF40105:%04X      Masq    %-6d 12345678901 0          \n" % (port, weight)
+        for port, weight in enumerate((999999, 1000000, 65535), 1)
+    )
+    (found,) = parse_table(lines).values()
+    assert [(each.port, each.weight) for each in found] == [(1, 999999), (2, 1000000), (3, 65535)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from kuberouter.model.core import Batch, Family, Outcome, Prefix
 from kuberouter.model.network import (
@@ -33,6 +34,7 @@ from kuberouter.wire.netlink import (
 KINDS = {kind.value: kind for kind in LinkKind}
 MODULES = {LinkKind.DUMMY: "dummy", LinkKind.IPIP: "ipip", LinkKind.IP6TNL: "ip6_tunnel", LinkKind.BRIDGE: "bridge"}
 ENCAP_MODULES = {LinkKind.IPIP: "fou", LinkKind.IP6TNL: "fou6"}
+_KEY = attrgetter("key")
 FEW = 100
 """Links that cost less to ask for one by one than all links of a big node do."""
 GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL))
@@ -217,6 +219,10 @@ class RouteDriver(Rtnetlink):
     def __init__(self, tables: Collection[int]) -> None:
         super().__init__()
         self._tables = frozenset(tables)
+        self._known: dict[bytes, Route] = {}
+        """Routes through gateways that the last reading found, by what the kernel said of them."""
+        self._written: dict[RouteKey, Route] = {}
+        """Routes written since: what is read is the same row then, and not another that is equal."""
 
     def owns(self, row: Route) -> bool:
         """Every route that `read` returns has protocol 17; the tables are the ones that we use."""
@@ -224,25 +230,37 @@ class RouteDriver(Rtnetlink):
 
     def read(self) -> Iterable[Route]:
         """All unicast routes of protocol 17."""
-        names = {link.ifindex: link.name for link in self.links()}
-        rows: list[Route] = []
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for body in self.wire.dump(rt.RTM_GETROUTE, rt.route_dump(family, ROUTE_PROTOCOL)):
-                route = rt.parse_route(body)
-                if route.protocol != ROUTE_PROTOCOL or route.kind != rt.RTN_UNICAST:
-                    continue
-                gateways = tuple(sorted(gateway for gateway, _ in route.hops if gateway))
+        bodies = [
+            body
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for body in self.wire.dump(rt.RTM_GETROUTE, rt.route_dump(family, ROUTE_PROTOCOL))
+        ]
+        # Nearly all are what they were, and to know them again takes a tenth of the time. What a name stands for may
+        # have changed, though, so routes straight out are looked at each time.
+        known = {body: row for body in bodies if (row := self._known.get(body)) is not None}
+        routes = [(body, rt.parse_route(body)) for body in bodies if body not in known]
+        direct: list[Route] = []
+        names: dict[int, str] = {}
+        for body, route in routes:
+            if route.protocol != ROUTE_PROTOCOL or route.kind != rt.RTN_UNICAST:
+                continue
+            key = RouteKey(route.table, Prefix(route.address, route.length))
+            if gateways := tuple(sorted(gateway for gateway, _ in route.hops if gateway)):
                 # Behind a gateway the link follows from the gateway; only a route straight out names its device.
-                devices = () if gateways else tuple(sorted(names.get(index, "") for _, index in route.hops))
-                key = RouteKey(route.table, Prefix(route.address, route.length))
-                rows.append(Route(key, gateways, devices, route.source))
-        return rows
+                row, written = Route(key, gateways, (), route.source), self._written.get(key)
+                known[body] = written if written is not None and written == row else row
+                continue
+            names = names or {link.ifindex: link.name for link in self.links()}
+            devices = tuple(sorted(names.get(index, "") for _, index in route.hops))
+            direct.append(Route(key, (), devices, route.source))
+        self._known, self._written = known, {}
+        return [*known.values(), *direct]
 
     def write(self, batch: Batch[Route]) -> Outcome:
         """Replace in place; a route is never away while it changes. What somebody else has put there stays."""
         failed: dict[Hashable, str] = {}
         changed = [new for _, new in batch.change]
-        names = self.indexes({device for row in (*batch.add, *changed) for device in row.devices})
+        names = self.indexes({device for row in (*batch.add, *changed) if row.devices for device in row.devices})
         taken = self._send(batch.add, NLM_F_CREATE | NLM_F_EXCL, names, failed)
         if taken:
             others = self._others()
@@ -260,13 +278,14 @@ class RouteDriver(Rtnetlink):
         """Write routes; returns those of which the kernel says that there is one already."""
         known: list[Route] = []
         for row in rows:
-            if missing := [device for device in row.devices if device not in names]:
+            if row.devices and (missing := [device for device in row.devices if device not in names]):
                 failed[row.key] = f"link {missing[0]} does not exist"
             else:
                 known.append(row)
         codes = self.wire.transact([(rt.RTM_NEWROUTE, flags, _route(row, names)) for row in known])
+        self._written.update(zip(map(_KEY, known), known, strict=True))
         taken: list[Route] = []
-        for row, code in zip(known, codes, strict=True):
+        for row, code in zip(known, codes, strict=True) if any(codes) else ():
             if code == errno.EEXIST and flags & NLM_F_EXCL:
                 taken.append(row)
             elif code:
@@ -285,14 +304,17 @@ class RouteDriver(Rtnetlink):
 
 
 def _route(row: Route, names: Mapping[str, int]) -> bytes:
-    prefix = row.key.prefix
+    key, gateways = row.key, row.gateways
+    prefix = key.prefix
+    if len(gateways) == 1 and not row.source and len(prefix.address) == len(gateways[0]) == 4:
+        return rt.plain_route_request(key.table, prefix.address, prefix.length, ROUTE_PROTOCOL, gateways[0])
     return rt.route_request(
-        row.key.table,
+        key.table,
         prefix.address,
         prefix.length,
         protocol=ROUTE_PROTOCOL,
-        gateways=row.gateways,
-        devices=tuple(names[device] for device in row.devices),
+        gateways=gateways,
+        devices=tuple(names[device] for device in row.devices) if row.devices else (),
         source=row.source,
     )
 

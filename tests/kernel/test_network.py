@@ -127,6 +127,30 @@ def test_any_routes_become_any_other_routes(uplink: str) -> None:
     assert "table 99" in foreign
 
 
+def test_what_others_do_to_routes_is_seen_however_often_they_were_read(uplink: str) -> None:
+    driver = RouteDriver((TABLE_MAIN,))
+    one, two, three = (route(f"10.{n}.0.0/16", "192.0.2.2") for n in range(3))
+    six = route("2001:db8:9::/48", "2001:db8::9")
+    assert not driver.write(Batch((one, two, three, six))).failed
+    assert owned(driver) == owned(driver) == {row.key: row for row in (one, two, three, six)}
+    sh("ip", "route", "replace", "10.0.0.0/16", "via", "192.0.2.3", "proto", "17")
+    sh("ip", "route", "del", "10.1.0.0/16")
+    sh("ip", "-6", "route", "replace", "2001:db8:9::/48", "via", "2001:db8::8", "proto", "17")
+    changed = (route("10.0.0.0/16", "192.0.2.3"), three, route("2001:db8:9::/48", "2001:db8::8"))
+    assert owned(driver) == owned(driver) == {row.key: row for row in changed}
+
+
+def test_a_link_that_has_another_name_is_known_by_it(uplink: str) -> None:
+    driver = RouteDriver((TABLE_MAIN,))
+    for before, now in (("up0", "up0"), ("up0", "up1")):
+        sh("ip", "link", "set", before, "down")
+        sh("ip", "link", "set", before, "name", now)
+        sh("ip", "link", "set", now, "up")
+        row = route("10.9.0.0/16", device=now)
+        assert not driver.write(Batch((row,))).failed
+        assert owned(driver) == owned(driver) == {row.key: row}
+
+
 def test_several_links_share_the_load_and_one_that_lacks_is_named(uplink: str) -> None:
     sh("ip", "link", "add", "up1", "type", "bridge")
     sh("ip", "link", "set", "up1", "up")

@@ -121,6 +121,10 @@ def _rare_block(text: str, head: str, tail: str) -> tuple[bytes, int]:
 
 def show_address(packed: bytes) -> str:
     """A packed address as text."""
+    if len(packed) == 4:
+        # Thousands are told of at once, and this takes a third of the time.
+        a, b, c, d = packed
+        return f"{a}.{b}.{c}.{d}"
     return str(ipaddress.ip_address(packed))
 
 

@@ -6,7 +6,6 @@ once its sessions are back, or a bound after it came back, is then told to be go
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import queue
 import random
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.bgp import TABLES
 from kuberouter.model.cluster import LearnedRoute
 from kuberouter.model.core import ObjectRef, Prefix, Unavailable
@@ -129,14 +129,9 @@ class LearnedSource:
 
     def _take(self, paths: Sequence[BestPath], inbox: Inbox) -> None:
         """A message: the best paths of each of its prefixes, several where they are equally good."""
-        found: dict[Prefix, list[BestPath]] = {}
-        for path in paths:
-            found.setdefault(path.prefix, []).append(path)
-        if found:
+        if paths:
             self._last_news = self._clock()
-        for prefix, best in found.items():
-            own = any(path.own for path in best)
-            hops = () if own else tuple(sorted({path.next_hop for path in best if path.next_hop}))
+        for prefix, hops in _hops(paths).items():
             if not hops:
                 if self._told.pop(prefix, None) is not None:
                     inbox.put(Deleted(_ref(prefix)))
@@ -178,6 +173,25 @@ class LearnedSource:
         return now - self._last_news >= (QUIET if sessions.configured else ALONE)
 
 
+def _hops(paths: Sequence[BestPath]) -> dict[Prefix, tuple[bytes, ...]]:
+    """The next hops to each prefix, sorted; none where it originates here or is gone."""
+    hops: dict[Prefix, tuple[bytes, ...]] = {}
+    several: dict[Prefix, list[BestPath]] = {}
+    for path in paths:
+        if path.prefix in hops:
+            several[path.prefix] = []
+        else:
+            hops[path.prefix] = (path.next_hop,) if path.next_hop and not path.own else ()
+    if several:
+        for path in paths:
+            if path.prefix in several:
+                several[path.prefix].append(path)
+    for prefix, best in several.items():
+        own = any(path.own for path in best)
+        hops[prefix] = () if own else tuple(sorted({path.next_hop for path in best if path.next_hop}))
+    return hops
+
+
 def _listen(watch: Watch, news: queue.SimpleQueue[News]) -> None:
     try:
         for found in watch:
@@ -194,4 +208,4 @@ def _drifted(inbox: Inbox) -> None:
 
 
 def _ref(prefix: Prefix) -> ObjectRef:
-    return ObjectRef("LearnedRoute", "", f"{ipaddress.ip_address(prefix.address)}/{prefix.length}")
+    return ObjectRef("LearnedRoute", "", show_prefix(prefix))

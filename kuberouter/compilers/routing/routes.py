@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kuberouter.cluster.facts import network_of
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.routing.tunnels import name_of, tunnel_to
 from kuberouter.decode.scalars import show_prefix
@@ -25,15 +24,20 @@ def compile_route(key: Owner, view: ClusterView, *, node: NodeFacts, settings: R
     if (other := view.foreign(key.subject)) is not None:
         text = f"this host has a route to {show_prefix(prefix)} that is not ours ({other.text}), so none is written"
         return Fragment(problems=(Problem(key.subject, "", Reason.CONFLICT, text),))
-    hops = sorted(hop for hop in learned.next_hops if hop not in node.addresses)
-    tunnelled = [hop for hop in hops if _needs_tunnel(hop, view, node=node, settings=settings)]
-    gateways = tuple(
-        hop for hop in hops if hop not in tunnelled and _connected(hop, node) and family_of(hop) is prefix.family
-    )
-    if gateways:
+    near: list[bytes] = []
+    tunnelled: list[bytes] = []
+    for hop in sorted(learned.next_hops):
+        if hop in node.addresses:
+            continue
+        connected = any(subnet.covers(hop) for subnet in node.subnets)
+        if settings.overlay and (settings.overlay_full or not connected) and view.routes.has_node(hop):
+            tunnelled.append(hop)
+        elif connected:
+            near.append(hop)
+    if gateways := tuple([hop for hop in near if len(hop) == len(prefix.address)]):
         return Fragment((Route(RouteKey(TABLE_MAIN, prefix), gateways),))
     rows = _through_tunnels(prefix, tunnelled, view, node=node, settings=settings)
-    if not rows and any(_connected(hop, node) or hop in tunnelled for hop in hops):
+    if not rows and (near or tunnelled):
         text = "no next hop of it can be used from here"
         return Fragment(problems=(Problem(key.subject, "", Reason.UNSUPPORTED, text),))
     return Fragment(rows)
@@ -44,7 +48,7 @@ def _through_tunnels(
 ) -> tuple[Row, ...]:
     source = node.address(prefix.family)
     # Inside itself a tunnel would carry its own packets round and round.
-    usable = [hop for hop in hops if family_of(hop) is prefix.family and not _contains(prefix, hop)]
+    usable = [hop for hop in hops if family_of(hop) is prefix.family and not prefix.covers(hop)]
     if prefix.family is Family.IPV6:
         # Linux has no IPv6 route with several ways but through gateways.
         usable = usable[:1]
@@ -59,17 +63,3 @@ def _allowed(prefix: Prefix, settings: RouterSettings) -> bool:
     """Whether a route may be learned at all; policy in gobgpd holds the same, but not for what it had before."""
     allowed = settings.import_allow
     return not allowed or any(block.length <= prefix.length and block.covers(prefix.address) for block in allowed)
-
-
-def _connected(address: bytes, node: NodeFacts) -> bool:
-    return any(_contains(subnet, address) for subnet in node.subnets)
-
-
-def _contains(subnet: Prefix, address: bytes) -> bool:
-    return subnet.family is family_of(address) and network_of(address, subnet.length) == subnet
-
-
-def _needs_tunnel(address: bytes, view: ClusterView, *, node: NodeFacts, settings: RouterSettings) -> bool:
-    if not settings.overlay or not view.routes.has_node(address):
-        return False
-    return settings.overlay_full or not _connected(address, node)

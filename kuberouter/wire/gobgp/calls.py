@@ -150,14 +150,13 @@ class Calls:
         self._do("DeletePolicy", self._pb.DeletePolicyRequest(policy=policy, preserve_statements=True, all=True))
 
     def assignments(self) -> Iterable[PolicyAssignment]:
-        """ListPolicyAssignment of the global table."""
-        for direction in RouteDirection:
-            request = self._pb.ListPolicyAssignmentRequest(name="global", direction=int(direction))
-            for reply in self._all("ListPolicyAssignment", request, self._pb.ListPolicyAssignmentResponse):
-                found = reply.assignment
-                accept = found.default_action != REJECT
-                names = tuple(policy.name for policy in found.policies)
-                yield PolicyAssignment(PolicyAssignmentKey(direction), names, accept)
+        """ListPolicyAssignment of the global table, of both directions because none is named."""
+        request = self._pb.ListPolicyAssignmentRequest(name="global")
+        for reply in self._all("ListPolicyAssignment", request, self._pb.ListPolicyAssignmentResponse):
+            found = reply.assignment
+            key = PolicyAssignmentKey(RouteDirection(found.direction))
+            accept = found.default_action != REJECT
+            yield PolicyAssignment(key, tuple(policy.name for policy in found.policies), accept)
 
     def assign(self, row: PolicyAssignment) -> None:
         """SetPolicyAssignment."""
@@ -227,15 +226,14 @@ class Calls:
 
     def originate(self, announce: Sequence[Path], withdraw: Sequence[Path]) -> None:
         """AddPathStream."""
-        paths = [
-            *(self._codec.path_message(row, True) for row in withdraw),
-            *(self._codec.path_message(row, False) for row in announce),
-        ]
-        batches = (paths[at : at + BATCH] for at in range(0, len(paths), BATCH))
-        requests = (
-            self._pb.AddPathStreamRequest(table_type=self._numbers.global_table, paths=batch) for batch in batches
-        )
-        self._wire.send(self._service + "AddPathStream", requests, Empty)
+        self._wire.send(self._service + "AddPathStream", self._originations(announce, withdraw), Empty)
+
+    def _originations(self, announce: Sequence[Path], withdraw: Sequence[Path]) -> Iterator[Any]:
+        """The messages, each made while gobgpd is at work on those before."""
+        for rows, gone in ((withdraw, True), (announce, False)):
+            for at in range(0, len(rows), BATCH):
+                paths = [self._codec.path_message(row, gone) for row in rows[at : at + BATCH]]
+                yield self._pb.AddPathStreamRequest(table_type=self._numbers.global_table, paths=paths)
 
     def watch(self) -> Watch:
         """WatchEvent with the best paths of now first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -14,6 +15,12 @@ from kuberouter.wire.gobgp.codec import Codec, Numbers, one_of, packed_of, text_
 from kuberouter.wire.gobgp.stubs import v3_pb2 as pb
 
 SERVICE = "/apipb.GobgpApi/"
+_URL = "type.googleapis.com/"
+_PREFIX, _NEXT_HOP, _MULTI = (
+    _URL + message.DESCRIPTOR.full_name
+    for message in (pb.IPAddressPrefix, pb.NextHopAttribute, pb.MpReachNLRIAttribute)
+)
+"""Types of parts (google/protobuf/any.proto)."""
 NUMBERS = Numbers(
     best=0,
     global_table=0,
@@ -34,22 +41,25 @@ class CodecV3(Codec):
         return self.attribute(pb.IPAddressPrefix(prefix=text_of(prefix.address), prefix_len=prefix.length))
 
     def attribute(self, message: Any) -> Any:
-        packed = AnyMessage()
-        packed.Pack(message)
-        return packed
+        return AnyMessage(type_url=_URL + message.DESCRIPTOR.full_name, value=message.SerializeToString())
 
     def prefix_message(self, nlri: Any) -> Any:
-        found = pb.IPAddressPrefix()
-        return found if nlri.Unpack(found) else None
+        return pb.IPAddressPrefix.FromString(nlri.value) if nlri.type_url == _PREFIX else None
 
     def path_next_hop(self, path: Any) -> bytes:
-        plain, multi = pb.NextHopAttribute(), pb.MpReachNLRIAttribute()
         for attribute in path.pattrs:
-            if attribute.Unpack(plain):
-                return packed_of(plain.next_hop)
-            if attribute.Unpack(multi) and multi.next_hops:
-                return one_of(multi.next_hops)
+            kind = attribute.type_url
+            if kind == _NEXT_HOP:
+                return _next_hop(attribute.value)
+            if kind == _MULTI and (hops := pb.MpReachNLRIAttribute.FromString(attribute.value).next_hops):
+                return one_of(hops)
         return b""
+
+
+@lru_cache(maxsize=1024)
+def _next_hop(value: bytes) -> bytes:
+    """The next hop in an attribute of that kind. There are many paths to a node, or few nodes."""
+    return packed_of(pb.NextHopAttribute.FromString(value).next_hop)
 
 
 class V3(Calls):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grpc
+import grpc.experimental
 
 from kuberouter.model.bgp import (
     DefinedSetKey,
@@ -35,6 +36,7 @@ HUNG = 30.0
 """Seconds after a call that got no answer in which no other is tried: whoever calls has more to do than wait."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # an initial dump of the whole table is one message
+    (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),  # half the time of handing over each reply
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -97,7 +97,7 @@ def compose(config: Config) -> Composition:
     if config.proxy is not None:
         parts.append(proxy_part(config.proxy))
     if config.router is not None:
-        parts.append(router_part(config.router))
+        parts.append(router_part(config.router, config.node.name))
     if config.firewall is not None:
         per_pod = config.metrics is not None and config.metrics.per_policy
         parts.append(firewall_part(config.firewall, per_pod=per_pod))

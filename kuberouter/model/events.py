@@ -19,7 +19,10 @@ class Deleted(Value, frozen=True, gc=False):
 
 
 class Rejected(Value, frozen=True, gc=False):
-    """An object could not be decoded. What was last known and programmed for it stays."""
+    """An object could not be decoded. What was last known and programmed for it stays.
+
+    Also what a source itself finds wrong in the world; the `ref` is then its name for the matter.
+    """
 
     ref: ObjectRef
     problems: tuple[Problem, ...]

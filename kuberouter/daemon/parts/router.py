@@ -25,7 +25,7 @@ from kuberouter.drivers.fouports import FouPortDriver
 from kuberouter.drivers.host import CniDriver
 from kuberouter.drivers.network import PolicyRuleDriver, RouteDriver
 from kuberouter.model import bgp
-from kuberouter.model.core import Family, Row
+from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import ANNOTATIONS
 from kuberouter.model.host import CniSettings, NoSourceCheck, Sysctl
 from kuberouter.model.netfilter import FormerEgress, Hook, HookRank, IpSet, Member
@@ -34,12 +34,13 @@ from kuberouter.model.settings import RouterSettings
 from kuberouter.wire.aws import Ec2
 
 
-def router_part(settings: RouterSettings) -> Part:
-    """What the route controller brings along."""
+def router_part(settings: RouterSettings, node: str) -> Part:
+    """What the route controller of a node brings along."""
     # gRPC is heavy, and only this controller speaks it.
     from kuberouter.daemon.bgpcounts import BgpCounts
     from kuberouter.drivers import bgp as drivers
     from kuberouter.sources.learned import LearnedSource
+    from kuberouter.sources.sessions import SessionSource
     from kuberouter.wire.gobgp.client import Connection
     from kuberouter.wire.gobgp.gobgpd import Gobgp
 
@@ -51,7 +52,7 @@ def router_part(settings: RouterSettings) -> Part:
     part.dependents = [routing]
     deferral = settings.graceful.deferral_time if settings.graceful is not None else 0
     learned = LearnedSource(gobgp, longest=deferral)
-    part.sources = [learned]
+    part.sources = [learned, SessionSource(gobgp, ObjectRef("Node", "", node))]
     if settings.gobgp_spawn:
         part.sources.append(Supervisor(settings.gobgp_socket, settings.gobgp_listeners))
     part.shows.append(BgpCounts(gobgp, lambda: learned.received).show)

@@ -23,3 +23,9 @@ def commands(page: str, what: str) -> str:
     """The shell commands of a page that begin with this comment, without the indent of a list."""
     (found,) = re.findall(rf"^ *```sh\n( *# {re.escape(what)}\n.*?)^ *```$", (DOCS / page).read_text(), re.M | re.S)
     return textwrap.dedent(found)
+
+
+def block(page: str, language: str) -> str:
+    """The only block of a language that a page shows."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    return str(found)

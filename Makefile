@@ -9,16 +9,18 @@
 #   make kernel FULL=1        all tests of BGP against both versions of gobgpd
 #   make conformance FULL=1   every scenario on every backend in every family mode (CONFORMANCE_SEED=number or new)
 #   make bench [BENCH=name]   figures against their targets
+#   make interop              BGP with BIRD and FRR, with every gobgpd that is here: a table of what works
+#   make hitless [GUEST=1]    probes lost to restarts, upgrades, flaps and flushes; with IPVS in a guest if need be
 #   make survive [KILLS=200]  the long form of the kill test
 #   make setup                only what the others begin with
 #   make lock                 pins every dependency with its hashes, after a change of pyproject.toml
 
 PYTHON := $(CURDIR)/.venv/bin/python
 # What root writes must not get in the user's way later.
-AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL,FULL,CONFORMANCE_SEED env PYTHONDONTWRITEBYTECODE=1)
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL,GOBGPD_V4,FULL,CONFORMANCE_SEED env PYTHONDONTWRITEBYTECODE=1)
 LANES := lint unit kernel conformance vm
 
-.PHONY: help setup test $(LANES) demo look bench survive lock clean
+.PHONY: help setup test $(LANES) demo look bench interop hitless survive lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,6 +51,12 @@ look: setup
 
 bench: setup
 	@$(AS_ROOT) $(PYTHON) -m tests.bench $(BENCH)
+
+interop: setup
+	@$(AS_ROOT) $(PYTHON) -m tests.interop
+
+hitless: setup
+	@$(AS_ROOT) $(PYTHON) -m tests.lab.hitless $(if $(GUEST),--guest)
 
 survive: setup
 	@$(AS_ROOT) env SURVIVE_KILLS=$(or $(KILLS),200) $(PYTHON) -m pytest -q tests/survive

@@ -9,9 +9,13 @@ from ipaddress import ip_address
 from types import TracebackType
 
 from tests.support.lab import Lab, Node, objects
-from tests.support.routers import ROUTERS, Router
+from tests.support.routers import ROUTERS, Router, Switch
 
 FAMILIES = (4, 6)
+ASN = 64512
+"""Of the nodes."""
+REFLECTS = {"bird": ["rr client", "if source = RTS_BGP"], "frr": ["route-reflector-client"]}
+"""What makes a router of each make a reflector."""
 RESTART = 6
 """Seconds for which peers keep routes of a gobgpd that is away."""
 SESSION = 30.0
@@ -51,7 +55,10 @@ class Wrong(Exception):
 
 
 class Arena:
-    """A context manager. `near` routers are on the nodes' wire, `far` ones a hop away, `watched` ones have BFD."""
+    """A context manager. `near` routers are on the nodes' wire, `far` ones a hop away, `watched` ones have BFD.
+
+    `inside` ones are of the nodes' AS, reflect what these tell, and are peers only once somebody says so.
+    """
 
     def __init__(self, *, gobgpd: str, full: bool) -> None:
         """`gobgpd` is the program that the nodes run; without `full` there are `near` routers only."""
@@ -60,6 +67,9 @@ class Arena:
         self.near: dict[str, Router] = {}
         self.far: dict[str, Router] = {}
         self.watched: dict[str, Router] = {}
+        self.inside: dict[str, Router] = {}
+        self.reflector = ""
+        """Of the `inside` routers the one that is a peer."""
         for number, make in enumerate(ROUTERS):
             if make.installed():
                 where = self.lab.prefix, self.lab.home
@@ -67,6 +77,9 @@ class Arena:
                 if full:
                     self.far[make.software] = make(*where, 201 + number, 65011 + number, far=True)
                     self.watched[make.software] = make(*where, 231 + number, 65021 + number)
+                    self.inside[make.software] = make(*where, 221 + number, ASN)
+        if full and Switch.installed():
+            self.near[Switch.software] = Switch(self.lab.prefix, self.lab.home, 253, 65003)
         self._gobgpd = gobgpd
         self._passwords: dict[tuple[str, str], str] = {}
         self._said: dict[str, dict[str, str]] = {}
@@ -74,7 +87,7 @@ class Arena:
     @property
     def routers(self) -> list[Router]:
         """All of them."""
-        return [*self.near.values(), *self.far.values(), *self.watched.values()]
+        return [each for kind in (self.near, self.far, self.watched, self.inside) for each in kind.values()]
 
     def __enter__(self) -> Arena:
         self.lab.__enter__()
@@ -107,6 +120,7 @@ class Arena:
             far, watched = router in self.far.values(), router in self.watched.values()
             options = ["multihop" if router.software == "bird" else "ebgp-multihop"] if far else []
             options += ["bfd"] if watched else []
+            options += REFLECTS[router.software] if router in self.inside.values() else []
             router.start(router.configuration(*options).replace("172.30.1.3 ", f"{OTHER} "))
         self.lab.start()
         lab = self.lab
@@ -123,6 +137,12 @@ class Arena:
         self._passwords[node.name, router.name] = password
         self._apply(node)
 
+    def reflect(self, software: str) -> None:
+        """Have all nodes speak to this `inside` router and to no other one."""
+        self.reflector = software
+        for node in self.lab.nodes:
+            self._apply(node)
+
     def _apply(self, node: Node) -> None:
         texts = {"peers": self._peers(node), **self._said.get(node.name, {})}
         annotations = {f"kube-router.io/{key}": text for key, text in texts.items()}
@@ -133,6 +153,8 @@ class Arena:
         for router in self.routers:
             watched = router in self.watched.values()
             if watched and node.name != "node2":
+                continue
+            if router in self.inside.values() and router.software != self.reflector:
                 continue
             password = base64.b64encode(self._passwords.get((node.name, router.name), SECRET).encode()).decode()
             for address in router.addresses:

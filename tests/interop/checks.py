@@ -32,6 +32,8 @@ class Check:
     run: Callable[[Arena, str], str]
     short: bool = False
     """Whether the lane of every day has it."""
+    special: bool = False
+    """Whether it needs a router of its own, which only the makes of `ROUTERS` have."""
 
 
 def _session(arena: Arena, router: Router, family: int) -> str:
@@ -231,6 +233,8 @@ def _settled(arena: Arena) -> None:
         for family in (4, 6):
             address = arena.speaking(node, family)
             stands(router, address, settled=True)
+        # A session stands before all is told.
+        wait(lambda: router.next_hops("10.244.2.0/24"), f"no route again on {router.name}", SESSION)  # noqa: B023
 
 
 def password(arena: Arena, software: str) -> str:
@@ -262,6 +266,40 @@ def next_hop(arena: Arena, software: str) -> str:
     return f"{OTHER} instead of {node.ip}"
 
 
+def reflector(arena: Arena, software: str) -> str:
+    """Nodes that do not peer with each other, and a router of their own AS that passes on what they tell. Leaves it so.
+
+    The router before it, if any, is no peer any more: what it told goes with it.
+    """
+    router, nodes = arena.inside[software], arena.lab.nodes
+    arena.reflect(software)
+    for node in nodes:
+        if "--enable-ibgp=false" not in node.daemon_arguments:
+            node.daemon_arguments.append("--enable-ibgp=false")
+            node.restart_daemon()
+    for node in nodes:
+        _alone(node, {other.ip for other in nodes if other is not node})
+        for family in (4, 6):
+            stands(router, arena.speaking(node, family))
+    for node in nodes:
+        for other in nodes:
+            if other is not node:
+                _reflected(node, other)
+    expect({path.as_path for path in router.heard("10.244.1.0/24")}, {()}, "AS path within the AS")
+    return "pods of all nodes by way of it, next hops kept"
+
+
+def _alone(node: Node, others: set[str]) -> None:
+    wait(lambda: not any(established(node, other) for other in others), f"{node.name} peers with nodes", SESSION)
+
+
+def _reflected(node: Node, other: Node) -> None:
+    """A node has another one's pods by way of that other. Nobody but the reflector can have told it of them."""
+    for family, address in zip((4, 6), other.site.addresses, strict=True):
+        prefix = other.site.pod_cidrs[family == 6]
+        _routed(node, f"ip -{family} route show {prefix} proto 17", f"via {address} ", prefix)
+
+
 CHECKS: tuple[Check, ...] = (
     Check("IPv4 session, MD5", ipv4, short=True),
     Check("IPv6 session, MD5", ipv6, short=True),
@@ -269,10 +307,11 @@ CHECKS: tuple[Check, ...] = (
     Check("ECMP to a VIP", ecmp, short=True),
     Check("communities", communities, short=True),
     Check("AS path prepend", prepend),
-    Check("multihop", multihop),
-    Check("BFD", bfd),
+    Check("multihop", multihop, special=True),
+    Check("BFD", bfd, special=True),
     Check("GR: restart", restart),
     Check("GR: stale routes go", stale),
     Check("wrong password", password),
+    Check("iBGP, reflector", reflector, special=True),
     Check("next hop self", next_hop),
 )

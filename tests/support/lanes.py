@@ -86,7 +86,10 @@ LANES: Mapping[str, Sequence[Command]] = {
     "unit": (Command((*_PYTEST, *side_by_side(2, "worksteal"), "tests/property", "tests/unit"), counts=True),),
     # Mostly waits, so there are more processes than there may be processors.
     "kernel": (
-        Command((*_PYTEST, *side_by_side(4), "tests/survive", "tests/bgp", "tests/lab", "tests/kernel"), counts=True),
+        Command(
+            (*_PYTEST, *side_by_side(4), "tests/survive", "tests/bgp", "tests/interop", "tests/lab", "tests/kernel"),
+            counts=True,
+        ),
     ),
     "conformance": (Command((*_PYTEST, *side_by_side(2, "loadgroup"), "tests/conformance"), counts=True),),
     "vm": (Command((sys.executable, "-m", "tests.vm"), counts=True),),

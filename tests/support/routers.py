@@ -272,7 +272,7 @@ class Frr(Router):
             return {}
 
     def _answers(self) -> bool:
-        return bool(self._cli("show bgp summary json"))
+        return bool(self._cli("show bgp vrfs json"))
 
     def established(self, address: str) -> bool:
         found = self._cli(f"show bgp neighbors {address} json")
@@ -301,6 +301,12 @@ class Frr(Router):
             peer.get("peer") == address and peer.get("status") == "up"
             for peer in self._cli("show bfd peers json") or []
         )
+
+
+class Switch(Frr):
+    """FRR as a switch has it: it filters, and takes whatever node dials."""
+
+    software = "switch"
 
 
 ROUTERS: tuple[type[Router], ...] = (Bird, Frr)

@@ -25,7 +25,7 @@ VIP, VIP_RANGE = "203.0.113.10/32", "203.0.113.0/24"
 TOLD4, TOLD6 = "198.51.100.0/24", "2001:db8:51::/48"
 """What the page has routers tell."""
 OTHER = "172.30.1.103"
-"""A second address of the third node, from which it speaks to routers."""
+"""A second address of the third node, from which it speaks to routers where there are all of them."""
 ARGUMENTS = (
     "--run-firewall=false",
     "--run-service-proxy=false",
@@ -121,7 +121,8 @@ class Arena:
             options = ["multihop" if router.software == "bird" else "ebgp-multihop"] if far else []
             options += ["bfd"] if watched else []
             options += REFLECTS[router.software] if router in self.inside.values() else []
-            router.start(router.configuration(*options).replace("172.30.1.3 ", f"{OTHER} "))
+            speaks = self.speaking(self.lab.node("node3"), 4)
+            router.start(router.configuration(*options).replace("172.30.1.3 ", f"{speaks} "))
         self.lab.start()
         lab = self.lab
         lab.wait(lambda: lab.check_alive() and all(node.cni_ready() for node in lab.nodes), 40, "CNI configurations")
@@ -159,7 +160,7 @@ class Arena:
             password = base64.b64encode(self._passwords.get((node.name, router.name), SECRET).encode()).decode()
             for address in router.addresses:
                 fields = [f"remoteip: '{address}'", f"remoteasn: {router.asn}", f"password: {password}"]
-                if node.name == "node3" and ip_address(address).version == 4:
+                if self._elsewhere(node, ip_address(address).version):
                     fields.append(f"localip: {OTHER}")
                 if watched:
                     fields.append("bfd: {enabled: true}")
@@ -168,9 +169,11 @@ class Arena:
 
     def speaking(self, node: Node, family: int) -> str:
         """The address from which a node speaks to routers."""
-        if node.name == "node3" and family == 4:
-            return OTHER
-        return node.site.addresses[FAMILIES.index(family)]
+        return OTHER if self._elsewhere(node, family) else node.site.addresses[FAMILIES.index(family)]
+
+    def _elsewhere(self, node: Node, family: int) -> bool:
+        # Nobody listens there, so that a session takes as long as GoBGP likes to wait before it dials.
+        return self.full and node.name == "node3" and family == 4
 
     def serve(self) -> None:
         """A Service with an endpoint on every node, which each node tells of as long as it has one."""

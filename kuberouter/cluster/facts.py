@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from kuberouter.model.bgp import NodeBgp
 from kuberouter.model.cluster import Interface, Node
 from kuberouter.model.core import Prefix, family_of
 from kuberouter.model.node import NodeFacts
@@ -31,6 +32,12 @@ _LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
 """Means something on its link only. Every pod's link has such an address, and no pod may be news for all the others."""
 
 
+def _spoken_from(bgp: NodeBgp) -> Iterator[bytes]:
+    """The addresses that annotations name as those from which this node speaks BGP."""
+    yield from bgp.local_addresses
+    yield from (peer.local_address for peer in bgp.peers or () if peer.local_address)
+
+
 def node_facts(
     settings: NodeSettings, node: Node | None, interfaces: Iterable[Interface], *, had: tuple[bytes, ...] = ()
 ) -> NodeFacts | None:
@@ -46,7 +53,7 @@ def node_facts(
         return None
     families = {family_of(a) for a in addresses}
     cidrs = [p for p in node.pod_cidrs if p.family in allowed]
-    named = {*addresses, *node.options.bgp.local_addresses}
+    named = {*addresses, *_spoken_from(node.options.bgp)}
     uplink, mtu, bridge_mtu = "", 0, 0
     subnets: list[Prefix] = []
     local: list[bytes] = []

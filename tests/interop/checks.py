@@ -62,8 +62,11 @@ def stands(router: Router, address: str, *, settled: bool = False) -> float:
 
 
 def ipv4(arena: Arena, software: str) -> str:
-    """Sessions with a password, pod CIDRs with the node as next hop."""
-    return _session(arena, arena.near[software], 4)
+    """Sessions with a password, pod CIDRs with the node as next hop. A peer's own local address is no problem."""
+    seen = _session(arena, arena.near[software], 4)
+    told = [line for line in (arena.lab.node("node3").home / "daemon.log").read_text().splitlines() if OTHER in line]
+    expect(told, [], "what the node's log says of its other address")
+    return seen
 
 
 def ipv6(arena: Arena, software: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from kuberouter.cluster.facts import network_of, node_facts
 from kuberouter.cluster.store import Cluster
-from kuberouter.model.bgp import NodeBgp
+from kuberouter.model.bgp import NodeBgp, PeerSpec
 from kuberouter.model.cluster import Interface, InterfaceAddress, Node, NodeOptions
 from kuberouter.model.core import Family, ObjectRef, Prefix
 from kuberouter.model.events import Deleted, Upserted
@@ -164,3 +164,11 @@ def test_of_addresses_that_were_here_only_those_are_remembered_that_the_node_nam
     gone = node_facts(BOTH, node, [], had=first.bindable)
     assert gone is not None
     assert first.bindable == gone.bindable == (packed("192.0.2.1"), packed("203.0.113.7"))
+
+
+def test_an_address_from_which_the_node_speaks_to_one_peer_only_is_one_that_it_names() -> None:
+    peers = (PeerSpec(packed("192.0.2.254"), 65001, local_address=packed("192.0.2.9")), PeerSpec(packed("fd00::2"), 1))
+    node = Node(NODE.ref, (packed("192.0.2.1"),), options=NodeOptions(bgp=NodeBgp(peers=peers)))
+    facts = node_facts(BOTH, node, [link("eth0", 2, "192.0.2.1/24", "192.0.2.9/24", "192.0.2.10/24")])
+    assert facts is not None
+    assert facts.bindable == (packed("192.0.2.1"), packed("192.0.2.9"))

@@ -272,7 +272,7 @@ class Frr(Router):
             return {}
 
     def _answers(self) -> bool:
-        return bool(self._cli("show bgp vrfs json"))
+        return bool(self._cli("show bgp summary json"))
 
     def established(self, address: str) -> bool:
         found = self._cli(f"show bgp neighbors {address} json")
@@ -304,7 +304,7 @@ class Frr(Router):
 
 
 class Switch(Frr):
-    """FRR as a switch has it: it filters, and takes whatever node dials."""
+    """FRR as a switch has it: it filters in both directions."""
 
     software = "switch"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from kuberouter.model.bgp import NodeBgp
 from kuberouter.model.cluster import Interface, Node
-from kuberouter.model.core import Prefix, family_of
+from kuberouter.model.core import LINK_LOCAL, Family, Prefix, family_of
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import NodeSettings
 
@@ -28,8 +28,6 @@ def ours(link: str) -> bool:
 
 FORMER = "kube-ipvs0"
 """Where kube-proxy in its IPVS mode leaves the addresses of Services, external ones too."""
-_LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
-"""Means something on its link only. Every pod's link has such an address, and no pod may be news for all the others."""
 
 
 def _spoken_from(bgp: NodeBgp) -> Iterator[bytes]:
@@ -63,7 +61,8 @@ def node_facts(
         if ours(link.ref.name) or link.ref.name == FORMER:
             continue
         for entry in link.addresses:
-            foreign = any(block.covers(entry.address) for block in (_LINK_LOCAL, *settings.cluster_ranges))
+            # Every pod's link has a link-local address, and no pod may be news for all the others.
+            foreign = any(block.covers(entry.address) for block in (LINK_LOCAL[Family.IPV6], *settings.cluster_ranges))
             if entry.address in addresses or not foreign:
                 local.append(entry.address)
             if entry.address in addresses:

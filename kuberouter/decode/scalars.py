@@ -128,11 +128,6 @@ def show_address(packed: bytes) -> str:
     return str(ipaddress.ip_address(packed))
 
 
-def show_prefix(block: Prefix) -> str:
-    """A prefix as text."""
-    return f"{show_address(block.address)}/{block.length}"
-
-
 def boolean(text: str) -> bool:
     """A boolean in the spellings of Go's strconv.ParseBool."""
     if text in _TRUE:

@@ -204,7 +204,7 @@ class PathKey(KeyValue, frozen=True, gc=False, cache_hash=True):
     prefix: Prefix
 
     def __str__(self) -> str:
-        return f"{ip_address(self.prefix.address)}/{self.prefix.length}"
+        return str(self.prefix)
 
 
 class Path(Value, frozen=True, gc=False):

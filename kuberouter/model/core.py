@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable, Mapping
+from ipaddress import ip_address
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -106,6 +107,21 @@ class Prefix(KeyValue, frozen=True, gc=False, cache_hash=True):
             return False
         spare = len(address) * 8 - self.length
         return int.from_bytes(address, "big") >> spare == int.from_bytes(self.address, "big") >> spare
+
+    def __str__(self) -> str:
+        return f"{ip_address(self.address)}/{self.length}"
+
+
+LINK_LOCAL: Mapping[Family, Prefix] = {
+    Family.IPV4: Prefix(bytes((169, 254, 0, 0)), 16),
+    Family.IPV6: Prefix(b"\xfe\x80" + bytes(14), 10),
+}
+"""Addresses that mean something on their link only (RFC 3927; RFC 4291, 2.5.6)."""
+
+
+def is_link_local(address: bytes) -> bool:
+    """Whether a packed address means something on its link only."""
+    return LINK_LOCAL[family_of(address)].covers(address)
 
 
 class ObjectRef(KeyValue, frozen=True, gc=False, cache_hash=True):

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterable
 
 from kuberouter.model.cluster import ForeignRoute
-from kuberouter.model.core import ObjectRef, Prefix
+from kuberouter.model.core import ObjectRef, Prefix, is_link_local
 from kuberouter.model.events import Deleted, Upserted
 from kuberouter.model.network import TABLE_MAIN
 from kuberouter.model.ports import Inbox
@@ -92,8 +92,8 @@ def _dump(reader: NetlinkSocket, family: int) -> Iterable[bytes]:
 
 
 def _counts(route: rt.RouteFacts) -> bool:
-    return route.table == TABLE_MAIN and not ipaddress.ip_address(route.address).is_link_local
+    return route.table == TABLE_MAIN and not is_link_local(route.address)
 
 
 def _ref(prefix: Prefix) -> ObjectRef:
-    return ObjectRef("ForeignRoute", "", f"{ipaddress.ip_address(prefix.address)}/{prefix.length}")
+    return ObjectRef("ForeignRoute", "", str(prefix))

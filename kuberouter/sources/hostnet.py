@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
 
 from kuberouter.model.cluster import Interface, InterfaceAddress
-from kuberouter.model.core import ObjectRef, Row
+from kuberouter.model.core import ObjectRef, Row, is_link_local
 from kuberouter.model.events import Deleted, Drifted, Synced, Upserted
 from kuberouter.model.host import Sysctl
 from kuberouter.model.network import ROUTE_PROTOCOL, Address, Link, LocalRoute, PolicyRule, Route
@@ -163,7 +162,7 @@ class HostSource:
 
     def _reaches(self, link: rt.LinkFacts) -> bool:
         """Whether routes may lead out of a link; a pod's has link-local addresses only."""
-        return not all(map(_confined, self._addresses.get(link.ifindex, ())))
+        return not all(map(is_link_local, self._addresses.get(link.ifindex, ())))
 
     def _address(self, kind: int, facts: rt.AddressFacts | None) -> Iterable[type[Row]]:
         if facts is None:
@@ -174,11 +173,11 @@ class HostSource:
             new = facts.address not in known
             known[facts.address] = facts.length
             # What could not be reached so far may be reachable now.
-            return (Route,) if new and not ours and not _confined(facts.address) else ()
+            return (Route,) if new and not ours and not is_link_local(facts.address) else ()
         known.pop(facts.address, None)
         if not known:
             del self._addresses[facts.ifindex]
-        self._routes.stale |= not _confined(facts.address)
+        self._routes.stale |= not is_link_local(facts.address)
         return (Address,) if ours else ()
 
     def _tell(self, inbox: Inbox) -> None:
@@ -196,8 +195,3 @@ class HostSource:
         self._told = now
         if self._follow:
             self._routes.tell(inbox)
-
-
-def _confined(address: bytes) -> bool:
-    """Whether an address means something on its link only."""
-    return ip_address(address).is_link_local

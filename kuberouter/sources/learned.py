@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.bgp import TABLES
 from kuberouter.model.cluster import LearnedRoute
 from kuberouter.model.core import ObjectRef, Prefix, Unavailable
@@ -208,4 +207,4 @@ def _drifted(inbox: Inbox) -> None:
 
 
 def _ref(prefix: Prefix) -> ObjectRef:
-    return ObjectRef("LearnedRoute", "", show_prefix(prefix))
+    return ObjectRef("LearnedRoute", "", str(prefix))

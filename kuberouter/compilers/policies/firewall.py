@@ -13,7 +13,6 @@ from kuberouter.cluster.frontends import FrontendKind, addresses
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.host import family_settings
 from kuberouter.compilers.policies.spelling import Spelling
-from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.cluster import Service
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Prefix, Problem, Reason, Row, family_of
 from kuberouter.model.host import Sysctl, SysctlKey
@@ -116,7 +115,7 @@ def _holds(prefix: Prefix, address: bytes) -> bool:
 
 
 def _wrong_range(node: NodeFacts, settings: FirewallSettings) -> Problem:
-    given = ",".join(map(show_prefix, settings.cluster_ranges))
+    given = ",".join(map(str, settings.cluster_ranges))
     text = (
         f"{given} does not hold the cluster IPs of all Services; of those outside policy leaves only the ports that "
         "a Service has to the proxy. It should be the apiserver's --service-cluster-ip-range"

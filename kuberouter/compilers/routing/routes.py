@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.routing.tunnels import name_of, tunnel_to
-from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.core import Family, Fragment, Owner, Prefix, Problem, Reason, Row, family_of
 from kuberouter.model.network import TABLE_MAIN, Route, RouteKey
 from kuberouter.model.node import NodeFacts
@@ -22,7 +21,7 @@ def compile_route(key: Owner, view: ClusterView, *, node: NodeFacts, settings: R
         return Fragment()
     prefix = learned.prefix
     if (other := view.foreign(key.subject)) is not None:
-        text = f"this host has a route to {show_prefix(prefix)} that is not ours ({other.text}), so none is written"
+        text = f"this host has a route to {prefix} that is not ours ({other.text}), so none is written"
         return Fragment(problems=(Problem(key.subject, "", Reason.CONFLICT, text),))
     near: list[bytes] = []
     tunnelled: list[bytes] = []

@@ -36,7 +36,6 @@ from kuberouter.compilers.names import (
     set_name,
 )
 from kuberouter.decode.annotations import SERVICE_DSR
-from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.cluster import MarkedPlace, Service
 from kuberouter.model.core import Family, Fragment, L4Protocol, Owner, Prefix, Problem, Rank, Reason, Row
 from kuberouter.model.host import Sysctl, SysctlKey
@@ -135,7 +134,7 @@ def direct_rows(service: Service, place: VirtualServiceKey, mark: int, node: Nod
     """What marks the packets to a place, and lets the answers in."""
     family = place.family
     chain = ChainKey(family, Table.MANGLE, DIRECT_CHAIN)
-    address = show_prefix(Prefix(place.address, len(place.address) * 8))
+    address = str(Prefix(place.address, len(place.address) * 8))
     protocol = PROTOCOL[place.protocol]
     match = f"-d {address} -p {protocol} -m {protocol} --dport {place.port}"
     yield Rule(RuleKey(chain, MARK_RANK, f"{match} -j MARK --set-xmark {mark:#x}/0xffffffff"))

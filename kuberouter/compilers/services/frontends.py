@@ -15,6 +15,7 @@ from kuberouter.compilers.services.inside import inside
 from kuberouter.compilers.services.sources import source_filter
 from kuberouter.model.cluster import MarkedPlace, MarkUse, Service, ServicePort
 from kuberouter.model.core import (
+    LINK_LOCAL,
     Family,
     Fragment,
     L4Protocol,
@@ -36,7 +37,6 @@ from kuberouter.model.settings import ProxySettings
 # What every Service asks for is looked up once, not with each of them: a member of an enum is found slowly.
 _CLUSTER, _NODE_PORT, _LOAD_BALANCER = FrontendKind.CLUSTER, FrontendKind.NODE_PORT, FrontendKind.LOAD_BALANCER
 _LOOPBACK = {Family.IPV4: b"\x7f", Family.IPV6: bytes(15) + b"\x01"}
-_LINK_LOCAL_V6 = bytes((0xFE, 0x80))
 
 
 class Frontend(Value, frozen=True, gc=False):
@@ -162,7 +162,7 @@ def node_port_addresses(service: Service, node: NodeFacts, settings: ProxySettin
 
 
 def _without_node_ports(address: bytes) -> bool:
-    return address.startswith(_LOOPBACK[family_of(address)]) or (len(address) == 16 and address[:2] == _LINK_LOCAL_V6)
+    return address.startswith(_LOOPBACK[family_of(address)]) or LINK_LOCAL[Family.IPV6].covers(address)
 
 
 def _on_node(address: bytes, node: NodeFacts) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.names import HAIRPIN_SET, SNAT_CHAIN, set_name
-from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.cluster import EndpointSlice, Service
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Reason, Row
 from kuberouter.model.ipvs import Destination
@@ -41,7 +40,7 @@ def snat_rows(family: Family, node: NodeFacts, settings: ProxySettings) -> Itera
     if not settings.masquerade_all:
         for prefix in node.pod_cidrs:
             if prefix.family is family:
-                rules += (f"-{flag} {show_prefix(prefix)} -j RETURN" for flag in "sd")
+                rules += (f"-{flag} {prefix} -j RETURN" for flag in "sd")
     rules.append(snat)
     hairpin = f"-m set --match-set {set_name(HAIRPIN_SET, family)} src,dst,dst {snat}"
     # A kernel that lacks the type of that set must not lose SNAT as a whole, nor a tool that knows no such ports.

@@ -23,7 +23,7 @@ from kuberouter.model.bgp import (
     Statement,
     StatementKey,
 )
-from kuberouter.model.core import Family, Prefix, Secret
+from kuberouter.model.core import Family, Prefix, Secret, is_link_local
 from kuberouter.wire.gobgp.client import BestPath, SetEntry
 
 CONNECT_RETRY = 2
@@ -291,11 +291,7 @@ def one_of(hops: Iterable[str]) -> bytes:
 
     They are its global address and often its link-local one, which means nothing without a link.
     """
-    return min((packed for text in hops if (packed := packed_of(text))), key=_is_link_local, default=b"")
-
-
-def _is_link_local(address: bytes) -> bool:
-    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+    return min((packed for text in hops if (packed := packed_of(text))), key=is_link_local, default=b"")
 
 
 def packed_of(text: str) -> bytes:

@@ -97,7 +97,7 @@ def merge(text: str, ranges: tuple[Prefix, ...], mtu: int) -> str:
         ipam.pop(key, None)
     sets: dict[Family, list[Json]] = {}
     for block in dict.fromkeys(ranges):
-        entries = ({**entry, "subnet": _show(block)} for entry in there.get(block, [{}]))
+        entries = ({**entry, "subnet": str(block)} for entry in there.get(block, [{}]))
         sets.setdefault(block.family, []).extend(entries)
     ipam["ranges"] = list(sets.values())
     if mtu:
@@ -133,10 +133,6 @@ def _subnet(entry: object) -> Prefix:
         raise ValueError("ipam.ranges is not understood")
     network = ipaddress.ip_network(str(entry.get("subnet")), strict=False)
     return Prefix(network.network_address.packed, network.prefixlen)
-
-
-def _show(block: Prefix) -> str:
-    return f"{ipaddress.ip_address(block.address)}/{block.length}"
 
 
 FOREIGN = Prefix(b"", 0)

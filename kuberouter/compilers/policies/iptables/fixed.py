@@ -31,7 +31,6 @@ from kuberouter.compilers.policies.names import (
     TOP_CHAIN,
     UNKNOWN_CHAIN,
 )
-from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.netfilter import (
     Hook,
@@ -105,12 +104,12 @@ def _top(family: Family, gate: Gate, settings: FirewallSettings) -> Iterator[str
 def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
     for prefix in settings.cluster_ranges:
         if prefix.family is family:
-            yield f"-d {show_prefix(prefix)}"
+            yield f"-d {prefix}"
     ports = _node_ports(family).key.name
     yield f"-m addrtype --dst-type LOCAL -m set --match-set {ports} dst,dst"
     for prefix in (*settings.external_ranges, *settings.load_balancer_ranges):
         if prefix.family is family:
-            yield f"-d {show_prefix(prefix)}"
+            yield f"-d {prefix}"
 
 
 def node_ports(family: Family, ports: Iterable[tuple[L4Protocol, int]]) -> Iterator[Row]:
@@ -139,5 +138,5 @@ def known_only(family: Family, prefixes: Iterable[Prefix]) -> Iterator[Row]:
     yield unknown_rules(family)
     for prefix in prefixes:
         for direction, option in ((Direction.EGRESS, "-s"), (Direction.INGRESS, "-d")):
-            text = f"{option} {show_prefix(prefix)} -j {UNKNOWN_CHAIN}"
+            text = f"{option} {prefix} -j {UNKNOWN_CHAIN}"
             yield Rule(RuleKey(chain_key(family, DISPATCH_CHAIN[direction]), UNKNOWN_RANK, text))

@@ -14,7 +14,6 @@ from kuberouter.compilers.policies.firewall import ICMP_ALWAYS, ICMPV6_ALWAYS
 from kuberouter.compilers.policies.iptables.names import chain_key, fixed_set
 from kuberouter.compilers.policies.iptables.policies import PROTOCOL, SPARES, log
 from kuberouter.compilers.policies.names import BORROWED_CHAIN, GUARD_CHAIN, GUARD_SET, STRANGE_CHAIN
-from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.cluster import PodLink
 from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.netfilter import ChainKey, IpSet, Member, MemberKey, Rule, RuleKey, SetType, make_chain
@@ -64,7 +63,7 @@ def guard(family: Family, link: PodLink, own: bytes | None, *, confined: bool) -
     yield from _steps(family, link)
     words = [_from_link(link.ref.name, bridged=link.bridged)]
     if own is not None:
-        words.insert(0, f"! -s {show_prefix(Prefix(own, len(own) * 8))}")
+        words.insert(0, f"! -s {Prefix(own, len(own) * 8)}")
     words.append(f"-j {STRANGE_CHAIN}" if confined else f"{_in(_cluster(family))} -j {BORROWED_CHAIN}")
     yield Rule(RuleKey(_chain(family, link), LINK_RANK, " ".join(words)))
 
@@ -73,7 +72,7 @@ def answers(family: Family, link: PodLink, address: bytes, protocol: L4Protocol,
     """What comes in from a link as an answer of a service is let through."""
     yield from _steps(family, link)
     name = PROTOCOL[protocol]
-    words = [f"-s {show_prefix(Prefix(address, len(address) * 8))} -p {name} -m {name} --sport {port}"]
+    words = [f"-s {Prefix(address, len(address) * 8)} -p {name} -m {name} --sport {port}"]
     if protocol is L4Protocol.TCP:
         words.append("! --tcp-flags FIN,SYN,RST,ACK SYN")
     words.append(f"{_from_link(link.ref.name, bridged=link.bridged)} -j RETURN")

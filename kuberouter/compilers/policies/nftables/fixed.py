@@ -38,7 +38,6 @@ from kuberouter.compilers.policies.nftables.policies import (
     reopened,
     untold,
 )
-from kuberouter.decode.scalars import show_prefix
 from kuberouter.model.core import Family, L4Protocol, Prefix, Row
 from kuberouter.model.nftables import (
     BaseHook,
@@ -127,7 +126,7 @@ def _open_flows(*, cut: bool) -> Iterator[str]:
 def _exempt(family: Family, settings: FirewallSettings) -> Iterator[str]:
     for prefix in (*settings.cluster_ranges, *settings.external_ranges, *settings.load_balancer_ranges):
         if prefix.family is family:
-            yield f"{IP[family]} daddr {show_prefix(prefix)}"
+            yield f"{IP[family]} daddr {prefix}"
     yield f"fib daddr type local meta l4proto . th dport @{node_port_set(family).key.name}"
     yield f"{IP[family]} daddr . meta l4proto . th dport @{served_set(family).key.name}"
 

@@ -188,7 +188,7 @@ def test_an_address_of_another_node_is_left_to_that_node(kind: str) -> None:
 
 def test_node_ports_of_both_families_at_the_best_address_or_at_all() -> None:
     spec = {"clusterIPs": ["10.96.0.10", "fd96::10"], "ports": [{"port": 80, "nodePort": 30080}]}
-    addresses = link("127.0.0.1", "::1", "192.0.2.1", "198.51.100.1", "2001:db8::1", "fd00::1", "fe80::1")
+    addresses = link("127.0.0.1", "::1", "192.0.2.1", "198.51.100.1", "2001:db8::1", "fd00::1", "fe80::1", "febf::1")
     for settings, expected in (
         (ProxySettings(), {"192.0.2.1", "2001:db8::1"}),
         (ProxySettings(node_ports_everywhere=True), {"192.0.2.1", "198.51.100.1", "2001:db8::1", "fd00::1"}),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from operator import attrgetter
 
 from kuberouter.model.core import Batch, Family, Outcome, Prefix
 from kuberouter.model.network import (
@@ -34,7 +34,6 @@ from kuberouter.wire.netlink import (
 KINDS = {kind.value: kind for kind in LinkKind}
 MODULES = {LinkKind.DUMMY: "dummy", LinkKind.IPIP: "ipip", LinkKind.IP6TNL: "ip6_tunnel", LinkKind.BRIDGE: "bridge"}
 ENCAP_MODULES = {LinkKind.IPIP: "fou", LinkKind.IP6TNL: "fou6"}
-_KEY = attrgetter("key")
 FEW = 100
 """Links that cost less to ask for one by one than all links of a big node do."""
 GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL))
@@ -221,8 +220,8 @@ class RouteDriver(Rtnetlink):
         self._tables = frozenset(tables)
         self._known: dict[bytes, Route] = {}
         """Routes through gateways that the last reading found, by what the kernel said of them."""
-        self._written: dict[RouteKey, Route] = {}
-        """Routes written since: what is read is the same row then, and not another that is equal."""
+        self._written: deque[Sequence[Route]] = deque(maxlen=64)
+        """The routes that were last written: what is read is the same row then, and not another that is equal."""
 
     def owns(self, row: Route) -> bool:
         """Every route that `read` returns has protocol 17; the tables are the ones that we use."""
@@ -239,6 +238,7 @@ class RouteDriver(Rtnetlink):
         # have changed, though, so routes straight out are looked at each time.
         known = {body: row for body in bodies if (row := self._known.get(body)) is not None}
         routes = [(body, rt.parse_route(body)) for body in bodies if body not in known]
+        written = {row.key: row for rows in self._written for row in rows} if routes else {}
         direct: list[Route] = []
         names: dict[int, str] = {}
         for body, route in routes:
@@ -247,13 +247,15 @@ class RouteDriver(Rtnetlink):
             key = RouteKey(route.table, Prefix(route.address, route.length))
             if gateways := tuple(sorted(gateway for gateway, _ in route.hops if gateway)):
                 # Behind a gateway the link follows from the gateway; only a route straight out names its device.
-                row, written = Route(key, gateways, (), route.source), self._written.get(key)
-                known[body] = written if written is not None and written == row else row
+                row = Route(key, gateways, (), route.source)
+                same = written.get(key, row)
+                known[body] = same if same == row else row
                 continue
             names = names or {link.ifindex: link.name for link in self.links()}
             devices = tuple(sorted(names.get(index, "") for _, index in route.hops))
             direct.append(Route(key, (), devices, route.source))
-        self._known, self._written = known, {}
+        self._known = known
+        self._written.clear()
         return [*known.values(), *direct]
 
     def write(self, batch: Batch[Route]) -> Outcome:
@@ -283,7 +285,7 @@ class RouteDriver(Rtnetlink):
             else:
                 known.append(row)
         codes = self.wire.transact([(rt.RTM_NEWROUTE, flags, _route(row, names)) for row in known])
-        self._written.update(zip(map(_KEY, known), known, strict=True))
+        self._written.append(known)
         taken: list[Route] = []
         for row, code in zip(known, codes, strict=True) if any(codes) else ():
             if code == errno.EEXIST and flags & NLM_F_EXCL:
@@ -307,7 +309,8 @@ def _route(row: Route, names: Mapping[str, int]) -> bytes:
     key, gateways = row.key, row.gateways
     prefix = key.prefix
     if len(gateways) == 1 and not row.source and len(prefix.address) == len(gateways[0]) == 4:
-        return rt.plain_route_request(key.table, prefix.address, prefix.length, ROUTE_PROTOCOL, gateways[0])
+        start, middle = rt.around_route(key.table, prefix.length, ROUTE_PROTOCOL)
+        return start + prefix.address + middle + gateways[0]
     return rt.route_request(
         key.table,
         prefix.address,

@@ -11,7 +11,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
-from kuberouter.wire.netlink import ATTRIBUTE, attribute, attributes, nested, text
+from kuberouter.wire.netlink import ATTRIBUTE, Around, attribute, attributes, nested, text
 
 NETLINK_ROUTE = 0
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -281,21 +281,18 @@ def route_request(
     return b"".join(parts)
 
 
-def plain_route_request(table: int, address: bytes, length: int, protocol: int, gateway: bytes) -> bytes:
-    """What `route_request` makes of an IPv4 route through one gateway, as nearly all are, in a fifth of the time."""
-    return _plain_route_start(table, length, protocol) + address + _plain_route_middle(table) + gateway
-
-
 @lru_cache(maxsize=256)
-def _plain_route_start(table: int, length: int, protocol: int) -> bytes:
+def around_route(table: int, length: int, protocol: int) -> Around:
+    """What stands before the address and before the gateway in a `route_request` of an IPv4 route through one gateway.
+
+    Nothing follows. Nearly all routes are such, and with this they take a fifth of the time.
+    """
     short = table if table < 256 else 0
     head = RTMSG.pack(socket.AF_INET, length, 0, 0, short, protocol, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
-    return head + ATTRIBUTE.pack(8, RTA_DST)
-
-
-@lru_cache(maxsize=256)
-def _plain_route_middle(table: int) -> bytes:
-    return attribute(RTA_TABLE, U32.pack(table)) + ATTRIBUTE.pack(8, RTA_GATEWAY)
+    return (
+        head + ATTRIBUTE.pack(8, RTA_DST),
+        attribute(RTA_TABLE, U32.pack(table)) + ATTRIBUTE.pack(8, RTA_GATEWAY),
+    )
 
 
 def route_dump(family: int, protocol: int = 0, table: int = 0) -> bytes:

@@ -15,7 +15,8 @@ def test_what_is_packed_in_haste_is_what_is_packed_otherwise(table: int, text: s
     network, gateway = ip_network(text), ip_address("192.0.2.2").packed
     address, length = network.network_address.packed, network.prefixlen
     usual = rt.route_request(table, address, length, protocol=17, gateways=(gateway,))
-    assert rt.plain_route_request(table, address, length, 17, gateway) == usual
+    start, middle = rt.around_route(table, length, 17)
+    assert start + address + middle + gateway == usual
     found = rt.parse_route(usual)
     assert (found.table, found.address, found.length, found.protocol) == (table, address, length, 17)
     assert found.hops == ((gateway, 0),)

@@ -117,9 +117,11 @@ def _service(service: ObjectRef, view: ClusterView) -> Sequence[Dirty]:
 def _slice(change: Change, view: ClusterView) -> Sequence[Dirty]:
     flipped = view.frontends.flipped
     found: list[Dirty] = [("destinations", _destinations(service, view.slices_of(service))) for service in flipped]
-    for each in (change.old, change.new):
-        if each is not None and isinstance(each, EndpointSlice) and (each is change.old or each.service not in flipped):
-            found.append(("destinations", _destinations(each.service, (each.ref,))))
+    old, new = change.old, change.new
+    if isinstance(old, EndpointSlice) and not (isinstance(new, EndpointSlice) and new.service == old.service):
+        found.append(("destinations", _destinations(old.service, (old.ref,))))
+    if isinstance(new, EndpointSlice) and new.service not in flipped:
+        found.append(("destinations", _destinations(new.service, (new.ref,))))
     touched = view.local_endpoints.touched
     if touched and (checked := [service for service in touched if _checked(service, view)]):
         found.append(("health", checked))

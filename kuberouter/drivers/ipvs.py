@@ -115,8 +115,8 @@ def _known(facts: ipvs.ServiceFacts) -> VirtualServiceKey | None:
 
 def _key(key: VirtualServiceKey) -> bytes:
     if key.mark:
-        return ipvs.mark_key(int(key.family), key.mark)
-    return ipvs.service_key(int(key.family), int(key.protocol), key.address, key.port)
+        return ipvs.mark_key(key.family, key.mark)
+    return ipvs.service_key(key.family, key.protocol, key.address, key.port)
 
 
 def _service_requests(command: int, rows: Iterable[VirtualService]) -> Iterator[bytes]:

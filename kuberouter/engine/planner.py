@@ -186,23 +186,24 @@ class Planner:
         dirty, compiled = self._dirty[registered.name], self._compiled[registered.name]
         tables = self._tables_of[registered.name]
         claims: defaultdict[type[Row], list[Claim[Any]]] = defaultdict(list)
+        cluster, report = self.cluster, self.journal.report
         try:
             for key in keys:
                 dirty.pop(key, None)
                 owner = key if isinstance(key, Owner) else Owner(registered.name, key)
                 try:
-                    fragment = registered.compile(owner, self.cluster, node)
+                    fragment = registered.compile(owner, cluster, node)
                 except Exception as error:
                     self.journal.bug(owner, error)
                     compiled.add(key)
                     continue
-                self.journal.report(owner, fragment.problems)
+                report(owner, fragment.problems)
                 by_table = _by_table(fragment.rows)
                 if not tables.issuperset(by_table):
                     tables.update(by_table)
                 for table in tables:
                     claims[table].append((owner, by_table.get(table, ()), fragment.rank))
-                if fragment.rows or fragment.problems or self.cluster.exists(owner.subject):
+                if fragment.rows or fragment.problems or cluster.exists(owner.subject):
                     compiled.add(key)
                 else:
                     compiled.discard(key)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from kuberouter.wire.netlink import ATTRIBUTE, GENL_HEADER, NLA_F_NESTED, attribute, attributes, nested, text
+from kuberouter.wire.netlink import ATTRIBUTE, GENL_HEADER, NLA_F_NESTED, attribute, attributes, text
 
 FAMILY = "IPVS"
 MODULE = "ip_vs"
@@ -81,7 +81,7 @@ def mark_key(family: int, mark: int) -> bytes:
 
 def service_reference(key: bytes) -> bytes:
     """Body of a command about an existing service."""
-    return nested(ATTR_SERVICE, key)
+    return _service(len(key)) + key
 
 
 def service_request(key: bytes, family: int, scheduler: str, flags: int, timeout: int, mask: int) -> bytes:
@@ -90,7 +90,13 @@ def service_request(key: bytes, family: int, scheduler: str, flags: int, timeout
     The netmask groups clients for session affinity: all ones for IPv4, the prefix length 128 for IPv6. `mask` names
     the flag bits that `flags` sets or clears.
     """
-    return nested(ATTR_SERVICE, key, _manner(family, scheduler, flags, timeout, mask))
+    manner = _manner(family, scheduler, flags, timeout, mask)
+    return _service(len(key) + len(manner)) + key + manner
+
+
+def _service(size: int) -> bytes:
+    """The header before so many bytes of whole attributes of a service, which need no padding."""
+    return ATTRIBUTE.pack(ATTRIBUTE.size + size, ATTR_SERVICE | NLA_F_NESTED)
 
 
 @lru_cache(maxsize=256)

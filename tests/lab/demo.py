@@ -101,7 +101,7 @@ def guide(lab: Lab, shop: Shop, place: str) -> str:
     return f"""
 The cluster stays up {place}, for {HOLD_BOUND / 3600:.0f} hours at most. From this directory:
 {table}
-  make clean     {"":<{width - 5}}  takes it down"""
+  make clean     {"":<{width - 5}}  {kept.CLOSING}"""
 
 
 def run(screen: Screen, keep: Path | None) -> int:

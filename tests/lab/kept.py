@@ -26,6 +26,10 @@ from tests.vm.processes import Process
 KEPT = Path(__file__).resolve().parents[2] / "build" / "kept"
 END_BOUND = 30.0
 """Seconds for a keeper to take its cluster down."""
+CLOSING = "takes it down"
+"""Ends what a keeper prints before it holds its cluster."""
+CLOSING_BOUND = 15.0
+"""Seconds for that to arrive: out of a guest text comes by another way than the status, and a slower one."""
 
 
 class Kept(NamedTuple):
@@ -122,12 +126,16 @@ def launch(argv: Sequence[str], root: Path = KEPT) -> int:
         )
         status = folder(child.pid, root) / "status"
         try:
-            shown, going = 0, True
+            shown, going, closed, held = 0, True, False, 0.0
             while going:
-                going = child.poll() is None and not status.exists()
+                held = held or (time.monotonic() if status.exists() else 0.0)
+                late = bool(held) and time.monotonic() - held > CLOSING_BOUND
+                going = child.poll() is None and not (held and (closed or late))
                 # The keeper writes through the same description: our reading must not move its position.
                 while data := os.pread(output.fileno(), 65536, shown):
                     shown += len(data)
+                    # Of a word in two pieces the second ends no line, and is waited for until the bound.
+                    closed = closed or CLOSING.encode() in data
                     sys.stdout.buffer.write(data)
                     sys.stdout.flush()
                 time.sleep(0.05 if going else 0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +106,28 @@ def test_a_kept_demo_stays_well_and_goes_without_a_trace(tmp_path: Path) -> None
     assert not home.exists()
     assert netns.names(f"{netns.PREFIX}{demo.keeper.pid}x") == []
     assert home.name not in subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True).stdout
+
+
+def test_a_demo_is_not_left_before_all_that_it_says_has_arrived(tmp_path: Path) -> None:
+    """The status of one in a guest is there at once, its words may take a while."""
+    keeper = f"""
+import sys, time
+from pathlib import Path
+from tests.lab import kept
+with kept.keeping(Path({str(tmp_path)!r})) as home:
+    (home / "status").write_text("0")
+    time.sleep(0.5)
+    print("make clean", kept.CLOSING, flush=True)
+    time.sleep(60)
+"""
+    code = "import sys; from pathlib import Path; from tests.lab import kept; "
+    code += "sys.exit(kept.launch([sys.executable, '-c', sys.argv[2]], Path(sys.argv[1])))"
+    words = [sys.executable, "-c", code, str(tmp_path), keeper]
+    launched = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=50)
+    (demo,) = kept.alive(tmp_path)
+    os.kill(demo.keeper.pid, signal.SIGKILL)
+    assert launched.returncode == 0, launched.stderr
+    assert launched.stdout == f"make clean {kept.CLOSING}\n"
 
 
 def test_every_check_of_the_demo_has_its_own_title() -> None:

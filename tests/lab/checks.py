@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.lab import Lab, Pod, netns
-from tests.support.probes import BOUND as ANSWER
 from tests.support.probes import PATIENCE, Job, Prober, Report, Result, until
 
 SHOP = Path(__file__).with_name("shop")
@@ -206,11 +205,7 @@ def moved(shop: Shop) -> Seen:
 
 @contextlib.contextmanager
 def traffic(*paths: tuple[Prober, str, Job]) -> Iterator[Callable[[], dict[str, Report]]]:
-    """Probe paths under names at a steady rate, until the end or until what this gives is called for the reports.
-
-    An emulated processor may be away for longer than an answer may take elsewhere: what tells of a lost packet there is
-    the slowest answer.
-    """
+    """Probe paths under names at a steady rate, until the end or until what this gives is called for the reports."""
     running: dict[str, Prober] = {}
 
     def end() -> dict[str, Report]:
@@ -218,7 +213,7 @@ def traffic(*paths: tuple[Prober, str, Job]) -> Iterator[Callable[[], dict[str, 
 
     try:
         for prober, name, job in paths:
-            prober.stream(name, job, RATE, ANSWER * PATIENCE)
+            prober.stream(name, job, RATE)
             running[name] = prober
         yield end
     finally:

@@ -71,7 +71,7 @@ class Report:
     last: Mapping[str, float] = field(default_factory=dict)
     """Start of the latest probe per server (or per outcome, if it was not allowed)."""
     slowest: float = 0.0
-    """Seconds that the slowest answer took: a packet that was lost and sent again shows here (RFC 6298: 1 s)."""
+    """Seconds that the slowest answer took: how near the bound the others were."""
 
     @property
     def lost(self) -> int:

@@ -6,7 +6,6 @@
 #   make test                 every lane below; each closes with 'N passed, N failed'
 #   make lint unit kernel conformance vm
 #   make unit FULL=1          ten times as many examples of each property
-#   make kernel FULL=1        all tests of BGP against both versions of gobgpd
 #   make conformance FULL=1   every scenario on every backend in every family mode (CONFORMANCE_SEED=number or new)
 #   make bench [BENCH=name]   figures against their targets
 #   make interop              BGP with BIRD and FRR, with every gobgpd that is here: a table of what works

@@ -29,7 +29,7 @@ from tests.kernel.drive import converge, owned
 from tests.support import gobgpd as programs
 from tests.support.bgp import Station, Wire, bgp_drivers, prefix, wait
 
-pytestmark = [pytest.mark.root, pytest.mark.versions]
+pytestmark = pytest.mark.root
 
 A = "192.0.2.1"
 SPEAKER = bgp.Speaker(bgp.SpeakerKey(), 64512, ip_address(A).packed, 179, (ip_address(A).packed,))

@@ -61,14 +61,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory, gobgpd: str) -> Iterator[Pair
         yield pair
 
 
-@pytest.mark.versions
 def test_each_learns_the_others_pods_and_tells_gobgpd_no_more_than_it_should(pair: Pair) -> None:
     assert pair.at_a.told()
     assert pair.at_b.told()
     assert pair.at_a.route(CIDR_A) is None
 
 
-@pytest.mark.versions
 def test_policy_stands_before_the_first_peer(pair: Pair) -> None:
     written = [row for report in pair.at_a.reports for row, batch in report.batches if batch.add]
     order = [written.index(row) for row in bgp.TABLES]
@@ -138,7 +136,6 @@ def test_a_killed_gobgpd_keeps_its_routes_and_is_told_everything_again(pair: Pai
     pair.meet()
 
 
-@pytest.mark.versions
 def test_another_identity_restarts_gobgpd_and_tells_it_everything(pair: Pair) -> None:
     pair.at_a.stop()
     changed = pair.wire.daemon(pair.a, RouterSettings(router_id="203.0.113.9"))

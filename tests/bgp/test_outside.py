@@ -23,7 +23,7 @@ from tests.support.bgp import Router, Wire, annotated, prefix, wait
 from tests.support.lab import netns
 from tests.support.pages import objects
 
-pytestmark = [pytest.mark.root, pytest.mark.versions]
+pytestmark = pytest.mark.root
 
 A, B, TOR = "192.0.2.1", "192.0.2.2", "192.0.2.254"
 CIDR_A, CIDR_B = "10.244.1.0/24", "10.244.2.0/24"

@@ -15,7 +15,7 @@ from tests.bgp.test_drivers import CLOSED, NODES, PODS, POLICY, SPEAKER, STATEME
 from tests.kernel.drive import converge, owned
 from tests.support.bgp import Station, Wire, bgp_drivers
 
-pytestmark = [pytest.mark.root, pytest.mark.versions]
+pytestmark = pytest.mark.root
 
 MANY = 25_000
 """Paths that do not fit into the 4 MiB of a message that gRPC takes by default: each takes 203 bytes in version 3. In

@@ -23,7 +23,7 @@ from kuberouter.wire.gobgp.client import Connection
 from kuberouter.wire.gobgp.gobgpd import Gobgp
 from tests.support.bgp import wait
 
-pytestmark = [pytest.mark.root, pytest.mark.versions]
+pytestmark = pytest.mark.root
 
 
 class Watched:

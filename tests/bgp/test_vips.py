@@ -29,7 +29,7 @@ from tests.support.lab import netns
 from tests.support.world import kind_of
 from tests.unit.compilers.services.test_services import endpoints, service
 
-pytestmark = [pytest.mark.root, pytest.mark.versions]
+pytestmark = pytest.mark.root
 
 A, B, TOR, A6 = "192.0.2.1", "192.0.2.2", "192.0.2.254", "2001:db8::1"
 CIDR_A, CIDR_B = "10.244.1.0/24", "10.244.2.0/24"

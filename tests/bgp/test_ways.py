@@ -15,7 +15,7 @@ from tests.bgp.test_nodes import SESSION
 from tests.support import gobgpd as programs
 from tests.support.bgp import Daemon, Router, Wire, annotated, wait
 
-pytestmark = [pytest.mark.root, pytest.mark.versions]
+pytestmark = pytest.mark.root
 
 A, TORS = "192.0.2.1", ("192.0.2.251", "192.0.2.252", "192.0.2.253")
 PREFIX, OTHER = "10.9.0.0/16", "10.8.0.0/16"

@@ -98,6 +98,11 @@ def chain_tag(rules: Sequence[str]) -> bytes:
     return hashlib.blake2b("\n".join(rules).encode(), digest_size=TAG_BYTES).digest() if rules else b""
 
 
+def count_tag(rules: int) -> bytes:
+    """What is to be known of a chain whose name is made from its rules: how many they are, in two bytes."""
+    return rules.to_bytes(2, "big")
+
+
 OTHERWISE = b"\0"
 """Stands for the tag of a chain that somebody else has changed: no rules have it."""
 
@@ -119,7 +124,7 @@ class Chain(Value, frozen=True, gc=False, eq=False):
 
     key: ChainKey
     tag: bytes
-    """As `chain_tag` makes it."""
+    """As `chain_tag` makes it, or `count_tag` where the name says the rest."""
     rules: tuple[str, ...] = ()
     fallback: tuple[str, ...] | None = None
     spares: Spares = ()
@@ -140,6 +145,11 @@ def make_chain(
 ) -> Chain:
     """A chain row from its rule texts."""
     return Chain(key, chain_tag(rules), rules, fallback, spares)
+
+
+def make_named_chain(key: ChainKey, rules: tuple[str, ...], *, fallback: tuple[str, ...] | None = None) -> Chain:
+    """A chain row whose key is made from its rules, so that none of them has to carry a tag."""
+    return Chain(key, count_tag(len(rules)) if rules else chain_tag(()), rules, fallback)
 
 
 class FormerChain(Value, frozen=True, gc=False):

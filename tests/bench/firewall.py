@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, Variant
 from kuberouter.model.core import Batch, Family
-from kuberouter.model.netfilter import Chain, IpSet, IpSetKey, Member, MemberKey, SetType, Table, make_chain
+from kuberouter.model.netfilter import Chain, IpSet, IpSetKey, Member, MemberKey, SetType, Table, make_named_chain
 from kuberouter.wire.text.iptables import Script
 from tests.bench import content, firewall_node
 from tests.bench.firewall_nftables import figures_of_nftables
@@ -259,7 +259,7 @@ def _full_load(node: Node) -> Figure:
         script = Script(Table.FILTER.value)
         for row in chains:
             if row.key.family is family:
-                script.chain(row.key.name, row.rules, row.key)
+                script.chain(row.key.name, row.rules, row.key, tag=row.tag)
         texts[family] = str(script)
 
     def ours() -> float:
@@ -280,7 +280,8 @@ def _one_chain(node: Node, target: float) -> Figure:
     driver = ChainDriver(node.xtables, tuple(Family), PREFIXES)
     chains = node.world.planner.ledgers[Chain].desired.values()
     old = next(c for c in chains if c.key.family is Family.IPV4 and any("-g KUBE-NWPLCY-ALLOW" in r for r in c.rules))
-    states = [make_chain(old.key, (*old.rules, f"-p tcp -m tcp --dport {port} -j RETURN")) for port in (1, 2)]
+    more = [f"-p tcp -m tcp --dport {port} -j RETURN" for port in (1, 2)]
+    states = [make_named_chain(old.key, (*old.rules, *more[:count])) for count in (1, 2)]
 
     def ours() -> float:
         states.reverse()
@@ -292,7 +293,7 @@ def _one_chain(node: Node, target: float) -> Figure:
     def floor() -> float:
         states.reverse()
         script = Script(Table.FILTER.value)
-        script.chain(old.key.name, states[0].rules, old.key)
+        script.chain(old.key.name, states[0].rules, old.key, tag=states[0].tag)
         return tool([node.xtables.tool(Family.IPV4, "restore"), "--noflush", "-w", "5"], str(script))
 
     for _ in range(2):

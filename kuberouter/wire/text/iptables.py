@@ -3,7 +3,7 @@
 The kernel reports rules in its own spelling, so texts are not compared with what was meant. A rule of ours in a builtin
 chain carries in its comment a tag over its text; of a chain of ours the first rule carries one over all of them, and
 their number. A comment costs as much as a match: for each packet, and with iptables-nft for every rule with each change
-of the table. So the others have none. Grammar: iptables-restore(8).
+of the table. So the others have none, nor has a chain whose name says enough. Grammar: iptables-restore(8).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kuberouter.model.core import Value
 from kuberouter.model.netfilter import CountedRule, chain_tag, rule_tag
-from kuberouter.wire.text.tags import MARKER, SavedChain, claim, claimed
+from kuberouter.wire.text.tags import MARKER, SavedChain, claim, counted
 
 INCOMPATIBLE = "is incompatible, use 'nft' tool"
 """What the nft tools say of a table in which there are rules that they have no words for."""
@@ -114,7 +114,7 @@ def parse_tables(output: str) -> dict[str, SavedTable]:
 
 def _saved_chain(rules: list[str]) -> SavedChain:
     comment = _OURS.search(rules[0]) if rules else None
-    return SavedChain(claimed(comment[1] if comment is not None else "", len(rules)), hash(tuple(rules)))
+    return SavedChain(counted(comment[1] if comment is not None else "", len(rules)), hash(tuple(rules)))
 
 
 def commented(rules: Iterable[tuple[str, str]], builtin: Collection[str], chains: Iterable[str]) -> SavedTable:
@@ -129,7 +129,7 @@ def commented(rules: Iterable[tuple[str, str]], builtin: Collection[str], chains
         elif chain in own:
             own[chain].append(comment)
     for name, comments in own.items():
-        table.chains[name] = SavedChain(claimed(comments[0] if comments else "", len(comments)))
+        table.chains[name] = SavedChain(counted(comments[0] if comments else "", len(comments)))
     return table
 
 
@@ -165,7 +165,8 @@ class Script:
 
     def fill(self, name: str, rules: Sequence[str], subject: object, *, tag: bytes = b"") -> None:
         """Append rules to a chain that is declared and empty."""
-        first = f"-m comment --comment {claim(tag or chain_tag(rules), len(rules))} "
+        comment = claim(tag or chain_tag(rules), len(rules))
+        first = f"-m comment --comment {comment} " if comment else ""
         self._added += [(f"-A {name} {'' if at else first}{text}", subject) for at, text in enumerate(rules)]
 
     def __str__(self) -> str:

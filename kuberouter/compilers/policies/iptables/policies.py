@@ -1,7 +1,9 @@
 """Allowances become policy chains, combinations of them become profile chains.
 
 A rule's order never matters inside a policy chain, for it only allows; rules are sorted so that equal content has equal
-text. A policy chain leaves by goto into the chain that sets the mark and from there returns to the profile chain.
+text. A policy chain leaves by goto into the chain that sets the mark and from there returns to the profile chain. Ports
+that a policy allows a peer are a chain of their own if they take more than one rule: policies name the same ones again
+and again, and every rule is one more for the kernel to walk over with each change.
 
 One rule in a dispatch chain sends the members of a profile's set into its chain by goto, so the first profile that
 matches decides alone. While a pod moves from one profile to another it is in both sets for a moment: either verdict is
@@ -42,9 +44,9 @@ from kuberouter.compilers.policies.names import (
 from kuberouter.compilers.policies.rules import body, prefix_peers
 from kuberouter.compilers.policies.spelling import Memberships, Place
 from kuberouter.model.cluster import NetworkPolicy
-from kuberouter.model.core import Family, L4Protocol, Row
-from kuberouter.model.netfilter import Chain, Member, MemberKey, Rule, RuleKey, make_chain
-from kuberouter.model.policy import Allowance, Body, Direction, PodSet, PortSpan
+from kuberouter.model.core import Family, L4Protocol, Prefix, Row
+from kuberouter.model.netfilter import Chain, Member, MemberKey, Rule, RuleKey, make_chain, make_named_chain
+from kuberouter.model.policy import Direction, PodSet, PortSpan
 from kuberouter.model.settings import FirewallSettings
 
 DISPATCH_RANK = 10
@@ -53,12 +55,14 @@ OPEN_RANK = 20
 PROTOCOL = {L4Protocol.TCP: "tcp", L4Protocol.UDP: "udp", L4Protocol.SCTP: "sctp"}
 OWN_PORTS = (L4Protocol.TCP, L4Protocol.UDP)
 """Protocols whose own match takes one range and costs less than multiport: the nft tool has native words for it."""
+Peer = PodSet | tuple[Prefix, ...] | None
 MULTIPORT_SLOTS = 15
 """Ports that one multiport match holds; a range takes two (linux/netfilter/xt_multiport.h)."""
 
 MASK = ALLOWED_MARK | PASSED_MARK
 IF_ALLOWED = f"-m mark --mark {ALLOWED_MARK:#x}/{ALLOWED_MARK:#x}"
 UNLESS_ALLOWED = f"-m mark --mark 0x0/{ALLOWED_MARK:#x}"
+ALLOW = f"-g {ALLOW_CHAIN}"
 SET_ALLOWED = f"-j MARK --set-xmark {MASK:#x}/{MASK:#x}"
 CLEAR_BOTH = f"-j MARK --set-xmark 0x0/{MASK:#x}"
 REFUSAL = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreachable"}
@@ -73,27 +77,55 @@ FURTHER_TCP = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN"
 CLEAR_ALLOWED = f"-j MARK --set-xmark 0x0/{ALLOWED_MARK:#x}"
 
 
-@lru_cache(maxsize=4096)
 def policy_rules(policy: NetworkPolicy, direction: Direction, family: Family) -> Chain | None:
-    """The chain with what a policy allows in one direction, without rules if nothing; None if it does not govern it.
+    """The chain with what a policy allows in one direction, without rules if nothing; None if it does not govern it."""
+    found = _chains(policy, direction, family)
+    return found[0] if found else None
 
-    Should the kernel refuse one of its rules, the chain is put in without any: it then allows nothing.
-    """
+
+@lru_cache(maxsize=4096)
+def _chains(policy: NetworkPolicy, direction: Direction, family: Family) -> tuple[Chain, ...]:
+    """That chain and the chains of ports that it leads to."""
     allowed = body(policy, direction, family)
     if allowed is None:
-        return None
-    rules = tuple(sorted(set(_spell(allowed, direction, family))))
-    return make_chain(policy_chain(family, rules), rules, fallback=())
-
-
-def _spell(allowed: Body, direction: Direction, family: Family) -> Iterator[str]:
+        return ()
+    spans: dict[Peer, list[PortSpan | PodSet | None]] = {}
     for allowance in allowed:
-        for protocol, ports in _ports(allowance.ports, family):
-            yield " ".join(filter(None, (protocol, _peer(allowance, direction, family), ports, f"-g {ALLOW_CHAIN}")))
+        spans.setdefault(allowance.peer, []).append(allowance.ports)
+    rules: list[str] = []
+    shared: dict[Chain, None] = {}
+    for peer, ports in spans.items():
+        words = _peer(peer, direction, family)
+        matches = _matches(*ports, family=family)
+        if peer is not None and len(matches) > 1:
+            chain = _port_rules(matches, family)
+            # Whoever comes back from there has its mark, or is asked about the other peers.
+            rules.append(f"{words} -j {chain.key.name}")
+            shared[chain] = None
+        else:
+            rules += [" ".join(filter(None, (protocol, words, ports, ALLOW))) for protocol, ports in matches]
+    return _named(family, rules), *shared
 
 
-def _peer(allowance: Allowance, direction: Direction, family: Family) -> str:
-    peer = allowance.peer
+def _named(family: Family, rules: Iterable[str]) -> Chain:
+    """Should the kernel refuse one of its rules, the chain is put in without any: it then allows nothing."""
+    texts = tuple(sorted(rules))
+    return make_named_chain(policy_chain(family, texts), texts, fallback=())
+
+
+@lru_cache(maxsize=256)
+def _matches(*spans: PortSpan | PodSet | None, family: Family) -> tuple[tuple[str, str], ...]:
+    """Protocol match and port match of each rule that these ports need; one without any allows what the others do."""
+    found = {match for span in spans for match in _ports(span, family)}
+    return (("", ""),) if ("", "") in found else tuple(sorted(found))
+
+
+@lru_cache(maxsize=256)
+def _port_rules(matches: tuple[tuple[str, str], ...], family: Family) -> Chain:
+    return _named(family, [" ".join(filter(None, (*match, ALLOW))) for match in matches])
+
+
+def _peer(peer: Peer, direction: Direction, family: Family) -> str:
     if peer is None:
         return ""
     use = PEER_USE[direction]
@@ -142,15 +174,15 @@ def members(family: Family, memberships: Memberships, address: bytes) -> list[Ro
 
 def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:
     """What a policy allows in one direction, with the sets of its ipBlocks."""
-    chain = policy_rules(policy, direction, family)
-    if chain is None or not chain.rules:
+    chains = _chains(policy, direction, family)
+    if not chains or not chains[0].rules:
         return
     for prefixes in prefix_peers(policy, direction, family):
         members = block_set(family, PEER_USE[direction], prefixes)
         yield members
         for prefix in prefixes:
             yield Member(MemberKey(members.key.name, prefix.address, prefix.length))
-    yield chain
+    yield from chains
 
 
 def place(place: Place, settings: FirewallSettings) -> Iterator[Row]:

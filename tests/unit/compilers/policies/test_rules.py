@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kuberouter.compilers.policies import iptables
 from kuberouter.compilers.policies.iptables.policies import policy_rules
 from kuberouter.compilers.policies.rules import body, prefixes_of, span, subtract, union
 from kuberouter.model.cluster import IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, Selector
 from kuberouter.model.core import Family, L4Protocol, ObjectRef, Prefix, Problem, Reason
+from kuberouter.model.netfilter import Chain
 from kuberouter.model.policy import Direction
 from tests.support.examples import examples
 
@@ -110,6 +112,34 @@ def test_ports_merge_per_protocol_and_fill_matches_of_fifteen() -> None:
     slots = [rule.split("--dports ")[1].split()[0].replace(":", ",").count(",") + 1 for rule in many]
     assert sum(slots) == 40
     assert max(slots) <= 15
+
+
+def chains_of(*rules: PolicyRule) -> dict[str, tuple[str, ...]]:
+    rows = iptables.policy(policy(*rules), Direction.INGRESS, Family.IPV4)
+    return {row.key.name: row.rules for row in rows if isinstance(row, Chain)}
+
+
+def test_peers_share_a_chain_of_their_ports() -> None:
+    """Two peers and two ports are two rules and two, not four; another policy with these ports adds none."""
+    ports = (PolicyPort(number=80), PolicyPort(L4Protocol.UDP, 53))
+    rule = PolicyRule((block("10.0.0.0/8"), PolicyPeer(pods=Selector())), ports)
+    chains = chains_of(rule)
+    own = rules_of(rule)
+    (shared,) = (name for name, texts in chains.items() if texts != own)
+    assert chains[shared] == (
+        "-p tcp -m tcp --dport 80 -g KUBE-NWPLCY-ALLOW",
+        "-p udp -m udp --dport 53 -g KUBE-NWPLCY-ALLOW",
+    )
+    assert len(own) == 2
+    assert all(text.endswith(f" src -j {shared}") for text in own)
+    assert shared in chains_of(PolicyRule((block("192.168.0.0/16"),), ports))
+
+
+def test_a_peer_that_may_use_every_port_needs_no_chain_of_ports() -> None:
+    anything, one = PolicyRule((block("10.0.0.0/8"),)), PolicyRule((block("10.0.0.0/8"),), (PolicyPort(number=80),))
+    (text,) = rules_of(one, anything)
+    assert text == rules_of(anything)[0]
+    assert "--dport" not in text
 
 
 def test_a_named_port_is_a_pair_of_address_and_port() -> None:

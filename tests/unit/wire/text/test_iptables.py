@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from kuberouter.model.netfilter import OTHERWISE, chain_tag
+from kuberouter.model.core import Family
+from kuberouter.model.netfilter import OTHERWISE, ChainKey, Table, chain_tag, count_tag, make_named_chain
 from kuberouter.wire.text.iptables import Script, parse_tables
 from kuberouter.wire.text.tags import MARKER
 
@@ -39,14 +40,24 @@ def test_a_tag_is_read_back_as_it_was_meant(rules: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("rules", [(), RULES[:1], RULES])
 def test_a_rule_of_somebody_else_in_a_chain_shows_in_its_tag(rules: Sequence[str]) -> None:
-    assert saved(script(rules), "-A KUBE-A -j ACCEPT") == OTHERWISE
+    assert saved(script(rules), "-A KUBE-A -j ACCEPT") == (OTHERWISE if rules else count_tag(1))
 
 
 def test_a_missing_rule_shows_in_the_tag() -> None:
     lines = str(script()).splitlines()
-    for line in (2, 3):
+    for line, tag in ((2, count_tag(1)), (3, OTHERWISE)):
         left = "\n".join(lines[:line] + lines[line + 1 :])
-        assert parse_tables(left)["filter"].chains["KUBE-A"].tag == OTHERWISE
+        assert parse_tables(left)["filter"].chains["KUBE-A"].tag == tag
+
+
+def test_a_chain_whose_name_says_its_rules_has_no_comment_and_is_known_by_their_number() -> None:
+    row = make_named_chain(ChainKey(Family.IPV4, Table.FILTER, "KUBE-A"), RULES)
+    made = script(tag=row.tag)
+    assert MARKER not in str(made)
+    assert saved(made) == row.tag
+    for wrong in (saved(made, "-A KUBE-A -j ACCEPT"), saved(script(RULES[:1], tag=count_tag(1))), saved(script())):
+        assert wrong != row.tag
+    assert make_named_chain(row.key, ()).tag == saved(script(())) != row.tag
 
 
 def test_what_a_former_release_wrote_is_written_anew() -> None:

@@ -11,6 +11,7 @@
 #   make interop              BGP with BIRD and FRR, with every gobgpd that is here: a table of what works
 #   make hitless [GUEST=1]    probes lost to restarts, upgrades, flaps and flushes; with IPVS in a guest if need be
 #   make survive [KILLS=200]  the long form of the kill test
+#   make docs                 the documentation as a site, in build/site
 #   make setup                only what the others begin with
 #   make lock                 pins every dependency with its hashes, after a change of pyproject.toml
 
@@ -19,7 +20,7 @@ PYTHON := $(CURDIR)/.venv/bin/python
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL,GOBGPD_V4,FULL,CONFORMANCE_SEED env PYTHONDONTWRITEBYTECODE=1)
 LANES := lint unit kernel conformance vm
 
-.PHONY: help setup test $(LANES) demo look bench interop hitless survive lock clean
+.PHONY: help setup test $(LANES) demo look bench interop hitless survive docs lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,6 +60,10 @@ hitless: setup
 
 survive: setup
 	@$(AS_ROOT) env SURVIVE_KILLS=$(or $(KILLS),200) $(PYTHON) -m pytest -q tests/survive
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs --quiet build
+	@echo build/site/index.html
 
 lock: setup
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet pip-tools

@@ -81,6 +81,7 @@ LANES: Mapping[str, Sequence[Command]] = {
         Command((str(_TOOLS / "ruff"), "format", "--check", ".")),
         Command((str(_TOOLS / "mypy"),)),
         Command((str(_TOOLS / "lint-imports"),)),
+        Command((str(_TOOLS / "mkdocs"), "--quiet", "build")),
     ),
     # Property tests take long, and which ones differs from run to run: who is idle takes over.
     "unit": (Command((*_PYTEST, *side_by_side(2, "worksteal"), "tests/property", "tests/unit"), counts=True),),
@@ -117,7 +118,8 @@ def run(command: Command, more: Sequence[str] = ()) -> Counts:
     """Run a command and show its output as it comes, all but the closing line."""
     # The network tools are not in the PATH of everybody who can become root.
     path = os.pathsep.join((str(_TOOLS), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PATH": path}
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}
+    environment = {**os.environ, **quiet, "PYTHONUNBUFFERED": "1", "PATH": path}
     child = subprocess.Popen(
         [*command.words, *more],
         cwd=ROOT,

@@ -120,3 +120,9 @@ def test_every_page_has_its_place_in_the_site() -> None:
     placed = list(pages(nav))
     assert len(placed) == len(set(placed))
     assert set(placed) == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_every_page_is_a_link_of_the_index() -> None:
+    linked = {link.partition("#")[0] for link in links(ROOT / "docs" / "index.md")}
+    assert {path.name for path in (ROOT / "docs").rglob("*.md")} - {"index.md"} <= linked
+    assert "docs/index.md" in set(links(ROOT / "README.md"))

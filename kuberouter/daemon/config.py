@@ -42,6 +42,7 @@ LONGEST_TIMEOUT = 0x7FFFFFFF // 1000
 IPTABLES_MODES = ("auto", "nft", "legacy")
 VIP_MODES = ("address", "route")
 EXISTING_FLOWS = ("keep", "cut")
+METRICS_FILES = ("metrics-tls-cert-file", "metrics-tls-key-file", "metrics-token-file")
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -129,7 +130,13 @@ def _metrics(reader: Reader) -> MetricsSettings | None:
         reader.flag("metrics-addr", str).strip("[]"),
         reader.flag("metrics-path", str),
         reader.flag("netpol-metrics-per-policy", bool),
+        *(reader.flag(name, str) for name in METRICS_FILES),
     )
+    for name, path in zip(METRICS_FILES, (settings.certificate, settings.key, settings.token), strict=True):
+        if path and not Path(path).is_file():
+            reader.errors.append(f"--{name}: {path} is no file")
+    if bool(settings.certificate) != bool(settings.key):
+        reader.errors.append("--metrics-tls-cert-file, --metrics-tls-key-file: one is of no use without the other")
     if settings.address:
         reader.checked("metrics-addr", address, settings.address)
     if not re.fullmatch(r"/[^\s?#]*", settings.path):

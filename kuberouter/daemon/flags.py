@@ -180,7 +180,12 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("hairpin-mode", BOOL, False, "Let the endpoints of every Service reach themselves through it."),
     Flag("health-addr", STRING, "", "Address on which the health endpoints listen; empty is every address."),
-    Flag("health-port", UINT16, 20244, "Port of the health endpoints /healthz, /livez, /readyz and /podz; 0 is none."),
+    Flag(
+        "health-port",
+        UINT16,
+        20244,
+        "Port of the health endpoints /healthz, /livez, /readyz, /startupz and /podz; 0 is none.",
+    ),
     Flag("help", BOOL, False, "Show this list.", "h"),
     Flag(
         "hostname-override",
@@ -232,7 +237,20 @@ FLAGS: tuple[Flag, ...] = (
     Flag("master", STRING, "", "URL of the apiserver; replaces the one of the kubeconfig."),
     Flag("metrics-addr", STRING, "", "Address on which the metrics are served; empty is every address."),
     Flag("metrics-path", STRING, "/metrics", "Path under which the metrics are served."),
-    Flag("metrics-port", UINT16, 0, "Port on which metrics are served to Prometheus, over plain HTTP; 0 is none."),
+    Flag("metrics-port", UINT16, 0, "Port on which metrics are served to Prometheus; 0 is none."),
+    Flag(
+        "metrics-tls-cert-file",
+        STRING,
+        "",
+        "File of the certificate with which metrics are served over HTTPS; read again when it changes.",
+    ),
+    Flag("metrics-tls-key-file", STRING, "", "File of that certificate's key, not encrypted; read again as well."),
+    Flag(
+        "metrics-token-file",
+        STRING,
+        "",
+        "File of a token that who reads metrics has to send (Authorization: Bearer); read again when it changes.",
+    ),
     Flag(
         "netpol-default-deny",
         BOOL,

@@ -11,8 +11,10 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
+from kuberouter.daemon.access import Access, Tls, Token
 from kuberouter.daemon.commandline import show_duration
 from kuberouter.daemon.compose import Composition, compose
 from kuberouter.daemon.config import Config
@@ -20,6 +22,7 @@ from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
 from kuberouter.model.core import Unavailable
 from kuberouter.model.ports import Inbox, Source, Stop
+from kuberouter.model.settings import MetricsSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,14 @@ class Health:
     def readiness(self) -> Sequence[tuple[str, bool, str]]:
         """Each controller's name, whether it is ready, and why not."""
         return [self._explain(state) for state in self._composition.engine.states]
+
+    def startup(self) -> Sequence[tuple[str, bool, str]]:
+        """Each controller's name, whether the engine has turned with it yet, and what it is not ready for.
+
+        What a controller waits for is outside of the process, which a new start would not bring about sooner.
+        """
+        engine = self._composition.engine
+        return [(name, engine.turned, reason) for name, _, reason in self.readiness()]
 
     def pod(self, name: str) -> tuple[int, str]:
         """Whether policy is in force for a pod."""
@@ -78,13 +89,18 @@ def start(config: Config) -> int:
         try:
             server = HealthServer(config.health_address, config.health_port)
         except OSError as error:
-            log.error("--health-port: %s:%d: %s", config.health_address, config.health_port, error.strerror)
+            log.error("--health-port: %s: %s", _place(config.health_address, config.health_port), error.strerror)
             return 1
     if (asked := config.metrics) is not None:
         try:
-            metrics = MetricsServer(asked.address, asked.port, asked.path)
+            access = _access(asked)
+        except ValueError as error:
+            log.error("%s", error)
+            return 1
+        try:
+            metrics = MetricsServer(asked.address, asked.port, asked.path, access)
         except OSError as error:
-            log.error("--metrics-port: %s:%d: %s", asked.address, asked.port, error.strerror)
+            log.error("--metrics-port: %s: %s", _place(asked.address, asked.port), error.strerror)
             return 1
     try:
         composition = compose(config)
@@ -97,6 +113,27 @@ def start(config: Config) -> int:
         metrics.serve(composition.telemetry.page)
     # A directory is there or not, and whoever fills it may take their time.
     return run(composition, patience=0.0 if config.manifests else config.patience)
+
+
+def _place(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _access(asked: MetricsSettings) -> Access:
+    """Who may read the metrics. Raises ValueError, which names the flag, when a file cannot be used."""
+    tls = token = None
+    flag = "--metrics-tls-cert-file, --metrics-tls-key-file"
+    try:
+        if asked.certificate:
+            tls = Tls(Path(asked.certificate), Path(asked.key))
+        flag = "--metrics-token-file"
+        if asked.token:
+            token = Token(Path(asked.token))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{flag}: {error}") from None
+    if token is not None and tls is None:
+        log.warning("--metrics-token-file without --metrics-tls-cert-file: the token crosses the network as it is")
+    return Access(tls, token)
 
 
 def run(composition: Composition, *, patience: float = 0.0) -> int:

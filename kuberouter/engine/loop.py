@@ -73,6 +73,8 @@ class Engine:
         """Voices for objects of which something is refused."""
         self.beat = clock()
         """Time of the loop's last turn."""
+        self.turned = False
+        """Whether it has come round at all, be it with an error: from then on the beat says how it is."""
         self.states: tuple[ControllerState, ...] = tuple(
             ControllerState(c.name, False, "starting") for c in self._controllers
         )
@@ -116,6 +118,7 @@ class Engine:
                 self._planner.journal.report(self._subject, ())
             except Exception as error:
                 self._failed(f"{type(error).__name__}: {error}")
+                self.turned = True
                 stop.wait(BEAT)
 
     def _failed(self, text: str) -> None:
@@ -148,6 +151,7 @@ class Engine:
         self._report_tables()
         self.beat = self._clock()
         self.states = tuple(self._state(c) for c in self._controllers)
+        self.turned = True
         self._observe(report)
         self._receive()
         if not self._frozen and all(state.ready for state in self.states):

@@ -24,6 +24,11 @@ class MetricsSettings(Value, frozen=True, gc=False):
     """Empty is every address."""
     path: str = "/metrics"
     per_policy: bool = False
+    certificate: str = ""
+    """Files of the certificate and its key; without them it is plain HTTP."""
+    key: str = ""
+    token: str = ""
+    """File of the bearer token that clients have to send; empty is none."""
 
 
 class AddressRules(Value, frozen=True, gc=False):

@@ -302,6 +302,21 @@ def test_metrics_want_a_path_and_an_address(environment: dict[str, str]) -> None
     assert errors[0].startswith("--metrics-addr: ")
 
 
+def test_metrics_over_tls_want_both_files_and_a_token_one(environment: dict[str, str], tmp_path: Path) -> None:
+    certificate, key, token = (tmp_path / name for name in ("tls.crt", "tls.key", "token"))
+    for file in (certificate, token):
+        file.write_text("x")
+    config, errors = load(parse(["--metrics-port=1", f"--metrics-tls-cert-file={certificate}"]), environment)
+    assert config is None
+    assert errors == ["--metrics-tls-cert-file, --metrics-tls-key-file: one is of no use without the other"]
+    words = [f"--metrics-tls-cert-file={certificate}", f"--metrics-tls-key-file={key}", f"--metrics-token-file={token}"]
+    _, errors = load(parse(["--metrics-port=1", *words]), environment)
+    assert errors == [f"--metrics-tls-key-file: {key} is no file"]
+    key.write_text("x")
+    metrics = good(" ".join(["--metrics-port=1", *words]), environment).metrics
+    assert metrics == MetricsSettings(1, certificate=str(certificate), key=str(key), token=str(token))
+
+
 def test_peers_outside_the_cluster(environment: dict[str, str], tmp_path: Path) -> None:
     words = (
         "--peer-router-ips=10.0.0.1,2001:db8::9 --peer-router-asns=65000,4200000000 --peer-router-ports=179,1790 "

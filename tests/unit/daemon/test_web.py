@@ -27,6 +27,9 @@ class View(NamedTuple):
     def readiness(self) -> Sequence[tuple[str, bool, str]]:
         return self.states
 
+    def startup(self) -> Sequence[tuple[str, bool, str]]:
+        return [(name, True, reason) for name, _, reason in self.states]
+
     def pod(self, name: str) -> tuple[int, str]:
         return 200, f"{name}: in force\n"
 
@@ -59,6 +62,14 @@ def test_from_the_start_it_is_alive_and_not_ready(server: HealthServer) -> None:
     assert ask(server, "/healthz") == (200, "OK\n")
     assert ask(server, "/livez") == (200, "OK\n")
     assert ask(server, "/readyz") == (500, "process: not ready: starting\nreadyz check failed\n")
+
+
+def test_startup_waits_for_the_process_and_for_nothing_outside_of_it(server: HealthServer) -> None:
+    assert ask(server, "/startupz") == (500, "process: not started: starting\nstartupz check failed\n")
+    server.serve(PARTLY)
+    assert ask(server, "/startupz") == (200, "OK\n")
+    body = "router: started\nservice-proxy: started: kernel module ip_vs is missing\nstartupz check passed\n"
+    assert ask(server, "/startupz?verbose") == (200, body)
 
 
 def test_ready(server: HealthServer) -> None:
@@ -134,6 +145,15 @@ def test_too_many_clients_are_turned_away_and_seats_are_given_back(server: Healt
         answers = [client.recv(12) for client in clients if client not in ended]
         assert answers == [b"HTTP/1.0 200"] * MOST_CLIENTS
     assert ask(server, "/healthz") == (200, "OK\n")
+
+
+def test_an_ipv6_address_will_do() -> None:
+    server = HealthServer("::1", 0)
+    try:
+        with urllib.request.urlopen(f"http://[::1]:{server.port}/livez", timeout=5) as answer:
+            assert answer.read() == b"OK\n"
+    finally:
+        server.close()
 
 
 def test_a_port_in_use_is_an_error(server: HealthServer) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from kuberouter.daemon.metrics import Series, series
 from kuberouter.decode.scalars import show_address
 from kuberouter.model.core import Unavailable
-from kuberouter.wire.gobgp.client import Refused
+from kuberouter.sources.sessions import UP
+from kuberouter.wire.gobgp.client import Refused, Session
 from kuberouter.wire.gobgp.gobgpd import Gobgp
+
+Labels = tuple[str, ...]
 
 
 class BgpCounts:
@@ -22,22 +25,25 @@ class BgpCounts:
     def show(self) -> Iterator[Series]:
         """One look; without sessions where gobgpd does not answer or has no identity."""
         yield series("controller_bgp_advertisements_received", self._received())
-        yield series("bgp_peer_info", self._peers())
+        own, found = self._sessions()
+        peers, up, prefixes = dict[Labels, float](), dict[Labels, float](), dict[Labels, float]()
+        for session in found:
+            address = show_address(session.address)
+            kind = "internal" if session.asn in (0, own) else "external"
+            peers[address, kind, str(session.asn), session.state] = 1
+            up[address, kind] = int(session.state == UP)
+            prefixes[address, "received"] = session.received
+            prefixes[address, "accepted"] = session.accepted
+        yield series("bgp_peer_info", peers)
+        yield series("bgp_peer_up", up)
+        yield series("bgp_prefixes", prefixes)
 
-    def _peers(self) -> dict[tuple[str, str, str, str], float]:
+    def _sessions(self) -> tuple[int, list[Session]]:
+        """Our own AS number, and all sessions."""
         try:
             speaker = self._gobgp.api.speaker()
-            found = list(self._gobgp.api.session_states()) if speaker is not None else []
+            if speaker is None:
+                return 0, []
+            return speaker.asn, [each for each in self._gobgp.api.session_states() if each.address]
         except (Unavailable, Refused):
-            return {}
-        own = speaker.asn if speaker is not None else 0
-        return {
-            (
-                show_address(session.address),
-                "internal" if session.asn in (0, own) else "external",
-                str(session.asn),
-                session.state,
-            ): 1.0
-            for session in found
-            if session.address
-        }
+            return 0, []

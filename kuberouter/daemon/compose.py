@@ -39,7 +39,7 @@ from kuberouter.model.meter import UNMETERED, Meter
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, IpSet, Member, Rule
 from kuberouter.model.network import Link
 from kuberouter.model.nftables import NftChain
-from kuberouter.model.ports import Sink, Source
+from kuberouter.model.ports import Informer, Sink, Source
 from kuberouter.sources.apiserver import RESOURCES, ApiSource, local_pods
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
@@ -140,6 +140,7 @@ def compose(config: Config) -> Composition:
         part.desired = lambda row: planner.ledgers[row].desired
         part.view = lambda: cluster
     if telemetry is not None:
+        telemetry.informers = {s.name: s.silence for s in sources if isinstance(s, Informer)}
         telemetry.watch(engine, planner, dataplane, inbox)
         telemetry.more += (show for part in parts for show in part.shows)
         if config.proxy is not None:

@@ -88,6 +88,14 @@ METRICS: tuple[Metric, ...] = (
         ("address", "type", "asn", "state"),
         ROUTER,
     ),
+    Metric("bgp_peer_up", "gauge", "1 while the session with a peer stands.", ("address", "type"), ROUTER),
+    Metric(
+        "bgp_prefixes",
+        "gauge",
+        "Routes that a peer tells of now (received), and those of them that import policy takes (accepted).",
+        ("peer", "direction"),
+        ROUTER,
+    ),
     Metric(
         "controller_bgp_advertisements_received",
         "counter",
@@ -119,8 +127,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "controller_ipvs_metrics_export_time",
         "histogram",
-        "Seconds of asking IPVS for what it counts, and of putting it together, for one scrape.",
-        condition=PROXY,
+        "Seconds of asking IPVS for what it counts, and of putting it together, for one scrape; without the service "
+        "proxy it is there and counts nothing.",
     ),
     Metric("controller_ipvs_services", "gauge", "IPVS services in the kernel, whoever made them.", condition=PROXY),
     Metric("service_total_connections", "counter", "Connections to a Service at an address.", SERVICE, PROXY),
@@ -158,6 +166,12 @@ METRICS: tuple[Metric, ...] = (
         "controller_ready", "gauge", "1 if all that a controller wants is in force, as in /readyz.", ("controller",)
     ),
     Metric(
+        "sync_total",
+        "counter",
+        "Passes that concerned a controller: success if nothing of its kinds of objects was refused, else error.",
+        ("controller", "result"),
+    ),
+    Metric(
         "controller_last_success_timestamp_seconds",
         "gauge",
         "Unix time at which all that a controller wants was last known to be in force.",
@@ -171,6 +185,13 @@ METRICS: tuple[Metric, ...] = (
         ("queue",),
     ),
     Metric("source_synced", "gauge", "1 once a source has told all that it knew at the start.", ("source",)),
+    Metric(
+        "informer_lag_seconds",
+        "gauge",
+        "Seconds since the apiserver last told anything of a kind of objects. Where nothing changes it says so about "
+        "once a minute; more means that what is known of them may be as old as that.",
+        ("source",),
+    ),
     Metric("owned_objects", "gauge", "Objects outside the daemon that it wants to exist, by kind.", ("kind",)),
     Metric("failed_objects", "gauge", "Those whose last write failed; they are tried again.", ("kind",)),
     Metric("table_available", "gauge", "0 while objects of a kind can be neither read nor written.", ("kind",)),

@@ -88,6 +88,11 @@ class Telemetry:
         self._errors: Counter[tuple[str, str]] = Counter()
         self._found: Counter[str] = Counter()
         self._repaired: Counter[str] = Counter()
+        self._passes: Counter[tuple[str, str]] = Counter(
+            {(name, result): 0 for name in controllers for result in ("success", "error")}
+        )
+        self.informers: Mapping[str, Callable[[], float]] = {}
+        """Of each source that is told of API objects, how long it has heard nothing, in seconds."""
         self._astray: dict[type[Row], int] = {}
         """Objects that an audit found changed and that are not yet put right."""
         self._routes = [0, 0]
@@ -112,8 +117,12 @@ class Telemetry:
         if watched is None:
             return
         for controller, tables in self._controllers.items():
-            if controller in report.controllers or not report.read.isdisjoint(tables):
+            refused = any(row in tables for row, _ in report.errors)
+            concerned = controller in report.controllers or not report.read.isdisjoint(tables)
+            if concerned:
                 self._passed(controller, tables, report)
+            if concerned or refused:
+                self._passes[controller, "error" if refused else "success"] += 1
         for (row, operation), count in report.errors.items():
             self._errors[row.__name__, operation] += count
         self._drifted(report, watched.dataplane)
@@ -168,6 +177,8 @@ class Telemetry:
             yield from map(_adopted, histogram.collect())
         yield from map(_adopted, self._process.collect())
         yield series("operation_errors_total", steady(lambda: dict(self._errors)))
+        yield series("sync_total", dict(self._passes))
+        yield series("informer_lag_seconds", {(name,): silence() for name, silence in self.informers.items()})
         yield series("drift_found_total", steady(lambda: {(kind,): n for kind, n in self._found.items()}))
         yield series("drift_repaired_total", steady(lambda: {(kind,): n for kind, n in self._repaired.items()}))
         yield series(

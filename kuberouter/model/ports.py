@@ -41,6 +41,13 @@ class Source(Protocol):
     def run(self, inbox: Inbox, stop: Stop) -> None: ...
 
 
+@runtime_checkable
+class Informer(Source, Protocol):
+    """A source that somebody tells of API objects, and that knows how long ago it heard anything."""
+
+    def silence(self) -> float: ...
+
+
 class Driver(Protocol[R]):
     """One table of the world that we write: read, owns, write.
 

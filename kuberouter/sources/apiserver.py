@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -86,7 +86,14 @@ _STATUS = msgspec.json.Decoder(Status)
 class ApiSource:
     """Watches one resource. Keeps the references it has told of, so that a new list can tell what vanished."""
 
-    def __init__(self, api: KubeApi, resource: Resource, decode: Decode | None = None) -> None:
+    def __init__(
+        self,
+        api: KubeApi,
+        resource: Resource,
+        decode: Decode | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`decode` reads the objects, if not all that is known of their kind is wanted."""
         self.name = resource.name or resource.plural
         self.trouble = ""
@@ -100,6 +107,12 @@ class ApiSource:
         self._version = ""
         self._fruitful = False
         """Whether the last watch was worth its opening: it told something, or lasted."""
+        self._clock = clock
+        self._heard = clock()
+
+    def silence(self) -> float:
+        """Seconds since the apiserver last told anything, a bookmark included; called from any thread."""
+        return self._clock() - self._heard
 
     def run(self, inbox: Inbox, stop: Stop) -> None:
         """List once, watch until `stop`. Errors are retried with backoff and jitter; what was told stays told."""
@@ -138,6 +151,7 @@ class ApiSource:
         version = ""
         while True:
             version, token, items = decode_list(self._api.list_page(self._resource.path, token, self._resource.query))
+            self._heard = self._clock()
             for raw in items:
                 seen.add(self._upsert(raw, inbox))
             if not token:
@@ -153,12 +167,12 @@ class ApiSource:
 
     def _watch(self, inbox: Inbox, stop: Stop) -> None:
         lines = self._api.watch(self._resource.path, self._version, self._resource.query)
-        opened = time.monotonic()
+        opened = self._heard = self._clock()
         self._note("")
         try:
             self._follow(lines, inbox, stop)
         finally:
-            self._fruitful = self._fruitful or time.monotonic() - opened > LAST_DELAY
+            self._fruitful = self._fruitful or self._clock() - opened > LAST_DELAY
 
     def _follow(self, lines: Iterator[bytes], inbox: Inbox, stop: Stop) -> None:
         for line in lines:
@@ -170,7 +184,7 @@ class ApiSource:
                 if status.code == 410:
                     raise Gone(410, status.message)
                 raise ApiError(status.code, status.message or "the watch failed")
-            self._fruitful = True
+            self._fruitful, self._heard = True, self._clock()
             if event.type in ("ADDED", "MODIFIED"):
                 self._known.add(self._upsert(event.object, inbox))
             elif event.type == "DELETED":

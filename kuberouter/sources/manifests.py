@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from pathlib import Path
 
 from kuberouter.model.cluster import ClusterObject
@@ -38,6 +39,11 @@ class ManifestSource:
         self._files: dict[Path, Given] = {}
         self._told: dict[ObjectRef, ClusterObject] = {}
         self._faulty: dict[ObjectRef, tuple[Problem, ...]] = {}
+        self._looked = time.monotonic()
+
+    def silence(self) -> float:
+        """Seconds since the directory could last be looked at; called from any thread."""
+        return time.monotonic() - self._looked
 
     def run(self, inbox: Inbox, stop: Stop) -> None:
         """Look at the directory until `stop`; in sync once it was read for the first time."""
@@ -57,6 +63,7 @@ class ManifestSource:
             self._note(f"directory {self._directory}: {error.strerror}")
             return False
         self._note("")
+        self._looked = time.monotonic()
         chosen = (path for path in paths if path.suffix in SUFFIXES and not path.name.startswith("."))
         stamps = {path: found for path in chosen if (found := _stamp(path)) is not None}
         if stamps == self._stamps:

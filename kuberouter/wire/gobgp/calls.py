@@ -197,7 +197,9 @@ class Calls:
         for reply in self._peers():
             conf, number = reply.peer.conf, reply.peer.state.session_state
             state = STATES[number] if 0 <= number < len(STATES) else STATES[0]
-            yield Session(packed_of(conf.neighbor_address), conf.peer_asn, state)
+            told = [family.state for family in reply.peer.afi_safis]
+            received, accepted = sum(each.received for each in told), sum(each.accepted for each in told)
+            yield Session(packed_of(conf.neighbor_address), conf.peer_asn, state, received, accepted)
 
     def add_peer(self, row: Peer, *, restarting: bool = False) -> None:
         """AddPeer."""

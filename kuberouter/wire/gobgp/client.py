@@ -80,6 +80,9 @@ class Session(Value, frozen=True, gc=False):
     """The AS number that is configured."""
     state: str
     """`idle` to `established` (RFC 4271, section 8.2.2), in small letters."""
+    received: int = 0
+    """Routes that it has told of now, of all families, and those of them that import policy accepts."""
+    accepted: int = 0
 
 
 STATES = ("unknown", "idle", "connect", "active", "opensent", "openconfirm", "established")

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kuberouter.daemon.metrics import METRICS, PREFIX, Sample, Series, expose, reference, series
+from kuberouter.daemon.metrics import BY_NAME, METRICS, PREFIX, Sample, Series, expose, reference, series
+from tests.support.gometrics import COUNTERS, FACTS, MORE_LABELS, excused
+from tests.support.promtool import promtool
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
-GO_COUNTERS = {
-    "controller_bgp_advertisements_received",
-    "controller_bgp_advertisements_sent",
-    "host_routes_added",
-    "host_routes_removed",
-    "service_total_connections",
-    "service_packets_in",
-    "service_packets_out",
-    "service_bytes_in",
-    "service_bytes_out",
-}
-"""Names kept from the Go kube-router, which had no suffix."""
 
 
 def test_every_metric_is_explained_and_well_named() -> None:
@@ -31,9 +22,35 @@ def test_every_metric_is_explained_and_well_named() -> None:
         assert metric.type in ("counter", "gauge", "histogram"), metric
         assert re.fullmatch(r"[a-z][a-z0-9_]+", metric.name), metric
         assert re.fullmatch(r"\S.+\.", metric.help), metric
-        counts = metric.type == "counter" and metric.name not in GO_COUNTERS
+        counts = metric.type == "counter" and metric.name not in COUNTERS
         assert metric.name.endswith("_total") is counts, metric
         assert not metric.name.endswith(("_created", "_count", "_sum", "_bucket")), metric
+
+
+def test_every_metric_of_the_go_kube_router_is_there_with_its_type_and_labels() -> None:
+    assert len({fact.name for fact in FACTS}) == len(FACTS) == 33
+    for fact in FACTS:
+        metric = BY_NAME[fact.name]
+        assert metric.type == fact.type, fact
+        assert set(metric.labels) == fact.labels | MORE_LABELS.get(fact.name, frozenset()), fact
+        assert metric.condition == fact.controller.replace("any", ""), fact
+
+
+def test_prometheus_objects_to_no_name_or_help_but_those_kept_from_before() -> None:
+    def made() -> Iterator[Series]:
+        for metric in METRICS:
+            if metric.type == "histogram":
+                bucket = Sample("_bucket", (("le", "+Inf"),), 1)
+                samples = (bucket, Sample("_sum", (), 1), Sample("_count", (), 1))
+                yield Series(PREFIX + metric.name, metric.type, metric.help, samples)
+            else:
+                yield series(metric.name, {tuple("x" for _ in metric.labels): 1})
+
+    _, said = promtool(["check", "metrics"], expose(made()))
+    lines = said.splitlines()
+    assert [line for line in lines if not excused(line)] == []
+    # A list of excuses longer than what is to be excused would hide something one day.
+    assert {line.split()[0].removeprefix(PREFIX) for line in lines} == set(COUNTERS)
 
 
 def test_the_page_shows_the_table() -> None:

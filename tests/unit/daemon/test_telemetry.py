@@ -204,6 +204,25 @@ def test_refused_rows_name_the_policy_that_they_are_for(node: Node) -> None:
     assert ("problems", "Table", "Failed") not in found
 
 
+def test_passes_count_with_what_became_of_them(node: Node) -> None:
+    passes = lambda: [node.scrape()["sync_total", "firewall", result] for result in ("success", "error")]  # noqa: E731
+    (well, badly), (others, _) = passes(), [node.scrape()["sync_total", "router", r] for r in ("success", "error")]
+    node.claim(CHAIN)
+    assert passes() == [well + 1, badly]
+    node.drivers[IpSet].refuses = (SET.key,)
+    node.claim(SET)
+    assert passes() == [well + 1, badly + 1]
+    node.drivers[IpSet].away = True
+    node.turn(IpSet)
+    assert passes() == [well + 1, badly + 2]
+    assert node.scrape()["sync_total", "router", "success"] == others
+
+
+def test_how_long_nothing_was_heard_of_a_kind(node: Node) -> None:
+    node.telemetry.informers = {"services": lambda: 61.5}
+    assert node.scrape()["informer_lag_seconds", "services"] == 61.5
+
+
 def test_a_table_that_is_away(node: Node) -> None:
     node.drivers[VirtualService].away = True
     success = node.scrape()["controller_last_success_timestamp_seconds", "service-proxy"]

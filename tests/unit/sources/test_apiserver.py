@@ -67,6 +67,31 @@ def refuse(error: Exception) -> Callable[[], Iterator[bytes]]:
     return answer
 
 
+def test_silence_is_counted_from_the_last_word_be_it_a_bookmark() -> None:
+    """What an informer lags behind: a list and a bookmark say something, a watch that is refused does not."""
+    now = 100.0
+
+    def pass_by() -> Iterator[bytes]:
+        nonlocal now
+        now += 10
+        yield BOOKMARK
+        now += 1
+
+    server = Server(pass_by)
+    source = ApiSource(server, RESOURCES["namespaces"], clock=lambda: now)
+    now += 5
+    assert source.silence() == 5, "since the start, until there is a first list"
+    source.run(Nowhere(), Waits(1))
+    assert (now, source.silence()) == (116, 1)
+    server.answer = refuse(Unreachable("no route"))
+    now += 100
+    source.run(Nowhere(), Waits(3))
+    assert source.silence() == 101
+    server.answer = refuse(Gone(410, "too old"))
+    source.run(Nowhere(), Waits(2))
+    assert source.silence() == 0, "it was listed again"
+
+
 def grows(waits: list[float]) -> bool:
     wanted = [min(LAST_DELAY, FIRST_DELAY * 2**n) for n in range(len(waits))]
     return all(most / 2 <= found <= most for found, most in zip(waits, wanted, strict=True))

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from kuberouter.model.settings import MetricsSettings
+
 if TYPE_CHECKING:
     import ssl
 
@@ -121,3 +123,20 @@ class Access(NamedTuple):
 
 
 OPEN = Access()
+
+
+def access_of(asked: MetricsSettings) -> Access:
+    """Who may read the metrics. Raises ValueError, which names the flag, when a file cannot be used."""
+    tls = token = None
+    flag = "--metrics-tls-cert-file, --metrics-tls-key-file"
+    try:
+        if asked.certificate:
+            tls = Tls(Path(asked.certificate), Path(asked.key))
+        flag = "--metrics-token-file"
+        if asked.token:
+            token = Token(Path(asked.token))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{flag}: {error}") from None
+    if token is not None and tls is None:
+        log.warning("--metrics-token-file without --metrics-tls-cert-file: the token crosses the network as it is")
+    return Access(tls, token)

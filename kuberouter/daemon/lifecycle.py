@@ -11,18 +11,17 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
-from kuberouter.daemon.access import Access, Tls, Token
+from kuberouter.daemon.access import access_of
 from kuberouter.daemon.commandline import show_duration
 from kuberouter.daemon.compose import Composition, compose
 from kuberouter.daemon.config import Config
+from kuberouter.daemon.watchdog import LOOK, Watchdog
 from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
 from kuberouter.model.core import Unavailable
 from kuberouter.model.ports import Inbox, Source, Stop
-from kuberouter.model.settings import MetricsSettings
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def start(config: Config) -> int:
             return 1
     if (asked := config.metrics) is not None:
         try:
-            access = _access(asked)
+            access = access_of(asked)
         except ValueError as error:
             log.error("%s", error)
             return 1
@@ -117,23 +116,6 @@ def start(config: Config) -> int:
 
 def _place(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _access(asked: MetricsSettings) -> Access:
-    """Who may read the metrics. Raises ValueError, which names the flag, when a file cannot be used."""
-    tls = token = None
-    flag = "--metrics-tls-cert-file, --metrics-tls-key-file"
-    try:
-        if asked.certificate:
-            tls = Tls(Path(asked.certificate), Path(asked.key))
-        flag = "--metrics-token-file"
-        if asked.token:
-            token = Token(Path(asked.token))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{flag}: {error}") from None
-    if token is not None and tls is None:
-        log.warning("--metrics-token-file without --metrics-tls-cert-file: the token crosses the network as it is")
-    return Access(tls, token)
 
 
 def run(composition: Composition, *, patience: float = 0.0) -> int:
@@ -166,8 +148,8 @@ def run(composition: Composition, *, patience: float = 0.0) -> int:
         stop.set()
         composition.inbox.wake()
         code = 1
-    while not stop.is_set():
-        # A plain wait without timeout would not let Python run the signal handler on every platform.
-        stop.wait(3600.0)
+    watchdog = Watchdog(composition.engine.alive, engine)
+    while not stop.wait(LOOK):
+        watchdog.look()
     engine.join(10.0)
     return code

@@ -20,6 +20,7 @@ RESULTS = ROOT / "build" / "lanes"
 """One file a lane with its last result, for the summary of `make test`."""
 LONGEST = (
     "tests/lab/test_escape.py",
+    "tests/lab/test_observed.py",
     "tests/bgp/test_nodes.py",
     "tests/survive/test_kill.py",
     "tests/bgp/test_restart.py",

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from kuberouter.daemon.commandline import parse
+from tests.support.kubelet import PROBES
 from tests.support.lanes import LANES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,19 @@ TOOLS = frozenset(
             "ipset",
             "iptables",
         ),
-        *("iptables-save", "ipvsadm", "kubectl", "kube-router", "make", "nft", "rm", "sed", "tcpdump", "true"),
+        *(
+            "iptables-save",
+            "ipvsadm",
+            "kubectl",
+            "kube-router",
+            "make",
+            "nft",
+            "rm",
+            "sed",
+            "promtool",
+            "tcpdump",
+            "true",
+        ),
         *(".venv/bin/python", "$tool", "$tool-save", "for", "do", "done", "if", "then", "else", "fi", "{", "}"),
     }
 )
@@ -126,3 +139,10 @@ def test_every_page_is_a_link_of_the_index() -> None:
     linked = {link.partition("#")[0] for link in links(ROOT / "docs" / "index.md")}
     assert {path.name for path in (ROOT / "docs").rglob("*.md")} - {"index.md"} <= linked
     assert "docs/index.md" in set(links(ROOT / "README.md"))
+
+
+def test_the_page_about_health_has_the_probes_that_we_test() -> None:
+    (shown,) = (
+        body for language, body in FENCE.findall((ROOT / "docs" / "health.md").read_text()) if language == "yaml"
+    )
+    assert yaml.safe_load(shown) == {kind: probe.manifest() for kind, probe in PROBES.items()}

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from kuberouter.daemon.access import Access, Tls, Token
+from kuberouter.daemon.access import Access, Tls, Token, access_of
 from kuberouter.daemon.web import MetricsServer
+from kuberouter.model.settings import MetricsSettings
 
 
 def issue(folder: Path, name: str) -> None:
@@ -138,6 +139,22 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: str, why: st
     (tmp_path / "token").write_text(content)
     with pytest.raises(ValueError, match=why):
         Token(tmp_path / "token")
+
+
+def test_a_mistake_names_its_flag(pairs: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (str(folder / "tls.crt") for folder in pairs)
+    with pytest.raises(ValueError, match=r"--metrics-tls-cert-file, --metrics-tls-key-file: .*"):
+        access_of(MetricsSettings(1, certificate=first, key=str(pairs[1] / "tls.key")))
+    (tmp_path / "token").write_text("open-sesame")
+    token = str(tmp_path / "token")
+    both = access_of(MetricsSettings(1, certificate=second, key=str(pairs[1] / "tls.key"), token=token))
+    assert None not in both
+    assert caplog.messages == []
+    assert access_of(MetricsSettings(1, token=token)).tls is None
+    assert "crosses the network as it is" in caplog.text
+    (tmp_path / "token").write_text("")
+    with pytest.raises(ValueError, match="--metrics-token-file: there is no token"):
+        access_of(MetricsSettings(1, token=token))
 
 
 def test_files_that_cannot_be_used_are_refused(pairs: list[Path], tmp_path: Path) -> None:

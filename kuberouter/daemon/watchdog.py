@@ -1,0 +1,43 @@
+"""Tells the log when the engine's loop hangs and where, and when it turns again; with health endpoints or without."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+LOOK = 15.0
+"""Seconds between looks."""
+LINES = 12
+"""Frames that are told: the innermost ones, for what hangs is there."""
+
+
+class Watchdog:
+    """Looks now and then; never ends anything, which is for whoever asks `/livez`."""
+
+    def __init__(self, alive: Callable[[], bool], thread: threading.Thread) -> None:
+        """`alive` says whether the loop turns that `thread` runs."""
+        self._alive = alive
+        self._thread = thread
+        self._well = True
+
+    def look(self) -> None:
+        """Look once."""
+        well = self._alive()
+        if self._well and not well:
+            log.error("the engine's loop hangs, so /livez fails; it is at\n%s", self._place())
+        elif well and not self._well:
+            log.warning("the engine's loop turns again")
+        self._well = well
+
+    def _place(self) -> str:
+        if not self._thread.is_alive():
+            return "an end: its thread is gone"
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        if frame is None:
+            return "a place that is not known"
+        return "".join(traceback.format_stack(frame)[-LINES:]).rstrip()

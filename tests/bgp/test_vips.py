@@ -175,6 +175,12 @@ def test_sessions_and_routes_are_in_the_metrics(rack: Rack) -> None:
         "asn",
         "state",
     ]
+    up = {tuple(value for _, value in s.labels): s.value for s in found["kube_router_bgp_peer_up"].samples}
+    assert up == {(B, "internal"): 1.0, (TOR, "external"): 1.0}
+    told = {tuple(value for _, value in s.labels): s.value for s in found["kube_router_bgp_prefixes"].samples}
+    assert set(told) == {(peer, direction) for peer in (B, TOR) for direction in ("received", "accepted")}
+    # The other node tells of its pods and of its Services.
+    assert told[B, "received"] >= told[B, "accepted"] >= 1
     # At least the pods of both nodes and two addresses.
     assert found["kube_router_controller_bgp_advertisements_received"].samples[0].value >= 4
     nobody = BgpCounts(Gobgp(Connection(f"unix://{rack.a.home}/nobody.sock")), lambda: 0)

@@ -37,11 +37,11 @@ class Probe(NamedTuple):
 
 STARTUP, LIVENESS, READINESS = "startupProbe", "livenessProbe", "readinessProbe"
 PROBES: Mapping[str, Probe] = {
-    # Five minutes to load: on a processor ten times slower than ours it takes half a minute.
-    STARTUP: Probe("/startupz", 5, 5, 60),
+    # Ten minutes to load: on a busy processor ten times slower than ours it takes one.
+    STARTUP: Probe("/startupz", 5, 5, 120),
     # The daemon itself waits for two minutes until it calls itself stuck, so this need not be slow as well.
-    LIVENESS: Probe("/livez", 10, 5, 3),
-    READINESS: Probe("/readyz", 10, 5, 2),
+    LIVENESS: Probe("/livez", 10, 5, 6),
+    READINESS: Probe("/readyz", 5, 5, 3),
 }
 
 

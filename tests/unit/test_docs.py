@@ -141,8 +141,16 @@ def test_every_page_is_a_link_of_the_index() -> None:
     assert "docs/index.md" in set(links(ROOT / "README.md"))
 
 
-def test_the_page_about_health_has_the_probes_that_we_test() -> None:
+def test_the_page_about_health_and_the_manifests_have_the_probes_that_we_test() -> None:
+    wanted = {kind: probe.manifest() for kind, probe in PROBES.items()}
     (shown,) = (
-        body for language, body in FENCE.findall((ROOT / "docs" / "health.md").read_text()) if language == "yaml"
+        text for language, text in FENCE.findall((ROOT / "docs" / "health.md").read_text()) if language == "yaml"
     )
-    assert yaml.safe_load(shown) == {kind: probe.manifest() for kind, probe in PROBES.items()}
+    assert yaml.safe_load(shown) == wanted
+    for manifest in sorted((ROOT / "daemonset").glob("*.yaml")):
+        for document in yaml.safe_load_all(manifest.read_text()):
+            if document["kind"] != "DaemonSet":
+                continue
+            for container in document["spec"]["template"]["spec"]["containers"]:
+                if container["name"] == "kube-router":
+                    assert {kind: container.get(kind) for kind in wanted} == wanted, manifest.name

@@ -177,7 +177,7 @@ METRICS: tuple[Metric, ...] = (
         "Unix time at which all that a controller wants was last known to be in force.",
         ("controller",),
     ),
-    Metric("heartbeat_age_seconds", "gauge", "Seconds since the engine's loop last came round."),
+    Metric("heartbeat_age_seconds", "gauge", "Seconds since the engine's loop last came round, or got on with it."),
     Metric(
         "queue_depth",
         "gauge",

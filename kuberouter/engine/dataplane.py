@@ -125,6 +125,8 @@ class Dataplane:
         self.held: dict[type[Row], str] = {}
         """Tables to which nothing was added in the last pass because of others, and for what they wait."""
         self._unread: set[type[Row]] = set(self.tables)
+        self.progress: Callable[[], None] = lambda: None
+        """Told whenever a table has been read or written: each takes a bounded time, all of them together may not."""
 
     def resync(self, tables: Collection[type[Row]]) -> None:
         """Have these tables read in the next pass."""
@@ -261,6 +263,7 @@ class Dataplane:
 
     def _clocked(self, row: type[Row], began: float, report: Report) -> None:
         report.seconds[row] = report.seconds.get(row, 0.0) + self._stopwatch() - began
+        self.progress()
 
     def next_due(self) -> float | None:
         """When something wants to be tried again, or None."""

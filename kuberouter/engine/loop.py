@@ -29,8 +29,8 @@ MOST_TOLD = 16
 BEAT = 1.0
 """Longest sleep of an idle loop in seconds; also the resolution of retries."""
 WEDGED_AFTER = 120.0
-"""Seconds without a turn of the engine after which the process counts as not alive. One turn may take as long as the
-slowest bounded write, and a slow machine must not be killed for being slow."""
+"""Seconds without a step of the engine after which the process counts as not alive. A step, be it a turn or one table
+of it, may take as long as the slowest bounded write, and a slow machine must not be killed for being slow."""
 
 
 class ControllerState(Value, frozen=True, gc=False):
@@ -72,7 +72,10 @@ class Engine:
         self._refused: set[Owner] = set()
         """Voices for objects of which something is refused."""
         self.beat = clock()
-        """Time of the loop's last turn."""
+        """Time of the loop's last turn, or of the last table that it has read or written since."""
+        self._failing = False
+        """The last turn failed: what the next one gets done is no sign of life until it has come round."""
+        dataplane.progress = self._progress
         self.turned = False
         """Whether it has come round at all, be it with an error: from then on the beat says how it is."""
         self.states: tuple[ControllerState, ...] = tuple(
@@ -121,11 +124,16 @@ class Engine:
                 self.turned = True
                 stop.wait(BEAT)
 
+    def _progress(self) -> None:
+        if not self._failing:
+            self.beat = self._clock()
+
     def _failed(self, text: str) -> None:
         """A turn raised: a bug of ours. What it claimed but did not write is found by reading every table again.
 
         The beat stands still meanwhile, so that a loop which fails for ever counts as not alive.
         """
+        self._failing = True
         message = f"a turn failed and is tried again: {text}"
         self._planner.journal.report(self._subject, (Problem(self._subject, "", Reason.BUG, message),))
         self._dataplane.resync(tuple(self._dataplane.tables))
@@ -149,6 +157,7 @@ class Engine:
         )
         report.planned, report.controllers = planned, self._planner.busy
         self._report_tables()
+        self._failing = False
         self.beat = self._clock()
         self.states = tuple(self._state(c) for c in self._controllers)
         self.turned = True

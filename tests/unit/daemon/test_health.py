@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -33,13 +33,16 @@ class Kernel(MemoryDriver[Any]):
     """A kernel that is there or not, and takes routes or not."""
 
     away = refuses = False
+    takes: Callable[[], None] = staticmethod(lambda: None)
 
     def read(self) -> Iterable[Any]:
+        self.takes()
         if self.away:
             raise Unavailable("nobody answers")
         return super().read()
 
     def write(self, batch: Batch[Any]) -> Outcome:
+        self.takes()
         if self.refuses:
             return Outcome({row.key: "Operation not permitted" for row in batch.add})
         return super().write(batch)
@@ -61,6 +64,7 @@ class Daemon:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.heard: list[tuple[int, str]] = []
         self.kernel = Kernel()
         self.inbox = Post()
         compilers = [Registered("routes", "router", lambda *_, **__: Fragment(), None)]
@@ -79,6 +83,11 @@ class Daemon:
             self.engine.turn()
         except AssertionError as error:
             self.engine._failed(str(error))
+
+    def pass_by(self, seconds: float) -> None:
+        """Time passes, at whose end somebody asks for a sign of life."""
+        self.now += seconds
+        self.heard.append(self.says("livez"))
 
     def says(self, path: str) -> tuple[int, str]:
         """Status and body."""
@@ -132,6 +141,23 @@ def test_what_cannot_be_applied_leaves_it_alive_and_not_ready(daemon: Daemon) ->
     daemon.now += WEDGED_AFTER / 2
     daemon.turn()
     assert daemon.says("readyz?verbose") == (200, "router: ready\nreadyz check passed\n")
+
+
+def test_a_first_pass_that_takes_long_is_no_loop_that_hangs(daemon: Daemon) -> None:
+    """Pain 35: each table takes less than two minutes, and all of them more."""
+    daemon.planner.synced.add("nodes")
+    daemon.planner.ledgers[Route].claim(Owner("routes", ObjectRef("Node", "", "n1")), [ROUTE])
+    daemon.kernel.takes = lambda: daemon.pass_by(WEDGED_AFTER - 1)
+    daemon.turn()
+    assert daemon.heard == [ALIVE, ALIVE]
+    daemon.inbox.broken = True
+    daemon.turn()
+    daemon.inbox.broken = False
+    daemon.pass_by(1)
+    # What fails for ever may write before it does.
+    daemon.engine._progress()
+    daemon.pass_by(WEDGED_AFTER - 1)
+    assert daemon.says("livez") == STUCK
 
 
 def test_a_loop_that_hangs_or_fails_for_ever_is_not_alive(daemon: Daemon) -> None:

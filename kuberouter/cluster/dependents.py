@@ -65,20 +65,37 @@ def services(change: Change, view: ClusterView) -> Iterable[Dirty]:
 
     A departed destination touches nobody else: the claims of those who want it come first by rank.
     """
+    kind = change.ref.kind
+    if kind == "EndpointSlice":
+        found = _slice(change, view)
+    elif kind == "Service":
+        found = _of_service(change, view)
+    else:
+        found = list(_of_others(change, view))
+    for address in _direct(change, view):
+        found.append(("receivers", view.receivers.pods(address)))
+    if view.marks.began and view.node is not None:
+        found.append(("direct", (ObjectRef("Node", "", view.node.name),)))
+    return found
+
+
+def _of_service(change: Change, view: ClusterView) -> list[Dirty]:
     ref = change.ref
-    if ref.kind == "EndpointSlice":
-        yield from _slice(change, view)
-    elif ref.kind == "Service":
-        yield from _service(ref, view)
-        for each in (change.old, change.new):
-            if each is not None and isinstance(each, Service) and each.health_check_node_port:
-                yield "health", (ref,)
-        if view.hairpins.flipped:
-            yield "bridge-port", [link.ref for link in view.pod_links()]
-        for others in (view.frontends.contenders, view.marks.moved):
-            for other in others:
-                yield from _service(other, view)
-    elif ref.kind == "PodLink":
+    found = [*_service(ref, view)]
+    for each in (change.old, change.new):
+        if each is not None and isinstance(each, Service) and each.health_check_node_port:
+            found.append(("health", (ref,)))
+    if view.hairpins.flipped:
+        found.append(("bridge-port", [link.ref for link in view.pod_links()]))
+    for others in (view.frontends.contenders, view.marks.moved):
+        for other in others:
+            found += _service(other, view)
+    return found
+
+
+def _of_others(change: Change, view: ClusterView) -> Iterable[Dirty]:
+    ref = change.ref
+    if ref.kind == "PodLink":
         yield "bridge-port", (ref,)
     elif ref.kind == "KnownMark":
         for other in view.marks.moved:
@@ -101,10 +118,6 @@ def services(change: Change, view: ClusterView) -> Iterable[Dirty]:
         node = ObjectRef("Node", "", ref.name)
         yield "proxy", (node,)
         yield "direct", (node,)
-    for address in _direct(change, view):
-        yield "receivers", view.receivers.pods(address)
-    if view.marks.began and view.node is not None:
-        yield "direct", (ObjectRef("Node", "", view.node.name),)
 
 
 def _service(service: ObjectRef, view: ClusterView) -> Sequence[Dirty]:
@@ -114,7 +127,7 @@ def _service(service: ObjectRef, view: ClusterView) -> Sequence[Dirty]:
     return ("services", (service,)), ("destinations", _destinations(service, slices))
 
 
-def _slice(change: Change, view: ClusterView) -> Sequence[Dirty]:
+def _slice(change: Change, view: ClusterView) -> list[Dirty]:
     flipped = view.frontends.flipped
     found: list[Dirty] = [("destinations", _destinations(service, view.slices_of(service))) for service in flipped]
     old, new = change.old, change.new

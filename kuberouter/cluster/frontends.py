@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from kuberouter.model.cluster import ClusterObject, EndpointCondition, EndpointSlice, Hints, Service
@@ -106,6 +107,16 @@ class _Share(NamedTuple):
     """Every ready endpoint is meant for certain zones."""
     zones: frozenset[str] = frozenset()
 
+    def standing(self) -> Standing:
+        """How a group stands in which there is nobody else."""
+        return _alone(self)
+
+
+@lru_cache(maxsize=256)
+def _alone(share: _Share) -> Standing:
+    zones = share.zones if share.zone_hints else _NOWHERE
+    return Standing(share.ready, share.here, share.for_here and share.node_hints, zones)
+
 
 _NOTHING = _Share()
 _UNHINTED = {here: _Share(True, here, node_hints=False, zone_hints=False) for here in (False, True)}
@@ -195,7 +206,8 @@ class FrontendIndex:
         """By port, the Services that ask for it at an address which may be the node's own, and at how many."""
         self._asking: dict[bytes, tuple[ObjectRef, ...]] = {}
         """By external or load balancer address, the Services that ask for it."""
-        self._tallies: dict[Group, _Tally] = {}
+        self._tallies: dict[Group, _Share | _Tally] = {}
+        """Of most groups there is one slice, so that there is nothing to count: it stands for itself."""
         self.contenders: set[ObjectRef] = set()
         """Other Services that want what the last change claimed or gave up."""
         self.flipped: set[ObjectRef] = set()
@@ -203,11 +215,15 @@ class FrontendIndex:
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change; `contenders` and `flipped` then say what it means for others."""
-        if self.contenders or self.flipped:
-            self.contenders, self.flipped = set(), set()
-        for each, step in ((old, -1), (new, 1)):
-            if isinstance(each, Service):
-                self._claim(each, step)
+        if self.contenders:
+            self.contenders = set()
+        if self.flipped:
+            self.flipped = set()
+        if isinstance(old, Service):
+            self._claim(old, -1)
+        if isinstance(new, Service):
+            self._claim(new, 1)
+            return
         before = old if isinstance(old, EndpointSlice) else None
         after = new if isinstance(new, EndpointSlice) else None
         if before is not None or after is not None:
@@ -255,27 +271,52 @@ class FrontendIndex:
 
     def _slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
         """Count a slice as it was out, and as it is in."""
-        out = _share(old, self._node) if old is not None else _NOTHING
         in_ = _share(new, self._node) if new is not None else _NOTHING
+        if old is None and new is not None and self._begins(new, in_):
+            return
+        out = _share(old, self._node) if old is not None else _NOTHING
         if out == in_ and (out is _NOTHING or (old is not None and new is not None and _same_groups(old, new))):
             # An endpoint was replaced by another: that is most of what happens, and nothing to the group as a whole.
             return
         before: dict[Group, Standing] = {}
+        tallies = self._tallies
         for each, share, step in ((old, out, -1), (new, in_, 1)):
             if each is None or share is _NOTHING:
                 continue
             for group in _groups(each):
-                tally = self._tallies.get(group)
-                if group not in before:
-                    before[group] = tally.standing() if tally is not None else _NOBODY
+                tally = tallies.get(group)
                 if tally is None:
-                    tally = self._tallies[group] = _Tally()
+                    before.setdefault(group, _NOBODY)
+                    if step > 0:
+                        tallies[group] = share
+                    continue
+                if group not in before:
+                    before[group] = tally.standing()
+                if isinstance(tally, _Share):
+                    first, tally = tally, _Tally()
+                    tally.add(first, 1)
+                    tallies[group] = tally
                 tally.add(share, step)
                 if not tally.ready:
-                    del self._tallies[group]
+                    del tallies[group]
         for group, standing in before.items():
             if self.standing(group) != standing:
                 self.flipped.add(group.service)
+
+    def _begins(self, new: EndpointSlice, share: _Share) -> bool:
+        """Take in a new slice if it is the first of all its groups, as most are at a start. Else do nothing."""
+        if share is _NOTHING:
+            return True
+        groups = _groups(new)
+        tallies = self._tallies
+        for group in groups:
+            if group in tallies:
+                return False
+        for group in groups:
+            tallies[group] = share
+        # Nobody was ready there, and now somebody is.
+        self.flipped.add(new.service)
+        return True
 
     def claimants(self, claim: Claim) -> Sequence[Claimant]:
         """Who asks for this address and port; of those that may have it the first one gets it."""

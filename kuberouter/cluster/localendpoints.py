@@ -29,7 +29,8 @@ class LocalEndpointIndex:
         """Take in one slice's change. Slices without such endpoints, nearly all of a big Service, leave no trace."""
         if self.touched:
             self.touched = set()
-        before, after = self._found(old), self._found(new)
+        before = self._found(old) if old is not None else None
+        after = self._found(new) if new is not None else None
         if before == after:
             return
         for service, slice_ref, _ in filter(None, (before, after)):
@@ -42,8 +43,8 @@ class LocalEndpointIndex:
             service, slice_ref, addresses = after
             self._addresses.setdefault(service, {})[slice_ref] = addresses
 
-    def _found(self, each: ClusterObject | None) -> _Found | None:
-        if each is None or not isinstance(each, EndpointSlice):
+    def _found(self, each: ClusterObject) -> _Found | None:
+        if not isinstance(each, EndpointSlice):
             return None
         node = self._node
         addresses = [e.address for e in each.endpoints if e.node == node and e.conditions & _ASKED == _READY]

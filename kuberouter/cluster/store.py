@@ -85,14 +85,15 @@ class Cluster(ClusterView):
             new: ClusterObject | None = event.obj
         else:
             ref, new = event.ref, None
-        table = self._by_kind[ref.kind]
+        kind = ref.kind
+        table = self._by_kind[kind]
         old = table.get(ref)
-        facts = ref.kind in FACTS
+        facts = kind in FACTS
         if facts and new is not None:
             new = with_last_good(old, new)
         if old == new:
             return
-        if self.worked_out and ref.kind not in ASIDE:
+        if self.worked_out and kind not in ASIDE:
             self.worked_out = {}
         if new is None:
             del table[ref]
@@ -101,7 +102,7 @@ class Cluster(ClusterView):
         if facts and isinstance(new, Node) and ref.name == self._settings.name:
             self._bgp = new.options.bgp
             self._draining, self._unschedulable = new.draining, new.unschedulable
-        self._index(ref.kind, old, new)
+        self._index(kind, old, new)
         change = Change(ref, old, new)
         for dependents in self._dependents:
             dirty += dependents(change, self)

@@ -45,6 +45,10 @@ class _Claimant(msgspec.Struct, Generic[R], gc=False, eq=False):
         return self._order
 
 
+def _with_rows(entering: Mapping[Owner, _Claimant[R]]) -> dict[Owner, _Claimant[R]]:
+    return {owner: claimant for owner, claimant in entering.items() if claimant.rows}
+
+
 class Ledger(Generic[R]):
     """Claims on the keys of one table. The lowest (rank, owner name) wins a key that several owners claim."""
 
@@ -118,19 +122,20 @@ class Ledger(Generic[R]):
 
     def _enter(self, claims: Sequence[Claim[R]]) -> bool:
         """Take in claims whole if all are first ones, to what nobody holds: so it is at a start. Else do nothing."""
-        owners = {owner for owner, _, _ in claims}
-        if self._stirred or len(owners) < len(claims) or not self._claimants.keys().isdisjoint(owners):
+        if self._stirred:
             return False
-        entering = {owner: _Claimant(owner, rank, tuple(rows)) for owner, rows, rank in claims if rows}
-        found = [row for claimant in entering.values() for row in claimant.rows]
-        keys = list(map(_KEY, found))
-        rows = dict(zip(keys, found, strict=True))
-        if len(rows) < sum([len(rows) for _, rows, _ in claims]) or not self._holders.keys().isdisjoint(rows):
+        entering = {owner: _Claimant(owner, rank, tuple(rows)) for owner, rows, rank in claims}
+        if len(entering) < len(claims) or not self._claimants.keys().isdisjoint(entering):
             return False
-        claimants = chain.from_iterable([repeat(each, len(each.rows)) for each in entering.values()])
-        self._claimants.update(entering)
+        each_with_its = [(each, each.rows) for each in entering.values() if each.rows]
+        found = list(chain.from_iterable([rows for _, rows in each_with_its]))
+        rows = dict(zip(map(_KEY, found), found, strict=True))
+        if len(rows) < len(found) or not self._holders.keys().isdisjoint(rows):
+            return False
+        claimants = chain.from_iterable([repeat(each, len(rows)) for each, rows in each_with_its])
+        self._claimants.update(entering if len(each_with_its) == len(entering) else _with_rows(entering))
         self._rows.update(rows)
-        self._holders.update(zip(keys, claimants, strict=True))
+        self._holders.update(zip(rows, claimants, strict=True))
         if not self._fresh:
             self._before.update(dict.fromkeys(rows))
         return True

@@ -5,7 +5,6 @@ Synchronous, no I/O, no clock. One owner that fails keeps its last claim and hol
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
@@ -166,14 +165,15 @@ class Planner:
                 self.drifted.add(table)
 
     def _apply(self, event: Upserted | Deleted) -> None:
-        for compiler, keys in self.cluster.apply(event):
-            if (dirty := self._dirty.get(compiler)) is not None:
+        cluster, books = self.cluster, self._dirty
+        for compiler, keys in cluster.apply(event):
+            if (dirty := books.get(compiler)) is not None:
                 for key in keys:
                     dirty[key] = None
-        if self.cluster.facts_changed:
+        if cluster.facts_changed:
             self.synced.add(NODE_KNOWN)
             self.recompute()
-        if ANNOTATIONS not in self.synced and self.cluster.readable:
+        if ANNOTATIONS not in self.synced and cluster.readable:
             self.synced.add(ANNOTATIONS)
 
     def recompute(self) -> None:
@@ -185,24 +185,25 @@ class Planner:
         """Compile owners and take in what they claim; they are dirty no longer."""
         dirty, compiled = self._dirty[registered.name], self._compiled[registered.name]
         tables = self._tables_of[registered.name]
-        claims: defaultdict[type[Row], list[Claim[Any]]] = defaultdict(list)
-        cluster, report = self.cluster, self.journal.report
+        claims: dict[type[Row], list[Claim[Any]]] = {table: [] for table in tables}
+        cluster, journal, compile_ = self.cluster, self.journal, registered.compile
         try:
             for key in keys:
                 dirty.pop(key, None)
                 owner = key if isinstance(key, Owner) else Owner(registered.name, key)
                 try:
-                    fragment = registered.compile(owner, cluster, node)
+                    fragment = compile_(owner, cluster, node)
                 except Exception as error:
-                    self.journal.bug(owner, error)
+                    journal.bug(owner, error)
                     compiled.add(key)
                     continue
-                report(owner, fragment.problems)
+                journal.report(owner, fragment.problems)
                 by_table = _by_table(fragment.rows)
                 if not tables.issuperset(by_table):
                     tables.update(by_table)
-                for table in tables:
-                    claims[table].append((owner, by_table.get(table, ()), fragment.rank))
+                    claims |= {table: [] for table in by_table if table not in claims}
+                for table, found in claims.items():
+                    found.append((owner, by_table.get(table, ()), fragment.rank))
                 if fragment.rows or fragment.problems or cluster.exists(owner.subject):
                     compiled.add(key)
                 else:
@@ -236,6 +237,8 @@ def _by_table(rows: tuple[Row, ...]) -> Mapping[type[Row], Sequence[Row]]:
     if len(tables) == 1:
         # So it is for nearly every owner, because pods and slices are many.
         return {tables.pop(): rows}
+    if len(tables) == len(rows):
+        return {type(row): (row,) for row in rows}
     found: dict[type[Row], list[Row]] = {table: [] for table in tables}
     for row in rows:
         found[type(row)].append(row)

@@ -261,28 +261,33 @@ def compile_service(key: Owner, view: ClusterView, *, node: NodeFacts, settings:
     if service is None:
         return Fragment()
     flags = service.options.sched_flags | (PERSISTENT if service.affinity_seconds else 0)
-    rows: dict[Row, None] = {}
+    rows: list[Row] = []
     found = frontends(service, view, node, settings)
     for frontend in found:
         place = frontend.key
-        rows[VirtualService(frontend.service, service.options.scheduler, flags, service.affinity_seconds)] = None
+        rows.append(VirtualService(frontend.service, service.options.scheduler, flags, service.affinity_seconds))
         if place.mark:
             continue
         bits = len(place.address) * 8
         if frontend.virtual:
-            rows[service_address(place.address, node, settings)] = None
+            rows.append(service_address(place.address, node, settings))
             # An address of the node itself never comes before the guard, which refuses by this set.
-            rows[Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits))] = None
-        rows[_open(place.address, place.protocol, place.port)] = None
+            rows.append(Member(MemberKey(set_name(SERVICE_ADDRESS_SET, place.family), place.address, bits)))
+        rows.append(_open(place.address, place.protocol, place.port))
+        if frontend.kind is _CLUSTER:
+            continue
         if frontend.kind is _LOAD_BALANCER and service.health_check_node_port:
             # Some clouds ask at the address of the load balancer and not at the node's (backend services of Google).
-            rows[_open(place.address, L4Protocol.TCP, service.health_check_node_port)] = None
+            rows.append(_open(place.address, L4Protocol.TCP, service.health_check_node_port))
         if frontend.kind > _NODE_PORT:
-            rows.update(dict.fromkeys(source_filter(service, place)))
+            rows += source_filter(service, place)
         if frontend.inside:
-            rows.update(dict.fromkeys(inside(place, frontend.kind, frontend.inside)))
+            rows += inside(place, frontend.kind, frontend.inside)
         if frontend.mark:
-            rows.update(dict.fromkeys(direct_rows(service, place, frontend.mark, node)))
+            rows += direct_rows(service, place, frontend.mark, node)
+    if len(found) != 1 or found[0].kind is not _CLUSTER:
+        # Ports of one address claim the address each.
+        rows = list(dict.fromkeys(rows))
     problems = _problems(service, found, view, node, settings)
     if service.external_local or service.options.local:
         problems += _without_mark(service.ref, found)

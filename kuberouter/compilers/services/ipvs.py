@@ -12,7 +12,7 @@ from kuberouter.compilers.services.endpoints import eligible, in_order, port_num
 from kuberouter.compilers.services.frontends import Frontend, frontends
 from kuberouter.compilers.services.nat import hairpin_members
 from kuberouter.model.cluster import EndpointSlice, Service
-from kuberouter.model.core import Fragment, ObjectRef, Owner, Rank, family_of
+from kuberouter.model.core import Fragment, ObjectRef, Owner, Rank, Row, family_of
 from kuberouter.model.ipvs import Destination, DestinationKey, VirtualServiceKey
 from kuberouter.model.node import NodeFacts
 from kuberouter.model.settings import ProxySettings
@@ -20,9 +20,10 @@ from kuberouter.model.settings import ProxySettings
 
 def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, settings: ProxySettings) -> Fragment:
     """The destinations that one slice (`key.part`, in the Service's namespace) brings to its Service."""
-    found = view.slice(ObjectRef("EndpointSlice", key.subject.namespace, key.part))
-    service = view.service(key.subject)
-    if found is None or service is None or found.service != key.subject or not found.endpoints:
+    subject = key.subject
+    found = view.slice(ObjectRef("EndpointSlice", subject.namespace, key.part))
+    service = view.service(subject)
+    if found is None or service is None or found.service != subject or not found.endpoints:
         return Fragment()
     family = family_of(found.endpoints[0].address)
     rows: list[Destination] = []
@@ -33,8 +34,10 @@ def compile_destinations(key: Owner, view: ClusterView, *, node: NodeFacts, sett
             if frontend.mark:
                 direct[frontend.service] = frontend.port.port
     problems = tuple(endpoint_problems(service, direct, rows)) if direct else ()
-    hairpins = hairpin_members(rows, found, service, node, settings)
-    return Fragment((*rows, *hairpins), problems, Rank(since=service.created))
+    claimed: tuple[Row, ...] = tuple(rows)
+    if settings.hairpin or service.options.hairpin:
+        claimed += tuple(hairpin_members(rows, found, node))
+    return Fragment(claimed, problems, Rank(0, service.created))
 
 
 def _destinations(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from kuberouter.cluster.view import ClusterView
 from kuberouter.compilers.names import HAIRPIN_SET, SNAT_CHAIN, set_name
-from kuberouter.model.cluster import EndpointSlice, Service
+from kuberouter.model.cluster import EndpointSlice
 from kuberouter.model.core import Family, Fragment, ObjectRef, Owner, Problem, Reason, Row
 from kuberouter.model.ipvs import Destination
 from kuberouter.model.netfilter import (
@@ -62,21 +62,13 @@ def snat_problems(node: NodeFacts, settings: ProxySettings, subject: ObjectRef) 
             yield Problem(subject, "spec.podCIDRs", Reason.MISSING, text)
 
 
-def hairpin_members(
-    destinations: Iterable[Destination],
-    found: EndpointSlice,
-    service: Service,
-    node: NodeFacts,
-    settings: ProxySettings,
-) -> Iterator[Member]:
-    """Endpoints of this node that may reach themselves, with the port on which they answer.
+def hairpin_members(destinations: Iterable[Destination], found: EndpointSlice, node: NodeFacts) -> Iterator[Member]:
+    """Endpoints of this node of a Service that asks for it, with the port on which they answer: they reach themselves.
 
     Whatever the address through which they try: cluster, external and load balancer ones and node ports alike. Those
     with the node's own address need no help, they never leave it. Nor do those that answer directly, for they have the
     address themselves.
     """
-    if not (settings.hairpin or service.options.hairpin):
-        return
     here = {e.address for e in found.endpoints if e.node == node.name}.difference(node.addresses, node.local_addresses)
     for address, protocol, port, family in dict.fromkeys(
         (row.key.address, row.key.service.protocol, row.key.port, row.key.service.family)

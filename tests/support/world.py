@@ -99,9 +99,9 @@ class World:
         """What the last `sync` wrote."""
         self._events: list[Event] = []
 
-    def feed(self, raw: bytes) -> None:
-        """Decode one object and keep the event for the next `sync`."""
-        obj, problems = DECODERS[kind_of(raw)](raw)
+    def feed(self, raw: bytes, kind: str = "") -> None:
+        """Decode one object, of which a watch knows the `kind`, and keep the event for the next `sync`."""
+        obj, problems = DECODERS[kind or kind_of(raw)](raw)
         if problems:
             self._events.append(Rejected(problems[0].owner, problems))
         if obj is not None:

@@ -25,7 +25,7 @@ def compile_membership(
     sets = view.matches.sets_of(pod.ref)
     if sets is NOWHERE:
         return Fragment()
-    memberships = _memberships(sets, pod.ports, local=pod.node == node.name)
+    memberships = _memberships(sets, pod.ports, pod.node == node.name)
     families = node.enabled
     rows: list[Row] = []
     for address in pod.addresses:
@@ -36,7 +36,7 @@ def compile_membership(
 
 
 @lru_cache(maxsize=64)
-def _memberships(sets: PodSets, ports: tuple[ContainerPort, ...], *, local: bool) -> Memberships:
+def _memberships(sets: PodSets, ports: tuple[ContainerPort, ...], local: bool, /) -> Memberships:
     """What pods with these ports are in; those that are in the same sets are compiled one after the other."""
     found = [
         (pods, port.number)

@@ -41,14 +41,15 @@ def named_set(family: Family, pods: PodSet) -> IpSet:
 
 
 @lru_cache(maxsize=16)
-def entries(memberships: Memberships) -> Mapping[Family, Sequence[tuple[str, int, int]]]:
-    """The names of sets, each with protocol and port of an entry.
+def entries(memberships: Memberships) -> Mapping[Family, tuple[Sequence[str], Sequence[int], Sequence[int]]]:
+    """The names of sets, and protocol and port of an entry in each.
 
     Pods that are in the same ones are compiled one after the other.
     """
     found = [(named_sets(pods), 0, 0) for pods in memberships.sets]
     found += [(named_sets(pods), pods.protocol or 0, number) for pods, number in memberships.ports]
-    return {family: [(each[family].key.name, protocol, port) for each, protocol, port in found] for family in Family}
+    protocols, ports = [protocol for _, protocol, _ in found], [port for _, _, port in found]
+    return {family: ([sets[family].key.name for sets, _, _ in found], protocols, ports) for family in Family}
 
 
 @lru_cache(maxsize=256)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import repeat
 
 from kuberouter.compilers.policies.iptables.names import (
     block_set,
@@ -167,9 +168,8 @@ def _slots(intervals: Iterable[tuple[int, int]]) -> Iterator[str]:
 
 def members(family: Family, memberships: Memberships, address: bytes) -> list[Row]:
     """A pod's entries in what it is in."""
-    length = len(address) * 8
-    found = entries(memberships)[family]
-    return [Member(MemberKey(name, address, length, protocol, port)) for name, protocol, port in found]
+    names, protocols, ports = entries(memberships)[family]
+    return list(map(Member, map(MemberKey, names, repeat(address), repeat(len(address) * 8), protocols, ports)))
 
 
 def policy(policy: NetworkPolicy, direction: Direction, family: Family) -> Iterator[Row]:

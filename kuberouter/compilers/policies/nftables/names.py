@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from kuberouter.compilers.policies.names import (
@@ -43,15 +44,14 @@ def named_set(family: Family, pods: PodSet) -> NftSet:
 
 
 @lru_cache(maxsize=16)
-def entries(family: Family, memberships: Memberships) -> list[tuple[NftSetKey, bytes]]:
-    """The keys of sets, each with what stands in it behind an address.
+def entries(family: Family, memberships: Memberships) -> tuple[Sequence[NftSetKey], Sequence[tuple[NftSetKey, bytes]]]:
+    """The keys of sets of addresses, and those of sets of ports, each with what stands in it behind an address.
 
     Pods that are in the same ones are compiled one after the other.
     """
-    found = [(named_set(family, pods).key, b"") for pods in memberships.sets]
-    for pods, number in memberships.ports:
-        found.append((named_set(family, pods).key, packed_port(pods.protocol or 0, number)))
-    return found
+    addresses = [named_set(family, pods).key for pods in memberships.sets]
+    ports = [(named_set(family, p).key, packed_port(p.protocol or 0, number)) for p, number in memberships.ports]
+    return addresses, ports
 
 
 @lru_cache(maxsize=256)

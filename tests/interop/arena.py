@@ -22,6 +22,8 @@ SESSION = 30.0
 """Seconds within which a session stands."""
 SECRET = "secret"
 VIP, VIP_RANGE = "203.0.113.10/32", "203.0.113.0/24"
+STRANGE = "192.0.2.66/32"
+"""What a node tells although the page's switch lets no such address in."""
 TOLD4, TOLD6 = "198.51.100.0/24", "2001:db8:51::/48"
 """What the page has routers tell."""
 OTHER = "172.30.1.103"
@@ -30,7 +32,7 @@ ARGUMENTS = (
     "--run-firewall=false",
     "--run-service-proxy=false",
     "--advertise-external-ip",
-    f"--service-external-ip-range={VIP_RANGE}",
+    f"--service-external-ip-range={VIP_RANGE},{STRANGE}",
     "--bgp-graceful-restart",
     f"--bgp-graceful-restart-time={RESTART}s",
 )
@@ -48,6 +50,13 @@ spec:
   externalIPs: ["{VIP.split("/")[0]}"]
   ports: [{{name: http, port: 80, targetPort: 80, protocol: TCP}}]
 """
+
+
+STRANGE_SERVICE = (
+    SERVICE.replace("name: web, namespace", "name: strange, namespace")
+    .replace("10.96.0.10", "10.96.0.11")
+    .replace(VIP.split("/")[0], STRANGE.split("/")[0])
+)
 
 
 class Wrong(Exception):

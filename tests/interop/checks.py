@@ -12,7 +12,20 @@ from ipaddress import ip_address
 from kuberouter.sources.sessions import UP
 from kuberouter.wire.gobgp.client import Connection
 from kuberouter.wire.gobgp.gobgpd import Gobgp
-from tests.interop.arena import OTHER, RESTART, SESSION, TOLD4, TOLD6, VIP, Arena, Wrong, expect, wait
+from tests.interop.arena import (
+    OTHER,
+    RESTART,
+    SESSION,
+    STRANGE,
+    STRANGE_SERVICE,
+    TOLD4,
+    TOLD6,
+    VIP,
+    Arena,
+    Wrong,
+    expect,
+    wait,
+)
 from tests.support.lab import Node
 from tests.support.routers import Router
 
@@ -34,6 +47,8 @@ class Check:
     """Whether the lane of every day has it."""
     special: bool = False
     """Whether it needs a router of its own, which only the makes of `ROUTERS` have."""
+    only: str = ""
+    """The one router that it is about; empty is each."""
 
 
 def _session(arena: Arena, router: Router, family: int) -> str:
@@ -107,6 +122,22 @@ def ecmp(arena: Arena, software: str) -> str:
         lab.update(pod)
         wait(lambda: router.next_hops(VIP) == every, lambda: f"next hops {router.next_hops(VIP)}")
     return f"{len(every)} next hops after {took:.1f} s"
+
+
+def filters(arena: Arena, software: str) -> str:
+    """A router with prefix lists takes nothing else that nodes tell, and tells them nothing else."""
+    router, lab = arena.near[software], arena.lab
+    others = [other for name, other in arena.near.items() if name != software]
+    arena.serve()
+    lab.apply(STRANGE_SERVICE)
+    for other in others:
+        wait(lambda: other.heard(STRANGE), f"{other.name} hears nothing of {STRANGE}")  # noqa: B023
+    wait(lambda: router.heard(VIP), f"nothing heard of {VIP}")
+    expect(router.heard(STRANGE), [], f"what the filter lets in of {STRANGE}")
+    lab.delete("Service", "default", "strange")
+    for other in others:
+        wait(lambda: not other.heard(STRANGE), f"{other.name} keeps {STRANGE}")  # noqa: B023
+    return f"{STRANGE} refused, {VIP} taken"
 
 
 def communities(arena: Arena, software: str) -> str:
@@ -308,6 +339,7 @@ CHECKS: tuple[Check, ...] = (
     Check("IPv6 session, MD5", ipv6, short=True),
     Check("routes taken", told, short=True),
     Check("ECMP to a VIP", ecmp, short=True),
+    Check("prefix lists", filters, only="switch"),
     Check("communities", communities, short=True),
     Check("AS path prepend", prepend),
     Check("multihop", multihop, special=True),

@@ -3,6 +3,9 @@
 While pods of different nodes probe each other, and a router outside probes a VIP that BGP told it of, things happen to
 the nodes. On a kernel without IPVS the nodes answer at the VIP themselves, so that it depends on routes only. With
 `--guest` such a kernel is replaced by a guest's; where that is emulated the machine has to be idle besides.
+
+A path that nothing of ours touches is probed as well, beside the others: what it loses the machine has lost. That is
+shown, and never taken off what the other paths have lost.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from tests.support.routers import Bird
 from tests.vm import run_in_guest
 
 VIP = "203.0.113.10"
+GATEWAY = "172.30.1.254"
+"""The switch of the nodes and of the router."""
 ARGUMENTS = (
     "--advertise-external-ip",
     "--service-external-ip-range=203.0.113.0/24",
@@ -54,6 +59,7 @@ TAIL = 6.0
 """Seconds that are watched after everything is well again: what is stale is swept by then."""
 DOWN = 1.0
 """Seconds that the wire of a node is cut."""
+CONTROL_PORT = 7
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ class Field:
         self.router = Bird(self.lab.prefix, self.lab.home, 251, 65001)
         self._probers: list[Prober] = []
         self.paths: list[Path] = []
+        self.control: list[Path] = []
+        """The path between the router and its switch, as one that nothing of ours touches."""
 
     @property
     def neighbours(self) -> list[Node]:
@@ -115,8 +123,10 @@ class Field:
             Path("pod on node3 to pod on node1", pods[2].prober, pods[0].job()),
             Path("router to VIP", outside, Job("tcp", VIP, 80)),
         ]
+        self._prober(lab.fabric.name, "switch").serve([("tcp", CONTROL_PORT)])
+        self.control = [Path("router to its switch", outside, Job("tcp", GATEWAY, CONTROL_PORT))]
         lab.wait(self.well, SESSION, "routes and sessions")
-        for path in self.paths:
+        for path in (*self.paths, *self.control):
             lab.wait(lambda path=path: path.prober.probe([path.job])[0].allowed, SESSION, path.title)  # type: ignore[misc]
 
     def _prober(self, namespace: str, name: str) -> Prober:
@@ -145,7 +155,8 @@ class Field:
 
     def try_one(self, event: Event) -> tuple[list[Report], float]:
         """Probe all paths while an event happens and until all is well again; reports, and when it began to happen."""
-        for number, path in enumerate(self.paths):
+        probed = [*self.paths, *self.control]
+        for number, path in enumerate(probed):
             path.prober.stream(str(number), path.job, rate=RATE, bound=BOUND)
         try:
             first = self.paths[0].prober
@@ -155,7 +166,7 @@ class Field:
             self.lab.wait(self.well, SESSION, "routes and sessions")
             time.sleep(TAIL)
         finally:
-            reports = [path.prober.stop_stream(str(n), bound=BOUND) for n, path in enumerate(self.paths)]
+            reports = [path.prober.stop_stream(str(n), bound=BOUND) for n, path in enumerate(probed)]
         return reports, began
 
     def close(self) -> None:
@@ -280,7 +291,10 @@ def run() -> int:
                 print(field.lab.dump(), flush=True)
                 failed += 1
                 break
+            *reports, control = reports
             text, cost, good = show(event, field.paths, reports, began)
+            if control.lost:
+                text += f"\n    beside it, where nothing of ours is, the machine lost {control.lost} of {control.sent}"
             costs.append(cost)
             failed += not good
             print(text if good else f"{text}\n    FAILED: more than {event.bound:g} s", flush=True)

@@ -13,6 +13,7 @@
 #   make survive [KILLS=200]  the long form of the kill test
 #   make docs                 the documentation as a site, in build/site
 #   make setup                only what the others begin with
+#   make manifests            daemonset/*.yaml anew from daemonset/kustomize
 #   make lock                 pins every dependency with its hashes, after a change of pyproject.toml
 
 PYTHON := $(CURDIR)/.venv/bin/python
@@ -20,7 +21,7 @@ PYTHON := $(CURDIR)/.venv/bin/python
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,KEEP,VM_ACCEL,GOBGPD_V4,FULL,CONFORMANCE_SEED env PYTHONDONTWRITEBYTECODE=1)
 LANES := lint unit kernel conformance vm
 
-.PHONY: help setup test $(LANES) demo look bench interop hitless survive docs lock clean
+.PHONY: help setup test $(LANES) demo look bench interop hitless survive docs manifests lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -64,6 +65,9 @@ survive: setup
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs --quiet build
 	@echo build/site/index.html
+
+manifests: setup
+	@$(PYTHON) -m tests.support.manifests
 
 lock: setup
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet pip-tools

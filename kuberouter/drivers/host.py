@@ -10,6 +10,7 @@ from pathlib import Path
 from kuberouter.model.core import Batch, Outcome
 from kuberouter.model.host import CniSettings, CniSettingsKey, Sysctl, SysctlKey
 from kuberouter.wire.netlink import load_module
+from kuberouter.wire.sysctl import DIRECTORY
 from kuberouter.wire.text import cni
 
 MODULES = {"net/bridge/": "br_netfilter", "net/ipv4/vs/": "ip_vs"}
@@ -24,7 +25,7 @@ Changed = Callable[[str, str, str], None]
 class SysctlDriver:
     """Kernel settings below `root`. What was there before is not kept: a removal leaves the value as it is."""
 
-    def __init__(self, root: Path = Path("/proc/sys"), changed: Changed = lambda name, old, new: None) -> None:
+    def __init__(self, root: Path = DIRECTORY, changed: Changed = lambda name, old, new: None) -> None:
         self._root = root
         self._changed = changed
         self._asked: dict[SysctlKey, Sysctl] = {}

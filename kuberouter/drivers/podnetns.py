@@ -22,12 +22,13 @@ from kuberouter.wire import rtnetlink as rt
 from kuberouter.wire.cri.client import Placed, Runtime
 from kuberouter.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkSocket, error_text, load_module
 from kuberouter.wire.netns import inside, number
+from kuberouter.wire.sysctl import DIRECTORY
 
 TUNNELS = {Family.IPV4: "kube-tunnel-if", Family.IPV6: "kube-tunnel-v6"}
 KINDS = {Family.IPV4: LinkKind.IPIP, Family.IPV6: LinkKind.IP6TNL}
 MODULES = {Family.IPV4: "ipip", Family.IPV6: "ip6_tunnel"}
 LOOSE = "2"
-FILTER = Path("/proc/sys/net/ipv4/conf")
+FILTER = DIRECTORY / "net" / "ipv4" / "conf"
 NO_VIP = b""
 """In what is read: a tunnel on which there is no service address."""
 GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.EADDRNOTAVAIL))

@@ -179,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Failure(code, "InternalError", f"injected {code}")
         if url.path in ("/api", "/apis", "/version", "/healthz", "/readyz"):
             return self._answer(200, _discovery(url.path))
-        served, namespace, name, sub = _resolve(url.path)
+        served, namespace, name, sub = resolve(url.path)
         self._authorise(method, served)
         if method == "GET" and not name:
             if query.get("watch") in ("true", "1"):
@@ -348,7 +348,7 @@ def _merge(old: Object, patch: Object) -> Object:
     return merged
 
 
-def _resolve(path: str) -> tuple[Served, str, str, str]:
+def resolve(path: str) -> tuple[Served, str, str, str]:
     """Kind, namespace, name and subresource of a path."""
     for served in SERVED:
         if not path.startswith(served.root + "/"):

@@ -172,7 +172,7 @@ def test_variables_that_are_set_are_variables_that_are_read() -> None:
 
 def test_privileges_are_named_one_by_one_where_that_is_promised() -> None:
     """Who enters network namespaces of pods needs two more, and nobody else has them."""
-    usual = {"NET_ADMIN", "NET_RAW", "SYS_MODULE"}
+    usual = {"NET_ADMIN", "NET_BROADCAST", "NET_RAW", "SYS_MODULE"}
     for name, wanted in (
         ("least-privilege", usual),
         ("least-privilege-dsr", usual | {"SYS_ADMIN", "SYS_PTRACE"}),

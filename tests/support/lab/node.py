@@ -51,6 +51,11 @@ class Node:
         self.base_arguments: list[str] = []
         self.programs: list[str] = []
         """Directories whose programs the daemon finds before those of PATH."""
+        self.daemon_container: list[str] = []
+        self.gobgpd_container: list[str] = []
+        """Words before a process's own command line that make of it what it is in a container; none by default."""
+        self.variables: dict[str, str] = {}
+        """More of the environment of the node's processes."""
         self.daemon: Child | None = None
         self.gobgpd: Child | None = None
         self.runtime: RuntimeServer | None = None
@@ -103,16 +108,22 @@ class Node:
         """The environment of the node's processes: nothing of ours but what Python needs, and where the CNI file is."""
         kept = {key: os.environ[key] for key in KEPT if key in os.environ}
         path = os.pathsep.join((*self.programs, kept.get("PATH", "")))
-        return {**kept, "PATH": path, "KUBE_ROUTER_CNI_CONF_FILE": str(self.cni_file), "PYTHONPATH": str(ROOT)}
+        return {
+            **kept,
+            "PATH": path,
+            "KUBE_ROUTER_CNI_CONF_FILE": str(self.cni_file),
+            "PYTHONPATH": str(ROOT),
+        } | self.variables
 
     def start_gobgpd(self) -> None:
         """Start the BGP sidecar; it listens on its unix socket only."""
-        argv = [sys.executable, str(ROOT / "cmd" / "gobgpd-sidecar")]
+        argv = [*self.gobgpd_container, sys.executable, str(ROOT / "cmd" / "gobgpd-sidecar")]
         self.gobgpd = Child(self.command(argv), self.home / "gobgpd.log", self.environment())
 
     def start_daemon(self) -> None:
         """Start the daemon with its real command line."""
-        argv = [sys.executable, str(ROOT / "cmd" / "kube-router"), *self.base_arguments, *self.daemon_arguments]
+        program = [*self.daemon_container, sys.executable, str(ROOT / "cmd" / "kube-router")]
+        argv = [*program, *self.base_arguments, *self.daemon_arguments]
         self.daemon = Child(self.command(argv), self.home / "daemon.log", self.environment())
 
     def stop_daemon(self, number: int = signal.SIGTERM) -> int:

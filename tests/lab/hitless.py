@@ -223,6 +223,21 @@ def _gobgpd(field: Field) -> None:
     field.lab.wait(lambda: field.router.settled(node.ip), SESSION, "session with the router")
 
 
+def _replace(field: Field) -> None:
+    """Whole pods are replaced, one node after the other: daemon and gobgpd end as in a manifest, and others begin."""
+    for node in field.lab.nodes:
+        assert node.gobgpd is not None
+        assert node.daemon is not None
+        node.daemon.send(signal.SIGTERM)
+        node.sh(f"{sys.executable} {ROOT / 'cmd' / 'gobgpd-sidecar'} --end")
+        node.stop_daemon()
+        node.gobgpd.stop(signal.SIGKILL)
+        time.sleep(1.0)
+        node.start_gobgpd()
+        node.start_daemon()
+        field.lab.wait(field.well, START, f"routes and sessions after {node.name}")
+
+
 def _flap(field: Field) -> None:
     """The wire between a node and its switch is cut for a moment."""
     link = f"n{field.lab.nodes[1].site.number}"
@@ -242,6 +257,7 @@ EVENTS = (
     Event("SIGKILL of every daemon", _restart(signal.SIGKILL)),
     Event("upgrade, node by node", _upgrade),
     Event("crash of node1's gobgpd", _gobgpd),
+    Event("new pods, node by node", _replace),
     Event(
         f"node2's wire cut for {DOWN:g} s",
         _flap,

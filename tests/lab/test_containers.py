@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,9 @@ from tests.support.probes import Job, until
 pytestmark = pytest.mark.root
 MANIFEST = "generic-kuberouter-all-features-least-privilege"
 DIRECT = f"{MANIFEST}-dsr"
-"""What the second node is run by: direct server return enters network namespaces of pods."""
-EFFECTIVE = {"node1": "0000000000013800", "node2": "0000000000293800"}
-"""What the named capabilities are to the kernel, capability.h."""
+"""Direct server return enters network namespaces of pods."""
+USUAL, WITH_PODS = "0000000000013800", "0000000000293800"
+"""What the named capabilities are to the kernel (capabilities(7)), without and with those to enter pods."""
 VIP = "10.255.0.1"
 CONTAINER = """
 # /proc/sys as the runtime has it in a container, and the node's once more, as the manifest has it.
@@ -94,37 +95,36 @@ def contain(node: Node, manifest: str) -> None:
     node.gobgpd_container = confined(manifest, "gobgpd")
     node.variables = {"KUBE_ROUTER_SYSCTL_DIR": str(net.parent)}
     words = said(manifest, "kube-router")["args"]
-    node.daemon_arguments += [word for word in words if not word.startswith(("--master=", "--runtime-endpoint="))]
+    # What a test gives counts, for it comes last.
+    node.daemon_arguments[:0] = [word for word in words if not word.startswith(("--master=", "--runtime-endpoint="))]
+
+
+def nothing_was_refused(node: Node, capabilities: str) -> None:
+    """A daemon has these capabilities, and the kernel told it of none that it lacks."""
+    assert node.daemon is not None
+    assert f"CapEff:\t{capabilities}" in Path(f"/proc/{node.daemon.pid}/status").read_text()
+    told = (node.home / "daemon.log").read_text() + node.readyz()
+    assert [line for line in told.splitlines() if re.search("permitted|denied|read-only", line, re.I)] == []
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(nodes=2, subnets=1, daemon_arguments=[f"--service-external-ip-range={VIP}/32"]) as lab:
-        one, two = lab.nodes
-        contain(one, MANIFEST)
-        contain(two, DIRECT)
-        two.start_runtime()
-        netns.configure(lab.fabric.name, f"route add {VIP} via {one.ip}")
+    with Lab(nodes=2, subnets=1) as lab:
+        for node in lab.nodes:
+            contain(node, MANIFEST)
         lab.start()
         lab.wait(lambda: lab.check_alive() and all(node.cni_ready() for node in lab.nodes), 60, "CNI configurations")
         lab.pod("client", "node1", labels={"app": "client"})
-        web = lab.pod("web", "node2", labels={"app": "web"})
-        # As strict as a distribution may have it.
-        netns.sysctls(web.network, {"ipv4/conf/all/rp_filter": "1", "ipv4/conf/eth0/rp_filter": "1"})
+        lab.pod("web", "node2", labels={"app": "web"})
         yield lab
 
 
 def test_nothing_is_refused_to_a_daemon_with_the_named_capabilities(lab: Lab) -> None:
-    """Sessions, routes, sysctls, rules and sets; whatever the kernel refuses is in the log, and makes it not ready."""
+    """Sessions, routes, sysctls, rules and sets."""
     client, web = lab.pods["default/client"], lab.pods["default/web"]
     assert until(client.prober, web.job(), lambda result: result.allowed) is not None
     for node in lab.nodes:
-        assert node.daemon is not None
-        status = Path(f"/proc/{node.daemon.pid}/status").read_text()
-        assert f"CapEff:\t{EFFECTIVE[node.name]}" in status
-        told = (node.home / "daemon.log").read_text() + (node.home / "gobgpd.log").read_text() + node.readyz()
-        assert [line for line in told.splitlines() if "permitted" in line.lower() or "read-only" in line.lower()] == []
-        assert "denied" not in told.lower()
+        nothing_was_refused(node, USUAL)
 
 
 def test_policies_are_enforced(lab: Lab) -> None:
@@ -133,20 +133,6 @@ def test_policies_are_enforced(lab: Lab) -> None:
     assert until(client.prober, web.job(), lambda result: not result.allowed) is not None
     lab.delete("NetworkPolicy", "default", "deny")
     assert until(client.prober, web.job(), lambda result: result.allowed) is not None
-
-
-@pytest.mark.ipvs
-@pytest.mark.dummy
-@pytest.mark.ipip
-def test_services_are_served_and_a_pod_is_entered_where_that_is_asked_for(lab: Lab) -> None:
-    lab.apply(SHOP)
-    client = lab.pods["default/client"].prober
-    assert until(client, Job("tcp", "10.96.0.10", 80), lambda result: result.allowed) is not None
-    assert until(lab.outside, Job("tcp", VIP, 80), lambda result: result.allowed) is not None
-    lab.apply(SHOP.replace("annotations: {}", "annotations: {kube-router.io/service.dsr: tunnel}"))
-    pod = lab.pods["default/web"].network
-    lab.wait(lambda: VIP in shown(pod), 30, "the address in the pod")
-    assert until(lab.outside, Job("tcp", VIP, 80), lambda result: result.allowed) is not None
 
 
 def test_the_roles_give_what_is_asked_for_and_nothing_else(lab: Lab) -> None:
@@ -171,3 +157,30 @@ def shown(network: str) -> str:
     """The addresses in a pod's namespace."""
     words = ["ip", "-n", network, "-o", "addr"]
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout
+
+
+@pytest.mark.ipvs
+@pytest.mark.dummy
+@pytest.mark.ipip
+def test_services_are_served_and_a_pod_is_entered_where_that_is_asked_for() -> None:
+    """The service proxy; pods are on the second node, which alone has the capabilities to enter them."""
+    arguments = [f"--service-external-ip-range={VIP}/32", "--run-router=false", "--run-firewall=false"]
+    with Lab(nodes=2, subnets=1, manifests=True, daemon_arguments=arguments) as lab:
+        one, two = lab.nodes
+        lab.wire_statically()
+        contain(one, MANIFEST)
+        contain(two, DIRECT)
+        two.start_runtime()
+        netns.configure(lab.fabric.name, f"route add {VIP} via {one.ip}")
+        web = lab.pod("web", "node2", labels={"app": "web"})
+        # As strict as a distribution may have it.
+        netns.sysctls(web.network, {"ipv4/conf/all/rp_filter": "1", "ipv4/conf/eth0/rp_filter": "1"})
+        lab.apply(SHOP)
+        lab.start()
+        assert until(lab.outside, Job("tcp", VIP, 80), lambda result: result.allowed, 60.0) is not None
+        lab.apply(SHOP.replace("annotations: {}", "annotations: {kube-router.io/service.dsr: tunnel}"))
+        lab.wait(lambda: lab.check_alive() and VIP in shown(web.network), 30, "the address in the pod")
+        lab.wait(lambda: all(node.ready() for node in lab.nodes), 60, "ready daemons")
+        assert until(lab.outside, Job("tcp", VIP, 80), lambda result: result.allowed) is not None
+        nothing_was_refused(one, USUAL)
+        nothing_was_refused(two, WITH_PODS)

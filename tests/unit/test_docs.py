@@ -51,6 +51,7 @@ TOOLS = frozenset(
             "tcpdump",
             "true",
         ),
+        *("ctr", "helm", "kubeadm"),
         *(".venv/bin/python", "$tool", "$tool-save", "for", "do", "done", "if", "then", "else", "fi", "{", "}"),
     }
 )

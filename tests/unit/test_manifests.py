@@ -14,7 +14,7 @@ from kuberouter.daemon.commandline import parse
 from kuberouter.daemon.config import load as configure
 from kuberouter.daemon.flags import FLAGS
 from kuberouter.decode.scalars import boolean
-from tests.support import manifests
+from tests.support import manifests, rbac
 from tests.support.kubectl import Missing
 from tests.support.manifests import HOME, ROOT, UPSTREAM, Object, complaints, containers, overlays, pods, shipped
 
@@ -34,6 +34,7 @@ clusters: [{name: here, cluster: {server: "https://192.0.2.1:6443"}}]
 users: [{name: me, user: {token: nothing}}]
 """
 ALL = overlays()
+PAGE = (ROOT / "docs" / "manifests.md").read_text()
 
 
 def daemon(objects: list[Object]) -> Object:
@@ -185,3 +186,23 @@ def test_privileges_are_named_one_by_one_where_that_is_promised() -> None:
         for each in containers(shipped(name)):
             if each["name"] == "gobgpd":
                 assert each["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}
+
+
+def test_the_page_names_every_manifest_and_says_what_it_runs() -> None:
+    said = re.findall(r"^\| `([a-z-]+)\.yaml` \| (.*?) \| (.*?) \| (.*?) \|", PAGE, re.M)
+    assert {name for name, *_ in said} == set(ALL)
+    for name, *runs in said:
+        given = daemon(shipped(name))["args"]
+        flags = ("run-router", "run-firewall", "run-service-proxy")
+        assert [f"--{flag}=true" in given for flag in flags] == [each != "no" for each in runs], name
+
+
+def test_the_page_has_the_rights_of_the_roles() -> None:
+    rows = re.findall(r"^\| (core|[a-z0-9.]+k8s\.io) \| (.*?) \| (.*?) \| .*\|$", PAGE, re.M)
+    said = {
+        rbac.Right("" if group == "core" else group, resource, verb)
+        for group, resources, verbs in rows
+        for resource in resources.split(", ")
+        for verb in verbs.split(", ")
+    }
+    assert said == {right for name in ALL for right in rbac.allowed(shipped(name))}

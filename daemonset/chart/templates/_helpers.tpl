@@ -8,6 +8,12 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
   {{- include "kube-router.image" . | nindent 2 }}
   command:
   - /usr/local/bin/gobgpd-sidecar
+  lifecycle:
+    preStop:
+      exec:
+        command:
+        - /usr/local/bin/gobgpd-sidecar
+        - --end
   resources:
     {{- toYaml .Values.gobgpd.resources | nindent 4 }}
   securityContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -92,3 +93,20 @@ def test_no_gobgpd_is_told(tmp_path: Path) -> None:
     argv = [sys.executable, PROGRAM, "--gobgpd=/nowhere/gobgpd", f"--gobgp-socket={tmp_path / 'api'}"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr) == (1, "gobgpd-sidecar: /nowhere/gobgpd is not installed\n")
+
+
+def test_one_is_ended_without_a_word_to_it(tmp_path: Path) -> None:
+    """By its socket, so that it is no other's; where nobody listens there is nothing to do."""
+    path = tmp_path / "run" / "api"
+    path.parent.mkdir()
+    assert run(tmp_path, "--end").returncode == 0
+    code = (
+        "import signal, socket, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); s = socket.socket(socket.AF_UNIX)"
+    )
+    code += "; s.bind(sys.argv[1]); s.listen(9); print('listening', flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as gobgpd:
+        assert gobgpd.stdout is not None
+        assert gobgpd.stdout.readline() == "listening\n"
+        done = run(tmp_path, "--end")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert gobgpd.wait(10) == -signal.SIGKILL

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.lab.test_daemon import started
 from tests.lab.test_firewall import DENY
 from tests.support import rbac
 from tests.support.lab import Lab, Node, netns
@@ -112,8 +113,7 @@ def lab() -> Iterator[Lab]:
     with Lab(nodes=2, subnets=1) as lab:
         for node in lab.nodes:
             contain(node, MANIFEST)
-        lab.start()
-        lab.wait(lambda: lab.check_alive() and all(node.cni_ready() for node in lab.nodes), 60, "CNI configurations")
+        started(lab)
         lab.pod("client", "node1", labels={"app": "client"})
         lab.pod("web", "node2", labels={"app": "web"})
         yield lab

@@ -162,6 +162,10 @@ def test_a_slow_start_has_minutes_and_a_wedged_daemon_has_one() -> None:
         "livenessProbe": ({"path": "/livez", "port": 20244}, 60, 5),
         "readinessProbe": ({"path": "/readyz", "port": 20244}, 15, 5),
     }
+    told = re.findall(r"^\| \w+ \| `(/\w+)` \| (\d+) s \| (\d+) s\b", PAGE, re.M)
+    assert {path: (int(period), int(total)) for path, period, total in told} == {
+        probe["httpGet"]["path"]: (probe["periodSeconds"], patience[kind][1]) for kind, probe in probes[0].items()
+    }
 
 
 def test_variables_that_are_set_are_variables_that_are_read() -> None:
@@ -186,6 +190,17 @@ def test_privileges_are_named_one_by_one_where_that_is_promised() -> None:
         for each in containers(shipped(name)):
             if each["name"] == "gobgpd":
                 assert each["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}
+
+
+def test_gobgpd_ends_without_a_good_bye_to_its_peers() -> None:
+    """What is the first process of its namespace cannot be killed from within."""
+    for name in ALL:
+        for pod in pods(shipped(name)):
+            for each in pod["containers"]:
+                if each["name"] == "gobgpd":
+                    ended = each["lifecycle"]["preStop"]["exec"]["command"]
+                    assert ended == [*each["command"], "--end"]
+                    assert pod.get("shareProcessNamespace") or pod.get("hostPID")
 
 
 def test_the_page_names_every_manifest_and_says_what_it_runs() -> None:

@@ -102,10 +102,12 @@ def plain(value: Any) -> Any:
 
 def rights(objects: list[Object]) -> list[Object]:
     """Objects with the words of their roles in one order."""
-    for obj in objects:
-        for rule in obj.get("rules", ()):
-            rule.update({key: sorted(words) for key, words in rule.items()})
-    return objects
+    return [
+        obj | {"rules": [{key: sorted(words) for key, words in rule.items()} for rule in obj["rules"]]}
+        if "rules" in obj
+        else obj
+        for obj in objects
+    ]
 
 
 def test_the_chart_is_of_this_version() -> None:

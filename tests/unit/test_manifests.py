@@ -16,6 +16,7 @@ from kuberouter.daemon.flags import FLAGS
 from kuberouter.decode.scalars import boolean
 from tests.support import manifests, rbac
 from tests.support.kubectl import Missing
+from tests.support.kubelet import PROBES
 from tests.support.manifests import HOME, ROOT, UPSTREAM, Object, complaints, containers, overlays, pods, shipped
 
 EXAMPLES = {
@@ -147,24 +148,15 @@ def test_every_pod_is_what_a_node_relies_on(name: str) -> None:
     assert [pod["serviceAccountName"] for pod in pods(objects) if "serviceAccountName" in pod] == accounts
 
 
-def test_a_slow_start_has_minutes_and_a_wedged_daemon_has_one() -> None:
-    """The probes of all manifests are those of the base."""
+def test_the_probes_are_those_that_are_tested() -> None:
     probes = [
         {key: daemon(shipped(name))[key] for key in ("startupProbe", "livenessProbe", "readinessProbe")} for name in ALL
     ]
     assert all(each == probes[0] for each in probes)
-    patience = {
-        kind: (probe["httpGet"], probe["periodSeconds"] * probe["failureThreshold"], probe["timeoutSeconds"])
-        for kind, probe in probes[0].items()
-    }
-    assert patience == {
-        "startupProbe": ({"path": "/startupz", "port": 20244}, 600, 5),
-        "livenessProbe": ({"path": "/livez", "port": 20244}, 60, 5),
-        "readinessProbe": ({"path": "/readyz", "port": 20244}, 15, 5),
-    }
+    assert probes[0] == {kind: probe.manifest() for kind, probe in PROBES.items()}
     told = re.findall(r"^\| \w+ \| `(/\w+)` \| (\d+) s \| (\d+) s\b", PAGE, re.M)
     assert {path: (int(period), int(total)) for path, period, total in told} == {
-        probe["httpGet"]["path"]: (probe["periodSeconds"], patience[kind][1]) for kind, probe in probes[0].items()
+        probe.path: (probe.period, probe.period * probe.failures) for probe in PROBES.values()
     }
 
 

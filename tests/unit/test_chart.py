@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,17 @@ def merged(old: Object, new: Mapping[str, Any]) -> Object:
 
 def rendered(given: Mapping[str, Any], folder: Path) -> list[Object]:
     """The objects that helm makes of the chart."""
-    file = folder / "values.yaml"
-    file.write_text(yaml.safe_dump(dict(given)))
-    words = [helm(), "template", "kube-router", str(CHART), "--namespace=kube-system", f"--values={file}"]
-    words += [f"--kube-version={KUBERNETES}"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = run(["template", "kube-router", str(CHART)], given, folder)
     assert done.returncode == 0, done.stderr
     return load(done.stdout)
+
+
+def run(words: Sequence[str], given: Mapping[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run helm with some values. Raises Missing without one."""
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump(dict(given)))
+    options = ["--namespace=kube-system", f"--values={file}", f"--kube-version={KUBERNETES}"]
+    return subprocess.run([helm(), *words, *options], capture_output=True, text=True, timeout=60, check=False)
 
 
 def plain(value: Any) -> Any:
@@ -161,3 +165,14 @@ def test_helm_makes_of_the_chart_what_the_manifest_says(name: str, tmp_path: Pat
         pytest.skip(str(error))
     assert [text for obj in found for text in complaints(obj)] == []
     assert plain(rights(found)) == plain(rights(shipped(name)))
+
+
+def test_helm_finds_the_schema_and_nothing_to_complain_of(tmp_path: Path) -> None:
+    """Its lint also renders the notes."""
+    try:
+        done = run(["lint", "--strict", str(CHART)], SAME[f"{ALL}-gobgpd-apart"], tmp_path)
+        refused = run(["template", "kube-router", str(CHART)], {"leastPriviledge": True}, tmp_path)
+    except Missing as error:
+        pytest.skip(str(error))
+    assert done.returncode == 0, done.stdout
+    assert "leastPriviledge is not allowed" in refused.stderr

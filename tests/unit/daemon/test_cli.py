@@ -20,11 +20,18 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run(*words: str, program: tuple[str, ...] = ("-m", "kuberouter")) -> Done:
-    """Run the daemon's command line with a bare environment; it must end by itself."""
+    """Run the daemon's command line with a bare environment; it must end by itself.
+
+    A directory for the CNI file is on no machine: builders of images leave one behind.
+    """
     return subprocess.run(
         [sys.executable, *program, *words],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "KUBE_ROUTER_CNI_CONF_FILE": "/nowhere/10-kuberouter.conf",
+        },
         capture_output=True,
         text=True,
         timeout=20,

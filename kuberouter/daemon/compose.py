@@ -116,7 +116,8 @@ def compose(config: Config) -> Composition:
     meter = telemetry or UNMETERED
     prefixes = tuple(prefix for part in parts for prefix in part.chain_prefixes)
     families = config.node.families
-    xtables = XtablesChoice(config.iptables_mode, config.node.name, families, prefixes, journal, meter=meter)
+    mode, note = config.iptables_mode, Path("/run/kube-router/iptables-variant")
+    xtables = XtablesChoice(mode, config.node.name, families, prefixes, journal, meter=meter, note=note)
     tables = _tables(config, parts, xtables, meter)
     rows = [table.row for table in tables]
     derive = [namespace_isolation] if config.firewall is not None and config.firewall.namespace_annotation else []

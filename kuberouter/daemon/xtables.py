@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from kuberouter.drivers.former import survey
@@ -41,9 +43,12 @@ class XtablesChoice:
         *,
         meter: Meter = UNMETERED,
         clock: Callable[[], float] = time.monotonic,
+        note: Path | None = None,
     ) -> None:
+        """`note` is a file that tells programs beside the daemon which variant it is, if its directory exists."""
         self._mode = mode
         self._clock = clock
+        self._note = note
         self._looked = 0.0
         self._meter = meter
         self._node = ObjectRef("Node", "", node)
@@ -61,6 +66,9 @@ class XtablesChoice:
             self.found = found
             log.info("iptables-%s is used (--iptables-mode=%s)", found.variant.value, self._mode)
             self._report(found)
+            if self._note is not None:
+                with contextlib.suppress(OSError):
+                    self._note.write_text(f"{found.variant.value}\n")
         return self.found
 
     def look(self) -> None:

@@ -160,11 +160,15 @@ def test_a_mode_that_was_asked_for_is_no_matter_of_the_kubelets(namespace: str) 
     assert journal.standing == ()
 
 
-def test_the_mode_that_is_asked_for_is_taken_whatever_the_kubelet_does(namespace: str) -> None:
+def test_the_mode_that_is_asked_for_is_taken_whatever_the_kubelet_does(namespace: str, tmp_path: Path) -> None:
+    """Programs beside the daemon are told which one it is."""
     assert namespace
+    note = tmp_path / "variant"
     sh("iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
     for mode, variant in (("auto", Variant.LEGACY), ("legacy", Variant.LEGACY), ("nft", Variant.NFT)):
-        assert XtablesChoice(mode, "n1", FAMILIES, PREFIXES, Journal()).get().variant is variant
+        choice = XtablesChoice(mode, "n1", FAMILIES, PREFIXES, Journal(), note=note)
+        assert choice.get().variant is variant
+        assert note.read_text() == f"{variant.value}\n"
 
 
 def test_a_mode_whose_tools_are_missing_is_told_by_name(

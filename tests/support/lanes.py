@@ -94,6 +94,7 @@ LANES: Mapping[str, Sequence[Command]] = {
         ),
     ),
     "conformance": (Command((*_PYTEST, *side_by_side(2, "loadgroup"), "tests/conformance"), counts=True),),
+    "image": (Command((*_PYTEST, "tests/image"), counts=True),),
     "vm": (Command((sys.executable, "-m", "tests.vm"), counts=True),),
 }
 

@@ -1,0 +1,1 @@
+"""The image: built without a registry of images, and run as a container runtime runs it."""

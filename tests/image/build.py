@@ -125,7 +125,7 @@ def build() -> None:
                 buildah("rm", "--all")
                 buildah("rmi", "--all", "--force")
             make_base(folder)
-            words = ["bud", "--quiet", "--pull-never", "--layers", "--network=host", *secrets(folder)]
+            words = ["bud", "--quiet", "--pull-never", "--layers", "--force-rm", "--network=host", *secrets(folder)]
             buildah(*words, f"--build-arg=VERSION={__version__}", f"--tag={IMAGE}", "--file=Dockerfile", ".")
         finally:
             shutil.rmtree(folder)

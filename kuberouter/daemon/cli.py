@@ -43,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if os.geteuid() != 0:
         return _fail("kube-router changes the network of this host and has to run as root")
+    if parsed.values["cleanup-config"]:
+        from kuberouter.daemon.cleanup import cleanup
+
+        return cleanup(parsed)
+    if parsed.values["dry-run"]:
+        return _fail("--dry-run goes with --cleanup-config")
     config, errors = load(parsed)
     if config is None:
         return _fail("\n".join(errors))

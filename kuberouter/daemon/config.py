@@ -84,7 +84,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         reader.errors.append(f"--service-cluster-ip-range: one CIDR block per family is wanted, {len(given)} given")
     # Settings of a controller that is off are made as well: a mistake in them would show on the day it is turned on.
     text = reader.flag("service-node-port-range", str)
-    node_ports = reader.checked("service-node-port-range", _port_range, text) or (30000, 32767)
+    node_ports = reader.checked("service-node-port-range", port_range, text) or (30000, 32767)
     rules = AddressRules(
         reader.flag("strict-external-ip-validation", bool),
         ranges["service-cluster-ip-range"],
@@ -260,7 +260,7 @@ def _firewall(
     )
 
 
-def _port_range(text: str) -> tuple[int, int]:
+def port_range(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]{1,5})[-:]([0-9]{1,5})", text)
     if match is None:
         raise ValueError(f"{text!r} is not a range such as 30000-32767")

@@ -17,6 +17,7 @@ from kuberouter.wire.gobgp.process import listeners
 
 T = TypeVar("T")
 
+CNI_VARIABLE = "KUBE_ROUTER_CNI_CONF_FILE"
 DEFAULT_CNI_FILE = "/etc/cni/net.d/10-kuberouter.conf"
 LONGEST_SOCKET = 107
 """Bytes of a unix socket's path: `sun_path` of unix(7) without the closing zero."""
@@ -70,7 +71,7 @@ def read_router(
         overlay_encap=encap,
         overlay_port=_encap_port(reader, encap),
         cni=reader.flag("enable-cni", bool),
-        cni_file=environment.get("KUBE_ROUTER_CNI_CONF_FILE") or DEFAULT_CNI_FILE,
+        cni_file=environment.get(CNI_VARIABLE) or DEFAULT_CNI_FILE,
         pod_egress=reader.flag("enable-pod-egress", bool),
         plain_destinations=reader.prefixes("non-masquerade-cidrs", families),
         auto_mtu=reader.flag("auto-mtu", bool),

@@ -131,6 +131,19 @@ FLAGS: tuple[Flag, ...] = (
         60.0,
         "How long a start waits for the apiserver to have told of everything; then the process ends with 1.",
     ),
+    Flag(
+        "cleanup-config",
+        BOOL,
+        False,
+        "Take off this node what a kube-router, this one or the Go one, has put there, and end. Needs no apiserver.",
+    ),
+    Flag(
+        "cleanup-level",
+        STRING,
+        "all",
+        "How much --cleanup-config takes off: rules (sets and virtual services too), links (with addresses and routes) "
+        "or all (kube-bridge and files as well).",
+    ),
     Flag("cluster-asn", UINT, 64512, "Private AS number of the nodes."),
     Flag(
         "disable-source-dest-check",
@@ -138,6 +151,7 @@ FLAGS: tuple[Flag, ...] = (
         True,
         "On AWS have this node's instance pass packets of pods, which its source/destination check drops; needs boto3.",
     ),
+    Flag("dry-run", BOOL, False, "Have --cleanup-config only list what it would take off."),
     Flag(
         "enable-bfd", BOOL, False, "Watch the peers of --peer-router-ips by BFD (RFC 5880); needs gobgpd 4.5 or newer."
     ),

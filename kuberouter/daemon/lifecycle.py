@@ -17,6 +17,7 @@ from kuberouter.daemon.access import access_of
 from kuberouter.daemon.commandline import show_duration
 from kuberouter.daemon.compose import Composition, compose
 from kuberouter.daemon.config import Config
+from kuberouter.daemon.presence import announce
 from kuberouter.daemon.watchdog import LOOK, Watchdog
 from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
@@ -82,6 +83,9 @@ def supervise(source: Source, inbox: Inbox, stop: Stop) -> None:
 
 def start(config: Config) -> int:
     """Bind the ports, put the node together, run it; returns the exit code."""
+    presence = announce()
+    if presence is None:
+        log.warning("another kube-router runs on this node; two of them undo each other's work")
     metrics: MetricsServer | None = None
     server: HealthServer | None = None
     if config.health_port:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
@@ -34,6 +35,9 @@ from kuberouter.wire.netlink import (
 KINDS = {kind.value: kind for kind in LinkKind}
 MODULES = {LinkKind.DUMMY: "dummy", LinkKind.IPIP: "ipip", LinkKind.IP6TNL: "ip6_tunnel", LinkKind.BRIDGE: "bridge"}
 ENCAP_MODULES = {LinkKind.IPIP: "fou", LinkKind.IP6TNL: "fou6"}
+TUNNELS = frozenset((LinkKind.IPIP, LinkKind.IP6TNL))
+HASH = re.compile(r"[0-9a-f]{1,11}")
+"""What follows the prefix in the name of a tunnel: digits of a hash, once those of an address."""
 FEW = 100
 """Links that cost less to ask for one by one than all links of a big node do."""
 GONE = frozenset((errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL))
@@ -76,7 +80,7 @@ class Rtnetlink:
 
 
 class LinkDriver(Rtnetlink):
-    """Links that we make. Ours are recognised by name: the fixed names and prefixes given."""
+    """Links that we make. Ours are recognised by name: fixed ones, and of tunnels prefixes with a hash behind them."""
 
     def __init__(self, names: Collection[str], prefixes: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -85,9 +89,12 @@ class LinkDriver(Rtnetlink):
         self._any_mtu: set[str] = set()
 
     def owns(self, row: Link) -> bool:
-        """By name; after an upgrade the names are the same."""
+        """By name, and by kind where others' links may begin alike; after an upgrade the names are the same."""
         name = row.key.name
-        return name in self._names or (bool(self._prefixes) and name.startswith(self._prefixes))
+        return name in self._names or (row.kind in TUNNELS and self._named(name))
+
+    def _named(self, name: str) -> bool:
+        return any(name.startswith(each) and HASH.fullmatch(name, len(each)) for each in self._prefixes)
 
     def read(self) -> Iterable[Link]:
         """All links of the kinds that we make."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable, Value, family_of
@@ -146,6 +147,55 @@ def _entry(placed: Placed) -> tuple[Path, int] | None:
         except OSError:
             continue
     return None
+
+
+class LeftReceiverDriver:
+    """Receivers in whatever network namespace a process of this host runs in, with nobody to ask about pods.
+
+    In the place of a container rows name the namespace's file. There are only removals.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+
+    def owns(self, row: PodReceiver) -> bool:
+        """`read` yields nothing but what lies on links with our names."""
+        return True
+
+    def read(self) -> Iterable[PodReceiver]:
+        """The receivers in all namespaces but the one that we are in."""
+        for path, inode in self._namespaces():
+            try:
+                found = inside(path, _look, expect=inode)
+            except OSError:
+                continue
+            for tunnel, _ in found:
+                for vip in tunnel.vips or (NO_VIP,):
+                    if tunnel.link.local:
+                        yield PodReceiver(PodReceiverKey(tunnel.link.local, vip), str(path))
+
+    def write(self, batch: Batch[PodReceiver]) -> Outcome:
+        """Remove receivers, all of one pod in one visit."""
+        failed: dict[Hashable, str] = {}
+        for path, rows in _by_container(batch.remove).items():
+            try:
+                failed.update(inside(Path(path), partial(_release, rows)))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failed.update((row.key, f"{path} cannot be entered: {error.strerror}") for row in rows)
+        return Outcome(failed)
+
+    def _namespaces(self) -> Iterator[tuple[Path, int]]:
+        known = {number()}
+        for path in sorted(self._proc.glob("[0-9]*/ns/net")):
+            try:
+                inode = number(path)
+            except OSError:
+                continue
+            if inode not in known:
+                known.add(inode)
+                yield path, inode
 
 
 # --- inside of a pod -------------------------------------------------------------------------------------------------

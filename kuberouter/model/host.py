@@ -74,3 +74,16 @@ class HealthPort(Value, frozen=True, gc=False):
     namespace: str
     name: str
     endpoints: int
+
+
+class LeftFileKey(KeyValue, frozen=True, gc=False, cache_hash=True):
+    """A file, or a line of one where there is a `line`."""
+
+    path: str
+    line: str = ""
+
+
+class LeftFile(Value, frozen=True, gc=False):
+    """What a kube-router has put into a file of the host. Only cleanup knows it, and never desires it."""
+
+    key: LeftFileKey

@@ -54,6 +54,9 @@ LEFT_IN_PODS = (
     "pods have answered clients directly, and --runtime-endpoint is not given: tunnels and service addresses stay in "
     "those that run, which reach themselves there instead of their Service until they are made anew"
 )
+PROXY_CHAINS = (DIRECT_CHAIN, SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
+"""Prefixes of the proxy's chains in iptables, and of its sets, without `inet6:`."""
+PROXY_SETS = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET, POD_SUBNET_SET)
 GO_TRIES = 8
 """Most marks that the Go kube-router may have tried before it found one that was free."""
 
@@ -103,9 +106,9 @@ def proxy_part(settings: ProxySettings) -> Part:
         runtime = Runtime(settings.runtime_endpoint)
         part.drivers[PodReceiver] = lambda: PodReceiverDriver(runtime, lambda: marks.found)
         part.lenient = frozenset((PodReceiver,))
-    part.chain_prefixes = (DIRECT_CHAIN, SERVICES_CHAIN, SNAT_CHAIN, SOURCES_CHAIN)
+    part.chain_prefixes = PROXY_CHAINS
     part.hooks = (HookRank.SERVICES, HookRank.MASQUERADE, HookRank.MARK, HookRank.INSIDE)
-    part.sets = (SERVICE_ADDRESS_SET, LOCAL_ADDRESS_SET, HAIRPIN_SET, POD_SUBNET_SET)
+    part.sets = PROXY_SETS
     part.read_late = (VirtualService, Destination, Address, LocalRoute)
     part.links = (DUMMY_LINK,)
     part.audits = [(settings.sync_period, tuple(part.drivers))]
@@ -118,10 +121,11 @@ def former_proxy(families: tuple[Family, ...], xtables: XtablesChoice) -> dict[t
     """Tables of what the Go kube-router has left in builtin chains, and of direct server return."""
     tools: tuple[Callable[[], Xtables], ...] = (xtables.get, xtables.other)
     return {
-        FormerDirect: lambda: FormerDirectDriver(tools, families, _of_the_go_kube_router),
+        FormerDirect: lambda: FormerDirectDriver(tools, families, of_the_go_kube_router),
         FormerProxy: lambda: FormerProxyDriver(tools, families),
     }
 
 
-def _of_the_go_kube_router(address: bytes, protocol: L4Protocol, port: int, mark: int) -> bool:
+def of_the_go_kube_router(address: bytes, protocol: L4Protocol, port: int, mark: int) -> bool:
+    """Whether the Go kube-router would choose this mark for a place."""
     return mark in islice(candidates(MarkedPlace(address, protocol, port)), GO_TRIES)

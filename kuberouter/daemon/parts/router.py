@@ -33,6 +33,9 @@ from kuberouter.model.network import TABLE_MAIN, FouPort, Link, PolicyRule, Rout
 from kuberouter.model.settings import RouterSettings
 from kuberouter.wire.aws import Ec2
 
+ROUTER_SETS = (POD_SUBNET_SET, NODE_ADDRESS_SET, PLAIN_SET)
+"""Names of the route controller's sets, without `inet6:`."""
+
 
 def router_part(settings: RouterSettings, node: str) -> Part:
     """What the route controller of a node brings along."""
@@ -82,7 +85,7 @@ def router_part(settings: RouterSettings, node: str) -> Part:
         part.sources.append(CloudWorker(NoSourceCheck, checks.work))
     part.removals_await = {**dict.fromkeys((Link, Route), "learned"), **dict.fromkeys(bgp.TABLES, ANNOTATIONS)}
     part.hooks = (HookRank.FORWARD, HookRank.EGRESS)
-    part.sets = (POD_SUBNET_SET, NODE_ADDRESS_SET, PLAIN_SET)
+    part.sets = ROUTER_SETS
     part.links = (BRIDGE_LINK,)
     part.link_prefixes = (TUNNEL_PREFIX,)
     kernel = (FouPort, Link, Route, PolicyRule)

@@ -132,6 +132,10 @@ def _prefixes(text: str) -> tuple[Prefix, ...]:
     return tuple(prefix(item.strip()) for item in text.split(",") if item.strip())
 
 
+def _addresses(text: str) -> tuple[bytes, ...]:
+    return tuple(address(item.strip()) for item in text.split(",") if item.strip())
+
+
 _NAMESPACE_POLICY = msgspec.json.Decoder(NamespacePolicy)
 
 
@@ -156,6 +160,11 @@ SERVICE_DSR = Annotation("kube-router.io/service.dsr", _dsr, False)
 SERVICE_ADVERTISE_CLUSTER = Override("kube-router.io/service.advertise.clusterip")
 SERVICE_ADVERTISE_EXTERNAL = Override("kube-router.io/service.advertise.externalip")
 SERVICE_ADVERTISE_BALANCER = Override("kube-router.io/service.advertise.loadbalancerip")
+SERVICE_LB_IPS: Annotation[tuple[bytes, ...]] = Annotation("kube-router.io/lb.ips", _addresses, ())
+LB_CLASS = "kube-router"
+"""`spec.loadBalancerClass` of Services that are to have addresses from the allocator."""
+LB_CONDITION = "kube-router.io/LoadBalancerAddress"
+"""Type of the condition in a Service's status by which the allocator says what it has given."""
 NODE_DRAIN = Annotation("kube-router.io/drain", _switch, False)
 NODE_POD_CIDRS: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidrs", _prefixes, ())
 NODE_POD_CIDR: Annotation[tuple[Prefix, ...]] = Annotation("kube-router.io/pod-cidr", _prefixes, ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 
+from kuberouter.model.balancer import BalancedService
 from kuberouter.model.bgp import NodeBgp
 from kuberouter.model.core import KeyValue, L4Protocol, ObjectRef, Prefix, Problem, Value
 from kuberouter.model.ipvs import DestinationKey, Forward
@@ -378,6 +379,7 @@ class Departed(Value, frozen=True, gc=False):
 
 ClusterObject = (
     Service
+    | BalancedService
     | EndpointSlice
     | Pod
     | Namespace

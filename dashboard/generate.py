@@ -467,6 +467,12 @@ ROWS: Sequence[Row] = (
                 unit="percentunit",
                 width=12,
             ),
+            Panel(
+                "Leader",
+                "The node that gives addresses now.",
+                [(metric("lb_leader"), "{{instance}}")],
+                "state-timeline",
+            ),
         ],
     ),
     Row(

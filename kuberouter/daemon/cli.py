@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, errors = load(parsed)
     if config is None:
         return _fail("\n".join(errors))
-    if not any((config.proxy, config.router, config.firewall)):
+    if not any((config.proxy, config.router, config.firewall, config.balancer)):
         print("no controller is enabled: nothing to do", file=sys.stderr)
         return 0
     # Everything below is loaded only to run: --help and --version answer at once.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from kuberouter.cluster.derived import namespace_isolation
 from kuberouter.cluster.facts import ours
 from kuberouter.cluster.store import Cluster
+from kuberouter.daemon.balancer import Balancer
+from kuberouter.daemon.balancercounts import BalancerCounts
 from kuberouter.daemon.config import Config
 from kuberouter.daemon.events import EventSink
 from kuberouter.daemon.logs import log_setting
@@ -43,6 +45,7 @@ from kuberouter.model.ports import Informer, Sink, Source
 from kuberouter.sources.apiserver import RESOURCES, ApiSource, local_pods
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
+from kuberouter.sources.lease import Elector
 from kuberouter.sources.netfilter import NetfilterSource
 from kuberouter.wire.kubeapi import connect
 
@@ -63,9 +66,12 @@ class Composition:
         *,
         synced: Container[str] = (),
         pods: PodStates | None = None,
+        balancer: Balancer | None = None,
     ) -> None:
         """`synced` are the names of the sources whose first picture is whole; `pods` is None without the firewall."""
         self.pods = pods
+        self.balancer = balancer
+        """The allocator of load balancer addresses: no part of the engine's work."""
         self.telemetry = telemetry
         self.engine = engine
         self.inbox = inbox
@@ -103,9 +109,10 @@ def compose(config: Config) -> Composition:
         parts.append(firewall_part(config.firewall, per_pod=per_pod))
     inbox = Inbox()
     sinks: list[Sink] = [LogSink()]
-    sources = _api_sources(config, parts, sinks)
+    sources, balancer = _api_sources(config, parts, sinks)
     journal = Journal(sinks)
-    sources.append(HostSource(ours, routes=config.router is not None))
+    if parts:
+        sources.append(HostSource(ours, routes=config.router is not None))
     if any(Hook in part.drivers or NftChain in part.drivers for part in parts):
         sources.append(NetfilterSource(tuple(prefix for part in parts for prefix in part.chain_prefixes)))
     for part in parts:
@@ -155,8 +162,11 @@ def compose(config: Config) -> Composition:
             iptables = IptablesCounters(lambda: xtables.found, families)
             counters = NftCounters(families) if config.firewall.nftables else iptables
             telemetry.more.append(PolicyCounts(planner, counters).show)
+        if balancer is not None:
+            telemetry.more.append(BalancerCounts(balancer).show)
     pods = [PodStates(engine, planner, dataplane, c) for c in controllers if c.name == "firewall"]
-    return Composition(engine, inbox, sources, parts, telemetry, synced=planner.synced, pods=next(iter(pods), None))
+    pod = next(iter(pods), None)
+    return Composition(engine, inbox, sources, parts, telemetry, synced=planner.synced, pods=pod, balancer=balancer)
 
 
 def _telemetry(config: Config, parts: list[Part]) -> Telemetry | None:
@@ -169,19 +179,25 @@ def _telemetry(config: Config, parts: list[Part]) -> Telemetry | None:
     return Telemetry({part.name: tuple(part.drivers) for part in parts}, tuple(sources))
 
 
-def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> list[Source]:
-    """Where the cluster is known from; an apiserver is also told of problems."""
+def _api_sources(config: Config, parts: list[Part], sinks: list[Sink]) -> tuple[list[Source], Balancer | None]:
+    """Where the cluster is known from, and who works on an apiserver only; that is also told of problems."""
     wanted = tuple(dict.fromkeys(name for part in parts for name in part.watched))
     if config.manifests:
         # Only this source needs a reader of YAML.
         from kuberouter.sources.manifests import ManifestSource
 
-        return [ManifestSource(Path(config.manifests), wanted)]
+        return [ManifestSource(Path(config.manifests), wanted)], None
     api = connect(config.kubeconfig, config.master)
     events = EventSink(api, config.node.name)
     sinks.append(events)
     resources = {**RESOURCES, LOCAL_PODS: local_pods(config.node.name)}
-    return [*(ApiSource(api, resources[name], _decoder(name, parts)) for name in wanted), events]
+    sources: list[Source] = [*(ApiSource(api, resources[name], _decoder(name, parts)) for name in wanted), events]
+    if (settings := config.balancer) is None:
+        return sources, None
+    elector = Elector(api, settings.namespace, settings.identity)
+    # Sinks of its own, for it is on a thread of its own.
+    balancer = Balancer(api, settings, elector, (LogSink(), events))
+    return [*sources, elector, balancer], balancer
 
 
 def _decoder(name: str, parts: list[Part]) -> Decode | None:

@@ -13,9 +13,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from kuberouter.daemon.commandline import Parsed, show_duration
+from kuberouter.daemon.configbalancer import read_balancer
 from kuberouter.daemon.configreader import Reader
 from kuberouter.daemon.configrouter import LONGEST_SOCKET, read_router
 from kuberouter.decode.scalars import address, prefix
+from kuberouter.model.balancer import BalancerSettings
 from kuberouter.model.core import Family, Prefix
 from kuberouter.model.settings import (
     AddressRules,
@@ -33,6 +35,7 @@ PERIODS = (
     "injected-routes-sync-period",
     "iptables-sync-period",
     "ipvs-sync-period",
+    "loadbalancer-sync-period",
     "routes-sync-period",
 )
 RANGES = ("service-cluster-ip-range", "service-external-ip-range", "loadbalancer-ip-range")
@@ -62,6 +65,7 @@ class Config(msgspec.Struct, frozen=True):
     iptables_mode: str = "auto"
     patience: float = 60.0
     """Seconds for which a start waits until the apiserver has told of everything."""
+    balancer: BalancerSettings | None = None
 
 
 def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[Config | None, list[str]]:
@@ -108,6 +112,7 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         _metrics(reader),
         reader.choice("iptables-mode", IPTABLES_MODES),
         reader.flag("cache-sync-timeout", float),
+        read_balancer(reader, environment, ranges["loadbalancer-ip-range"]),
     )
     _check_cluster(reader, config, environment)
     if config.router and config.router.cni:

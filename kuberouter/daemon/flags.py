@@ -65,6 +65,8 @@ def _duration(text: str) -> float:
 BOOL = Kind("", boolean)
 STRING = Kind("string", str)
 STRINGS = Kind("strings", _items, many=True)
+STRING_ARRAY = Kind("stringArray", lambda text: (text,) if text else (), many=True)
+"""As STRINGS, but commas part nothing."""
 UINTS = Kind("uints", _numbers, many=True)
 DURATION = Kind("duration", _duration)
 UINT = Kind("uint", _unsigned(64))
@@ -236,10 +238,34 @@ FLAGS: tuple[Flag, ...] = (
     Flag("ipvs-sync-period", DURATION, 300.0, "How often IPVS and the service addresses are compared with Services."),
     Flag("kubeconfig", STRING, "", "File that says where the apiserver is and how to log in."),
     Flag(
+        "loadbalancer-default-class",
+        BOOL,
+        True,
+        "Give addresses also to Services without spec.loadBalancerClass, not only to those of class kube-router.",
+    ),
+    Flag(
+        "loadbalancer-edge-addresses",
+        BOOL,
+        False,
+        "Give away network and broadcast addresses of the ranges as well.",
+    ),
+    Flag(
         "loadbalancer-ip-range",
         STRINGS,
         (),
         "CIDR of load balancer addresses that are served; may be repeated. Policy leaves traffic to them to the proxy.",
+    ),
+    Flag(
+        "loadbalancer-pool",
+        STRING_ARRAY,
+        (),
+        "Part of the ranges for some Services only, as name=CIDR,...[;namespaces=NAME,...][;selector=LABEL=VALUE,...].",
+    ),
+    Flag(
+        "loadbalancer-sync-period",
+        DURATION,
+        60.0,
+        "How often the addresses that were given are compared with the status of Services.",
     ),
     Flag(
         "manifests",
@@ -352,6 +378,12 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("routes-sync-period", DURATION, 300.0, "How often BGP and the node's plumbing are compared with the cluster."),
     Flag("run-firewall", BOOL, True, "Enforce NetworkPolicies."),
+    Flag(
+        "run-loadbalancer",
+        BOOL,
+        False,
+        "Give addresses of --loadbalancer-ip-range to LoadBalancer Services; of all nodes one does so at a time.",
+    ),
     Flag("run-router", BOOL, True, "Exchange pod routes over BGP and set up pod networking."),
     Flag("run-service-proxy", BOOL, True, "Serve Services with IPVS."),
     Flag(

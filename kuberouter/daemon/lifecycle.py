@@ -43,7 +43,9 @@ class Health:
 
     def readiness(self) -> Sequence[tuple[str, bool, str]]:
         """Each controller's name, whether it is ready, and why not."""
-        return [self._explain(state) for state in self._composition.engine.states]
+        balancer = self._composition.balancer
+        others = [balancer.state()] if balancer is not None else []
+        return [*(self._explain(state) for state in self._composition.engine.states), *others]
 
     def startup(self) -> Sequence[tuple[str, bool, str]]:
         """Each controller's name, whether the engine has turned with it yet, and what it is not ready for.
@@ -156,4 +158,6 @@ def run(composition: Composition, *, patience: float = 0.0) -> int:
     while not stop.wait(LOOK):
         watchdog.look()
     engine.join(10.0)
+    if composition.balancer is not None:
+        composition.balancer.elector.release()
     return code

@@ -22,6 +22,7 @@ FIREWALL, ROUTER, PROXY = "firewall", "router", "service-proxy"
 PER_POLICY = "--netpol-metrics-per-policy"
 GRACEFUL = "--ipvs-graceful-termination"
 LOG_DROPS = "--netpol-log-drops"
+BALANCER = "--run-loadbalancer"
 SERVICE = ("svc_namespace", "service_name", "service_vip", "protocol", "port")
 
 
@@ -252,6 +253,16 @@ METRICS: tuple[Metric, ...] = (
         PER_POLICY,
     ),
     Metric("netpol_counters_up", "gauge", "0 while what the policies' chains count cannot be read.", (), PER_POLICY),
+    # Load balancer addresses.
+    Metric("lb_leader", "gauge", "1 on the node that gives load balancer addresses now.", condition=BALANCER),
+    Metric(
+        "lb_pool_addresses",
+        "gauge",
+        "Addresses of a range that Services have (allocated) and that may be given (free), as the leader sees them; "
+        "where there are more than 2^53 it is that number.",
+        ("range", "state"),
+        BALANCER,
+    ),
     # Packets that were dropped, as the kernel logs them.
     Metric("netpol_drop_log_up", "gauge", "0 while another program reads the log of dropped packets.", (), LOG_DROPS),
     Metric(

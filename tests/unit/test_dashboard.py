@@ -20,13 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "dashboard"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "kube-router.json").read_text())
 ALERTS = [rule for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
-COMING = ("lb_pool_addresses",)
-"""Metrics of the LoadBalancer allocator, which the dashboard has a place for."""
 SERIES = {
     f"{PREFIX}{metric.name}{suffix}": f"{PREFIX}{metric.name}"
     for metric in METRICS
     for suffix in (("_bucket", "_sum", "_count") if metric.type == "histogram" else ("",))
-} | {PREFIX + name: PREFIX + name for name in COMING}
+}
 """What a query may name, and the metric that it is of."""
 
 
@@ -53,7 +51,6 @@ def test_every_metric_is_in_a_panel_and_every_panel_shows_what_there_is() -> Non
     process = {sample.name for m in _of_the_process() for sample in m.samples}
     assert shown - SERIES.keys() - process == set()
     assert set(SERIES.values()) - {SERIES[name] for name in shown & SERIES.keys()} == set()
-    assert {PREFIX + name for name in COMING} <= shown
 
 
 def _of_the_process() -> list[Any]:

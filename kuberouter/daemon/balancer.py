@@ -6,6 +6,7 @@ It needs no other controller and no more than Services; who does not lead asks f
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -18,7 +19,7 @@ from kuberouter.engine.balancing import Allocator
 from kuberouter.engine.inbox import Inbox as Queue
 from kuberouter.model.balancer import BalancedService, BalancerSettings, ServiceStatus
 from kuberouter.model.core import ObjectRef, Problem
-from kuberouter.model.events import Deleted, Event, Rejected, Synced, Upserted
+from kuberouter.model.events import Accepted, Deleted, Event, Rejected, Synced, Upserted
 from kuberouter.model.ports import Inbox, Sink, Stop
 from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.lease import Elector
@@ -30,8 +31,11 @@ NAME = "loadbalancer"
 RULE = 'apiGroups: [""], resources: ["services/status"], verbs: ["patch"]'
 WINDOW = 0.005
 """Seconds that a first event waits for company."""
-REST = 1.0
-"""Seconds until a write that failed is tried again, and longest wait for an event."""
+REST = 0.5
+"""Longest wait for an event in seconds."""
+FIRST_DELAY = 0.5
+LAST_DELAY = 30.0
+"""Seconds until a write that failed is tried again: doubled from the first to the last value, with jitter."""
 ATTEMPTS = 5
 """Tries to write a status that others change at the same time; then it is left for a moment."""
 
@@ -52,7 +56,11 @@ class Balancer:
         self._driver = StatusDriver(api)
         self._sinks = sinks
         self._told: dict[ObjectRef, tuple[Problem, ...]] = {}
+        self._misread: dict[ObjectRef, tuple[Problem, ...]] = {}
+        """What of a Service could not be read."""
         self._due: dict[ObjectRef, None] = {}
+        self._failed: dict[ObjectRef, None] = {}
+        """Services whose status could not be written."""
         self._source: ApiSource | None = None
 
     def state(self) -> tuple[str, bool, str]:
@@ -69,29 +77,38 @@ class Balancer:
         del inbox
         while not stop.is_set():
             if self.elector.leads():
-                self._lead(_Term(self.elector, stop))
+                term = _Term(self.elector, stop)
+                try:
+                    self._lead(term)
+                finally:
+                    term.end()
             else:
                 stop.wait(min(1.0, self.elector.times.retry / 4))
 
     def _lead(self, term: _Term) -> None:
         """From taking the lead to losing it. All is read anew: meanwhile another may have led."""
         self.allocator, self.loaded, self.trouble = Allocator(self.settings), False, ""
-        self._due.clear()
+        for left in (self._due, self._failed, self._misread):
+            left.clear()
         queue = Queue()
         self._source = ApiSource(self._api, RESOURCES["services"], decode_balanced)
         watch = threading.Thread(target=self._source.run, args=(queue, term), name="services to balance", daemon=True)
         watch.start()
         walk = time.monotonic() + self.settings.sync_period
-        again = 0.0
+        again, delay = 0.0, FIRST_DELAY
         while not term.is_set():
             for event in queue.take(min(REST, self.elector.times.retry / 4), WINDOW):
                 self._take(event)
             if self.loaded and time.monotonic() >= walk:
                 walk = time.monotonic() + self.settings.sync_period
                 self._due |= dict.fromkeys(self.allocator.services)
-            if self.loaded and self._due and time.monotonic() >= again:
+            if self._failed and time.monotonic() >= again:
+                self._add(self._failed)
+                self._failed = {}
+                again, delay = time.monotonic() + delay * random.uniform(0.5, 1.0), min(LAST_DELAY, delay * 2)
+            if self.loaded and self._due:
                 self._work(term)
-                again = time.monotonic() + REST if self.trouble else 0.0
+                delay = delay if self._failed else FIRST_DELAY
         self.loaded, self._source = False, None
         # What others will tell is not told by this one any more.
         for ref in list(self._told):
@@ -105,9 +122,15 @@ class Balancer:
                     self._add(self.allocator.put(service))
             case Deleted(ref=ref):
                 self._add(self.allocator.drop(ref))
+                self._misread.pop(ref, None)
                 self._tell(ref, ())
             case Rejected(ref=ref, problems=problems):
+                self._misread[ref] = problems
                 self._tell(ref, problems)
+                self._add((ref,))
+            case Accepted(ref=ref):
+                self._misread.pop(ref, None)
+                self._add((ref,))
             case Synced():
                 self.loaded = True
                 self._add(self.allocator.services)
@@ -116,20 +139,20 @@ class Balancer:
         self._due |= dict.fromkeys(refs)
 
     def _work(self, term: _Term) -> None:
-        """Decide on what is due, the oldest first, and write it. What fails stays due."""
-        self.trouble = ""
-        failed: dict[ObjectRef, None] = {}
+        """Decide on what is due, the oldest first, and write it. What fails is tried again later."""
+        before, trouble = self.trouble, ""
         while self._due and not term.is_set():
             due, self._due = self.allocator.in_order(self._due), {}
             for ref in due:
                 if term.is_set():
                     return
+                self._failed.pop(ref, None)
                 if why := self._settle(ref):
-                    if not self.trouble:
-                        log.error("%s: its status is not written: %s", ref, why)
-                    self.trouble = f"{ref}: {why}"
-                    failed[ref] = None
-        self._due |= failed
+                    trouble = trouble or f"{ref}: its status is not written: {why}"
+                    self._failed[ref] = None
+        self.trouble = trouble or (before if self._failed else "")
+        if trouble and trouble != before:
+            log.error("%s", trouble)
 
     def _settle(self, ref: ObjectRef) -> str:
         """Have a Service's status say what was decided; returns why it does not, empty if it does."""
@@ -137,7 +160,7 @@ class Balancer:
             for _ in range(ATTEMPTS):
                 decision, others = self.allocator.decide(ref, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
                 self._add(other for other in others if other != ref)
-                self._tell(ref, decision.problems)
+                self._tell(ref, (*self._misread.get(ref, ()), *decision.problems))
                 if decision.row is None or not self.elector.leads():
                     return ""
                 if self._write(decision.row):
@@ -185,10 +208,15 @@ class _Term:
         self._elector = elector
         self._stop = stop
         self._term = elector.term
+        self._ended = False
+
+    def end(self) -> None:
+        """Nothing of this term is to go on."""
+        self._ended = True
 
     def is_set(self) -> bool:
         """Whether the term has ended."""
-        return self._stop.is_set() or not self._elector.leads() or self._elector.term != self._term
+        return self._ended or self._stop.is_set() or not self._elector.leads() or self._elector.term != self._term
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait a while for the process to stop."""

@@ -46,12 +46,8 @@ class RawSpec(Json):
     ip_family_policy: str | None = None
 
 
-class RawMetadata(Metadata):
-    deletion_timestamp: str | None = None
-
-
 class RawBalanced(Json):
-    metadata: RawMetadata
+    metadata: Metadata
     spec: RawSpec
     status: RawStatus | None = None
 
@@ -80,7 +76,7 @@ def decode_balanced(raw: Bytes) -> tuple[BalancedService | None, tuple[Problem, 
         trouble.ref,
         created(found.metadata, trouble),
         found.metadata.resource_version,
-        spec.type == "LoadBalancer" and found.metadata.deletion_timestamp is None,
+        spec.type == "LoadBalancer",
         spec.load_balancer_class or "",
         _families(spec),
         spec.ip_family_policy == "RequireDualStack",

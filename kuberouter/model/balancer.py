@@ -30,7 +30,7 @@ class BalancedService(Value, frozen=True, gc=False):
     created: float
     version: str
     balanced: bool
-    """Its type is LoadBalancer, and it is not about to go."""
+    """Its type is LoadBalancer."""
     balancer_class: str = ""
     families: tuple[Family, ...] = ()
     all_families: bool = False

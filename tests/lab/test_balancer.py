@@ -23,7 +23,7 @@ from kuberouter.daemon.metrics import expose
 from kuberouter.decode.scalars import prefix
 from kuberouter.engine.inbox import Inbox
 from kuberouter.model.balancer import BalancerSettings
-from kuberouter.model.core import Problem
+from kuberouter.model.core import Problem, Reason
 from kuberouter.sources.lease import NAME, Elector
 from kuberouter.wire.kubeapi import connect
 from tests.support.apiserver import ApiServer
@@ -117,11 +117,13 @@ def test_a_conflict_a_refusal_and_an_error_are_got_over_and_what_is_lacking_is_t
         server.apply(service(1))
         wait(lambda: len(addresses(server)) == 3)
         assert set(addresses(server)) == {"203.0.113.1", "192.0.2.1", "192.0.2.2"}
-        server.apply(service(2))
-        wait(lambda: len(told.problems) == 1)
-        assert told.problems[0].owner.name == "s2"
+        odd = service(2)
+        odd["metadata"]["annotations"] = {"kube-router.io/lb.ips": "nonsense"}
+        server.apply(odd)
+        wait(lambda: len(told.problems) == 2)
+        assert [(p.owner.name, p.reason) for p in told.problems] == [("s2", Reason.UNSUPPORTED), ("s2", Reason.MISSING)]
         server.delete("Service", "shop", "s0")
-        wait(lambda: not told.problems and len(addresses(server)) == 2)
+        wait(lambda: len(told.problems) == 1 and len(addresses(server)) == 2)
         wait(lambda: balancer.state()[1])
     # What a status says is kept by who leads next.
     before = addresses(server)

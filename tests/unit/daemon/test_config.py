@@ -9,6 +9,7 @@ import pytest
 from kuberouter.daemon.commandline import UsageError, parse
 from kuberouter.daemon.config import Config, _reuse_mode, load
 from kuberouter.decode.scalars import address, prefix
+from kuberouter.model.balancer import AddressPool
 from kuberouter.model.bgp import Bfd, PeerSpec
 from kuberouter.model.core import Family, Secret
 from kuberouter.model.settings import Advertise, ExternalPeers, GracefulRestart, MetricsSettings
@@ -492,3 +493,44 @@ def test_what_of_routing_is_on_can_be_turned_off(flag: str, field: str, environm
         router = good(words, environment).router
         assert router is not None
         assert getattr(router, field) is wanted
+
+
+def test_the_allocator_and_its_pools(environment: dict[str, str]) -> None:
+    assert good("--loadbalancer-ip-range=192.0.2.0/24", environment).balancer is None
+    pod = {**environment, "POD_NAME": "kube-router-x", "POD_NAMESPACE": "routing"}
+    words = "--run-loadbalancer --loadbalancer-ip-range=192.0.2.0/25 --loadbalancer-ip-range=192.0.2.128/25"
+    pools = ["web=192.0.2.112/28,192.0.2.64/27;namespaces=a,b;selector=x=y,t=", "own=192.0.2.192/26;namespaces=c"]
+    config, errors = load(parse([*words.split(), *(f"--loadbalancer-pool={pool}" for pool in pools)]), pod)
+    assert errors == []
+    assert config is not None
+    assert config.balancer is not None
+    assert (config.balancer.identity, config.balancer.namespace) == ("kube-router-x", "routing")
+    blocks = (prefix("192.0.2.112/28"), prefix("192.0.2.64/27"))
+    first, second = config.balancer.pools
+    assert first == AddressPool("web", blocks, ("a", "b"), (("t", ""), ("x", "y")))
+    assert second.name == "own"
+
+
+@pytest.mark.parametrize(
+    ("pools", "said"),
+    [
+        (["web"], "does not begin with a name and blocks"),
+        (["web=192.0.2.0/28"], "is for all Services"),
+        (["web=192.0.2.0/28;selector=x"], "is not a label and its value"),
+        (["web=192.0.2.0/28;zone=x"], "is neither namespaces="),
+        (["web=192.0.3.0/28;namespaces=a"], "is not in --loadbalancer-ip-range"),
+        (["web=192.0.2.0/28;namespaces=a", "web=192.0.2.16/28;namespaces=a"], "is given twice"),
+        (["a=192.0.2.0/28;namespaces=a", "b=192.0.2.8/29;namespaces=a"], "overlap"),
+    ],
+)
+def test_a_pool_that_cannot_be(pools: list[str], said: str, environment: dict[str, str]) -> None:
+    words = ["--loadbalancer-ip-range=192.0.2.0/24", *(f"--loadbalancer-pool={pool}" for pool in pools)]
+    _, errors = load(parse(words), environment)
+    assert len(errors) == 1
+    assert errors[0].startswith("--loadbalancer-pool: ")
+    assert said in errors[0]
+
+
+def test_the_allocator_has_to_know_what_to_give_and_who_it_is(environment: dict[str, str]) -> None:
+    _, errors = load(parse(["--run-loadbalancer"]), {**environment, "POD_NAMESPACE": "routing"})
+    assert [error.partition(": ")[2].split()[0] for error in errors] == ["--loadbalancer-ip-range", "POD_NAME"]

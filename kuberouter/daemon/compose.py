@@ -208,6 +208,9 @@ def _decoder(name: str, parts: list[Part]) -> Decode | None:
 
 def _tables(config: Config, parts: list[Part], xtables: XtablesChoice, meter: Meter) -> list[Table[Any]]:
     """One table per row type. Of a table that several controllers write, each one's sources guard the removals."""
+    if not parts:
+        # Nothing of the kernel is touched, nor even looked at.
+        return []
     families = config.node.families
     prefixes = tuple(prefix for part in parts for prefix in part.chain_prefixes)
     sets = tuple(name for part in parts for name in part.sets)

@@ -33,6 +33,7 @@ SAME: Mapping[str, dict[str, Any]] = {
             "--service-cluster-ip-range=fd00:10:96::/112",
         ],
     },
+    f"{ALL}-loadbalancer": {**EVERYTHING, "loadBalancerRanges": ["<CHANGE ME>"]},
     f"{ALL}-least-privilege": {**EVERYTHING, "leastPrivilege": True},
     f"{ALL}-least-privilege-dsr": {
         **EVERYTHING,

@@ -73,6 +73,7 @@ survive: setup
 	@$(AS_ROOT) env SURVIVE_KILLS=$(or $(KILLS),200) $(PYTHON) -m pytest -q tests/survive
 
 docs: setup
+	@$(PYTHON) -m tests.support.flagpage
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs --quiet build
 	@echo build/site/index.html
 

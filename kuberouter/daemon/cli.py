@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 
 from kuberouter import __version__
-from kuberouter.daemon import commandline
-from kuberouter.daemon.config import load
+from kuberouter.daemon import commandline, configfile
+from kuberouter.daemon.commandline import Parsed, past
+from kuberouter.daemon.config import Config, load, verbosity
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -30,10 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed = commandline.parse(arguments)
     except commandline.UsageError as error:
         return _fail(f"{error}\n{commandline.usage(program)}", EXIT_USAGE)
-    level = str(parsed.values["v"])
-    if not re.fullmatch(r"[-+]?[0-9]{1,9}", level):
-        return _fail(f"failed to set log level: --v: {level!r} is not a number")
-    if parsed.positionals:
+    try:
+        verbosity(str(parsed.values["v"]))
+    except ValueError as error:
+        return _fail(f"failed to set log level: --v: {error}")
+    debug = parsed.positionals[:1] == ("debug",)
+    if parsed.positionals and not debug:
         return _fail(f"unrecognized positional argument(s): [{' '.join(parsed.positionals)}]")
     if parsed.values["help"]:
         print(commandline.usage(program), end="")
@@ -43,25 +45,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if os.geteuid() != 0:
         return _fail("kube-router changes the network of this host and has to run as root")
-    if parsed.values["cleanup-config"]:
+    if debug:
+        return _debug(parsed)
+    merged, errors = configfile.merge(parsed)
+    idle = past(merged)
+    if merged.values["strict-flags"]:
+        errors += idle
+    if merged.values["cleanup-config"] and not errors:
         from kuberouter.daemon.cleanup import cleanup
 
-        return cleanup(parsed)
-    if parsed.values["dry-run"]:
-        return _fail("--dry-run goes with --cleanup-config")
-    config, errors = load(parsed)
-    if config is None:
+        return cleanup(merged)
+    if merged.values["dry-run"] and not merged.values["cleanup-config"]:
+        errors.append("--dry-run goes with --cleanup-config")
+    config, more = load(merged)
+    errors += more
+    if config is None or errors:
         return _fail("\n".join(errors))
     if not any((config.proxy, config.router, config.firewall, config.balancer)):
         print("no controller is enabled: nothing to do", file=sys.stderr)
         return 0
+    return _run(config, parsed, merged, idle)
+
+
+def _run(config: Config, line: Parsed, merged: Parsed, idle: list[str]) -> int:
     # Everything below is loaded only to run: --help and --version answer at once.
+    from kuberouter.daemon.signals import Signals
+
+    signals = Signals()
     from kuberouter.daemon import logs
     from kuberouter.daemon.lifecycle import start
+    from kuberouter.daemon.reload import secrets
 
-    logs.setup(int(level))
+    logs.REDACTOR.hide(secrets(merged))
+    logs.setup(config.verbosity, config.log_format)
     log = logging.getLogger(__name__)
     log.info("kube-router version %s runs for node %s", __version__, config.node.name)
-    if parsed.values["enable-pprof"]:
-        log.warning("--enable-pprof has no effect, nothing listens on port 6060; --metrics-port tells what takes time")
-    return start(config)
+    for sentence in idle:
+        log.warning("%s", sentence)
+    return start(config, signals, line, merged)
+
+
+def _debug(parsed: Parsed) -> int:
+    """`kube-router debug VERB [SECONDS]`: ask the daemon that runs."""
+    from kuberouter.daemon.debug import VERBS, ask
+
+    verb, path = parsed.positionals[1:2], str(parsed.values["admin-socket"])
+    if not verb or verb[0] not in VERBS:
+        return _fail(f"kube-router debug what? {', '.join(VERBS)}; for the latter two a number of seconds may follow")
+    try:
+        print(ask(path, parsed.positionals[1:]), end="")
+    except OSError as error:
+        return _fail(f"{path}: {error.strerror}; the daemon answers there with --enable-pprof or --admin-socket")
+    return 0

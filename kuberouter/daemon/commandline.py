@@ -137,8 +137,13 @@ def _default(flag: Flag) -> str:
 def usage(program: str, table: Sequence[Flag] = FLAGS) -> str:
     """The help text: every flag that does something, by name, with its default unless that is zero, false or empty."""
     rows = []
-    for flag in sorted((each for each in table if not each.hidden), key=lambda f: f.name):
+    for flag in sorted((each for each in table if not each.past), key=lambda f: f.name):
         short = f"-{flag.short}, " if flag.short else "    "
         rows.append((f"  {short}--{flag.name} {flag.kind.label}".rstrip(), flag.help + _default(flag)))
     width = max(len(left) for left, _ in rows) + 3
     return "\n".join([f"Usage of {program}:", *(left.ljust(width) + right for left, right in rows), ""])
+
+
+def past(parsed: Parsed, table: Sequence[Flag] = FLAGS) -> list[str]:
+    """A sentence for each given flag that has no effect any more."""
+    return [f"--{flag.name} has no effect: {flag.past}" for flag in table if flag.past and flag.name in parsed.given]

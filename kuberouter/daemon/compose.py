@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kuberouter.cluster.derived import namespace_isolation
 from kuberouter.cluster.facts import ours
 from kuberouter.cluster.store import Cluster
+from kuberouter.daemon import narrator
 from kuberouter.daemon.balancer import Balancer
 from kuberouter.daemon.balancercounts import BalancerCounts
 from kuberouter.daemon.config import Config
@@ -30,7 +31,7 @@ from kuberouter.drivers.ipsets import MemberDriver, SetDriver
 from kuberouter.drivers.iptables import ChainDriver, HookDriver
 from kuberouter.drivers.ipvs import ServiceStatistics
 from kuberouter.drivers.network import LinkDriver
-from kuberouter.engine.dataplane import Dataplane, Table
+from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import Controller, Engine
@@ -78,6 +79,8 @@ class Composition:
         self.sources = sources
         self._parts = {part.name: part for part in parts}
         self._synced = synced
+        self.clocks: Mapping[str, ClockSource] = {}
+        """By the flag that says how often, what has tables read again."""
 
     def lacking(self) -> list[str]:
         """Kinds of API objects without which a controller does nothing and that are not all known yet, and why not."""
@@ -111,6 +114,7 @@ def compose(config: Config) -> Composition:
     sinks: list[Sink] = [LogSink()]
     sources, balancer = _api_sources(config, parts, sinks)
     journal = Journal(sinks)
+    clocks: dict[str, ClockSource] = {}
     if parts:
         sources.append(HostSource(ours, routes=config.router is not None))
     if any(Hook in part.drivers or NftChain in part.drivers for part in parts):
@@ -118,7 +122,8 @@ def compose(config: Config) -> Composition:
     for part in parts:
         # Several parts may listen to the same source.
         sources += [source for source in part.sources if source.name not in {other.name for other in sources}]
-        sources += [ClockSource(f"{part.name} audit", period, tables) for period, tables in part.audits]
+        clocks |= {flag: ClockSource(f"{part.name} audit", period, tables) for flag, period, tables in part.audits}
+    sources += clocks.values()
     telemetry = _telemetry(config, parts)
     meter = telemetry or UNMETERED
     prefixes = tuple(prefix for part in parts for prefix in part.chain_prefixes)
@@ -141,8 +146,7 @@ def compose(config: Config) -> Composition:
         # Pods run without the service proxy as well.
         counts=lambda row, key: planner.controller_of(row, key) in ("router", "firewall"),
     )
-    observe = telemetry.turned if telemetry is not None else lambda _: None
-    engine = Engine(inbox, planner, dataplane, controllers, clock=time.monotonic, observe=observe)
+    engine = Engine(inbox, planner, dataplane, controllers, clock=time.monotonic, observe=_observer(telemetry))
     for part in parts:
         part.alive = engine.alive
         part.desired = lambda row: planner.ledgers[row].desired
@@ -165,8 +169,29 @@ def compose(config: Config) -> Composition:
         if balancer is not None:
             telemetry.more.append(BalancerCounts(balancer).show)
     pods = [PodStates(engine, planner, dataplane, c) for c in controllers if c.name == "firewall"]
-    pod = next(iter(pods), None)
-    return Composition(engine, inbox, sources, parts, telemetry, synced=planner.synced, pods=pod, balancer=balancer)
+    composition = Composition(
+        engine,
+        inbox,
+        sources,
+        parts,
+        telemetry,
+        synced=planner.synced,
+        pods=next(iter(pods), None),
+        balancer=balancer,
+    )
+    composition.clocks = clocks
+    return composition
+
+
+def _observer(telemetry: Telemetry | None) -> Callable[[Report], None]:
+    """Who hears of each pass: the log, and the metrics if there are any."""
+
+    def observe(report: Report) -> None:
+        narrator.turned(report)
+        if telemetry is not None:
+            telemetry.turned(report)
+
+    return observe
 
 
 def _telemetry(config: Config, parts: list[Part]) -> Telemetry | None:

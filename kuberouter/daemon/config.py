@@ -16,6 +16,7 @@ from kuberouter.daemon.commandline import Parsed, show_duration
 from kuberouter.daemon.configbalancer import read_balancer
 from kuberouter.daemon.configreader import Reader
 from kuberouter.daemon.configrouter import LONGEST_SOCKET, read_router
+from kuberouter.daemon.logs import FORMATS
 from kuberouter.decode.scalars import address, prefix
 from kuberouter.model.balancer import BalancerSettings
 from kuberouter.model.core import Family, Prefix
@@ -65,6 +66,10 @@ class Config(msgspec.Struct, frozen=True):
     iptables_mode: str = "auto"
     patience: float = 60.0
     """Seconds for which a start waits until the apiserver has told of everything."""
+    admin_socket: str = ""
+    """Where root is told of the process itself; empty is nowhere."""
+    verbosity: int = 0
+    log_format: str = "text"
     balancer: BalancerSettings | None = None
 
 
@@ -112,6 +117,9 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
         _metrics(reader),
         reader.choice("iptables-mode", IPTABLES_MODES),
         reader.flag("cache-sync-timeout", float),
+        _admin_socket(reader),
+        int(reader.checked("v", verbosity, reader.flag("v", str)) or 0),
+        reader.choice("log-format", FORMATS),
         read_balancer(reader, environment, ranges["loadbalancer-ip-range"]),
     )
     _check_cluster(reader, config, environment)
@@ -120,6 +128,21 @@ def load(parsed: Parsed, environment: Mapping[str, str] = os.environ) -> tuple[C
     if config.health_address:
         reader.checked("health-addr", address, config.health_address)
     return (None, reader.errors) if reader.errors else (config, [])
+
+
+def verbosity(text: str) -> int:
+    """What `-v` takes."""
+    if not re.fullmatch(r"[-+]?[0-9]{1,9}", text):
+        raise ValueError(f"{text!r} is not a number")
+    return int(text)
+
+
+def _admin_socket(reader: Reader) -> str:
+    """Who asks for nothing gets no listener."""
+    path = reader.flag("admin-socket", str)
+    if not path.startswith("/") or len(os.fsencode(path)) > LONGEST_SOCKET:
+        reader.wrong("admin-socket", f"{path!r} is not an absolute path of at most {LONGEST_SOCKET} bytes")
+    return path if reader.flag("enable-pprof", bool) or "admin-socket" in reader.given else ""
 
 
 def _check_cni(reader: Reader, file: Path) -> None:

@@ -67,6 +67,8 @@ STRING = Kind("string", str)
 STRINGS = Kind("strings", _items, many=True)
 STRING_ARRAY = Kind("stringArray", lambda text: (text,) if text else (), many=True)
 """As STRINGS, but commas part nothing."""
+IPS = Kind("ipSlice", lambda text: tuple(item.strip() for item in _items(text)), many=True)
+"""Which of them are addresses is seen with everything else that may be wrong, all at once."""
 UINTS = Kind("uints", _numbers, many=True)
 DURATION = Kind("duration", _duration)
 UINT = Kind("uint", _unsigned(64))
@@ -78,8 +80,8 @@ UINT32 = Kind("uint32", _unsigned(32))
 class Flag(NamedTuple):
     """One flag: name, kind, default, what it does in a sentence or two, and its one-letter form.
 
-    What is given to a `secret` one is shown in no message. A `hidden` one is taken, for users of the Go kube-router
-    give it, and stands in no help: nothing here can do what it asks for, which is told where it is given.
+    What is given to a `secret` one is shown in no message. One with `past` is taken, for users of an early Go
+    kube-router give it, and stands in no help: it does nothing, and `past` says what has taken its place.
     """
 
     name: str
@@ -88,10 +90,16 @@ class Flag(NamedTuple):
     help: str
     short: str = ""
     secret: bool = False
-    hidden: bool = False
+    past: str = ""
 
 
 FLAGS: tuple[Flag, ...] = (
+    Flag(
+        "admin-socket",
+        STRING,
+        "/run/kube-router/admin.sock",
+        "Unix socket, of root only, that answers kube-router debug; it is there with this flag or --enable-pprof.",
+    ),
     Flag("advertise-cluster-ip", BOOL, False, "Tell peers outside the cluster of Services' cluster IPs."),
     Flag("advertise-external-ip", BOOL, False, "Tell peers outside the cluster of Services' external IPs."),
     Flag("advertise-loadbalancer-ip", BOOL, False, "Tell peers outside the cluster of Services' load balancer IPs."),
@@ -146,7 +154,27 @@ FLAGS: tuple[Flag, ...] = (
         "How much --cleanup-config takes off: rules (sets and virtual services too), links (with addresses and routes) "
         "or all (kube-bridge and files as well).",
     ),
+    Flag(
+        "cluster-cidr",
+        STRING,
+        "",
+        "The range of all pods.",
+        past="the ranges of pods are those of the Node objects (spec.podCIDRs)",
+    ),
     Flag("cluster-asn", UINT, 64512, "Private AS number of the nodes."),
+    Flag(
+        "config",
+        STRING,
+        "",
+        "File with flags by name, in YAML; the command line counts before it. SIGHUP, or a change, has it read again.",
+    ),
+    Flag(
+        "config-sync-period",
+        DURATION,
+        60.0,
+        "How often the cluster's objects are asked for.",
+        past="changes are told by the apiserver as they happen",
+    ),
     Flag(
         "disable-source-dest-check",
         BOOL,
@@ -163,7 +191,12 @@ FLAGS: tuple[Flag, ...] = (
     Flag("enable-ipv6", BOOL, False, "Serve IPv6 where the node has an IPv6 address; policy holds for it anyway."),
     Flag("enable-overlay", BOOL, True, "Reach nodes of other subnets through tunnels."),
     Flag("enable-pod-egress", BOOL, True, "SNAT what pods send to addresses outside the cluster."),
-    Flag("enable-pprof", BOOL, False, "The profiler of Go, which has nothing to say of this program.", hidden=True),
+    Flag(
+        "enable-pprof",
+        BOOL,
+        False,
+        "Answer kube-router debug on --admin-socket, memory since the start included; on no TCP port.",
+    ),
     Flag(
         "excluded-cidrs",
         STRINGS,
@@ -180,7 +213,8 @@ FLAGS: tuple[Flag, ...] = (
         "gobgp-admin-port",
         UINT16,
         0,
-        "TCP port on which the gobgpd of --gobgpd=spawn serves its API too, without any authentication; 0 is none.",
+        "TCP port on which the gobgpd of --gobgpd=spawn serves its API too, without any authentication; only if this "
+        "is given (the Go kube-router's default is 50051).",
     ),
     Flag(
         "gobgp-socket",
@@ -267,6 +301,7 @@ FLAGS: tuple[Flag, ...] = (
         60.0,
         "How often the addresses that were given are compared with the status of Services.",
     ),
+    Flag("log-format", STRING, "text", "How the log looks: text, or json, which is an object per line."),
     Flag(
         "manifests",
         STRING,
@@ -349,7 +384,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("overlay-type", STRING, "subnet", "When to tunnel: subnet, only to nodes of other subnets; full, to all."),
     Flag("peer-router-asns", UINTS, (), "AS numbers of the peers of --peer-router-ips, in the same order."),
-    Flag("peer-router-ips", STRINGS, (), "Addresses of peers outside the cluster that every node has."),
+    Flag("peer-router-ips", IPS, (), "Addresses of peers outside the cluster that every node has."),
     Flag(
         "peer-router-multihop-ttl",
         UINT8,
@@ -416,8 +451,15 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("service-tcpfin-timeout", DURATION, 0.0, "The same for a TCP connection of which one side has said its end."),
     Flag("service-udp-timeout", DURATION, 0.0, "The same for a UDP flow."),
+    Flag("strict-flags", BOOL, False, "Refuse to start with a flag that is taken but has no effect any more."),
     Flag("use-nftables-for-netpol", BOOL, False, "Enforce NetworkPolicies with nftables, not with iptables and ipset."),
-    Flag("v", STRING, "0", "How much to log: 0 is what an operator has to know, 2 tells every change.", "v"),
+    Flag(
+        "v",
+        STRING,
+        "0",
+        "How much to log: 0 what an operator has to know, 1 times, 2 changes, 3 tools, 4 idle passes, 9 tools' input.",
+        "v",
+    ),
     Flag(
         "vip-mode",
         STRING,

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
 import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
 
+from kuberouter.daemon import limits, narrator
 from kuberouter.daemon.access import access_of
-from kuberouter.daemon.commandline import show_duration
+from kuberouter.daemon.commandline import Parsed, show_duration
 from kuberouter.daemon.compose import Composition, compose
 from kuberouter.daemon.config import Config
+from kuberouter.daemon.debug import DebugSocket
 from kuberouter.daemon.presence import announce
+from kuberouter.daemon.reload import Reloader
+from kuberouter.daemon.signals import Signals
 from kuberouter.daemon.watchdog import LOOK, Watchdog
 from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
 from kuberouter.model.core import Unavailable
 from kuberouter.model.ports import Inbox, Source, Stop
+from kuberouter.wire import command
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +86,13 @@ def supervise(source: Source, inbox: Inbox, stop: Stop) -> None:
         delay = min(LAST_RESTART, delay * 2)
 
 
-def start(config: Config) -> int:
-    """Bind the ports, put the node together, run it; returns the exit code."""
+def start(config: Config, signals: Signals, line: Parsed, now: Parsed) -> int:
+    """Bind the ports, put the node together, run it; returns the exit code.
+
+    `line` is the command line, `now` the same together with the file that it names.
+    """
+    limits.apply()
+    command.observers.append(narrator.ran)
     presence = announce()
     if presence is None:
         log.warning("another kube-router runs on this node; two of them undo each other's work")
@@ -107,6 +115,8 @@ def start(config: Config) -> int:
         except OSError as error:
             log.error("--metrics-port: %s: %s", _place(asked.address, asked.port), error.strerror)
             return 1
+    if config.admin_socket and not _debug(config.admin_socket, traced=bool(now.values["enable-pprof"])):
+        return 1
     try:
         composition = compose(config)
     except Unavailable as error:
@@ -117,28 +127,38 @@ def start(config: Config) -> int:
     if metrics is not None and composition.telemetry is not None:
         metrics.serve(composition.telemetry.page)
     # A directory is there or not, and whoever fills it may take their time.
-    return run(composition, patience=0.0 if config.manifests else config.patience)
+    reloader = Reloader(line, now, composition.clocks)
+    return run(composition, signals, reloader, patience=0.0 if config.manifests else config.patience)
+
+
+def _debug(path: str, *, traced: bool) -> bool:
+    """Whether who may is answered there; `traced` has memory followed from now on."""
+    try:
+        DebugSocket(path)
+    except OSError as error:
+        log.error("--admin-socket: %s: %s", path, error.strerror)
+        return False
+    if traced:
+        import tracemalloc
+
+        tracemalloc.start()
+    log.info("kube-router debug is answered on %s%s", path, ", memory from now on included" if traced else "")
+    return True
 
 
 def _place(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def run(composition: Composition, *, patience: float = 0.0) -> int:
+def run(composition: Composition, signals: Signals, reloader: Reloader, *, patience: float = 0.0) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code.
 
     With `patience`, in seconds, it ends when API objects that a controller needs are not all known by then: whoever
     starts it sees so.
     """
+    if signals.ended():
+        return _ended(signals)
     stop = threading.Event()
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        log.info("%s received; stopping, the dataplane stays as it is", signal.Signals(number).name)
-        stop.set()
-        composition.inbox.wake()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
     threads = [
         threading.Thread(target=supervise, args=(source, composition.inbox, stop), name=source.name, daemon=True)
         for source in composition.sources
@@ -146,18 +166,42 @@ def run(composition: Composition, *, patience: float = 0.0) -> int:
     engine = threading.Thread(target=composition.engine.run, args=(stop,), name="engine", daemon=True)
     for thread in (*threads, engine):
         thread.start()
-    code = 0
-    if patience and not stop.wait(patience) and (lacking := composition.lacking()):
-        log.error(
-            "--cache-sync-timeout: after %s there is no answer for %s", show_duration(patience), "; ".join(lacking)
-        )
-        stop.set()
-        composition.inbox.wake()
-        code = 1
-    watchdog = Watchdog(composition.engine.alive, engine)
-    while not stop.wait(LOOK):
-        watchdog.look()
+    code = _attend(composition, signals, reloader, engine=engine, patience=patience)
+    if signals.ended():
+        _ended(signals)
+    stop.set()
+    composition.inbox.wake()
     engine.join(10.0)
     if composition.balancer is not None:
         composition.balancer.elector.release()
     return code
+
+
+def _ended(signals: Signals) -> int:
+    log.info("%s received; stopping, the dataplane stays as it is", signals.ended())
+    return 0
+
+
+def _attend(
+    composition: Composition, signals: Signals, reloader: Reloader, *, engine: threading.Thread, patience: float
+) -> int:
+    """Look now and then at the loop and at the configuration, until a signal, or what is missing, ends it."""
+    watchdog = Watchdog(composition.engine.alive, engine)
+    began = last = time.monotonic()
+    waiting = patience > 0
+    while True:
+        rest = min(LOOK, began + patience - time.monotonic()) if waiting else LOOK
+        if signals.wait(rest):
+            return 0
+        if signals.reload() or reloader.changed():
+            reloader.reload()
+        now = time.monotonic()
+        if waiting and now - began >= patience:
+            waiting = False
+            if lacking := composition.lacking():
+                text = "; ".join(lacking)
+                log.error("--cache-sync-timeout: after %s there is no answer for %s", show_duration(patience), text)
+                return 1
+        if now - last >= LOOK:
+            watchdog.look()
+            last = now

@@ -19,11 +19,12 @@ class ClockSource:
     def __init__(self, name: str, period: float, tables: Collection[type[Row]]) -> None:
         self.name = name
         self.trouble = ""
-        self._period = period
+        self.period = period
+        """In seconds; a new one counts from the end of the one that runs."""
         self._tables = tuple(tables)
 
     def run(self, inbox: Inbox, stop: Stop) -> None:
         """Tick until `stop`."""
-        while not stop.wait(self._period * random.uniform(1 - JITTER, 1 + JITTER)):
+        while not stop.wait(self.period * random.uniform(1 - JITTER, 1 + JITTER)):
             for table in self._tables:
                 inbox.put(Drifted(table))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from kuberouter.model.core import Unavailable, Value
@@ -12,6 +12,11 @@ from kuberouter.wire.netlink import start_adopted
 
 TIMEOUT = 30.0
 """Seconds after which a tool is taken to hang; a lock that somebody holds is waited for inside this time."""
+
+
+Observer = Callable[[Sequence[str], str, int], None]
+observers: list[Observer] = []
+"""Who is told of each tool that has run: its words, what it was given on its standard input, its exit status."""
 
 
 class Completed(Value, frozen=True, gc=False):
@@ -63,4 +68,6 @@ def run(words: Sequence[str], script: str = "", *, timeout: float = TIMEOUT) -> 
         raise Unavailable(f"{words[0]} did not end within {timeout:g} s") from None
     except OSError as error:
         raise Unavailable(f"{words[0]} cannot be run: {error.strerror}") from None
+    for observe in observers:
+        observe(words, script, child.returncode)
     return Completed(child.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from kuberouter.wire.text.shallowyaml import load
+from kuberouter.wire.text.shallowyaml import explain, load
 
 LARGEST = 1 << 20
 """Bytes; what is larger is no kubeconfig."""
@@ -75,15 +75,10 @@ def read(path: Path) -> Kubeconfig:
         found = msgspec.convert(load(raw.decode("utf-8-sig")), _File)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
-    except yaml.MarkedYAMLError as error:
-        # The whole message would show the line, and that may be the token's; so may be what is no alias or tag.
-        mark, safe = error.problem_mark, isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ValueError(f"is no YAML: {error.problem if safe else type(error).__name__}{where}") from None
     except UnicodeDecodeError:
         raise ValueError("is no text in UTF-8") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(explain(error)) from None
     except RecursionError:
         raise ValueError("contains itself") from None
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""What `docs/migration.md` promises, with the commands that stand there."""
+"""What `docs/migrate.md` promises, with the commands that stand there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.pages import commands
 
 pytestmark = pytest.mark.root
 
-PAGE = "migration.md"
+PAGE = "migrate.md"
 BESIDE = ["--enable-cni=false", "--enable-pod-egress=false"]
 MOST_LOST = 25
 """Probes, 50 a second: half a second for a route of ours where flannel's was, on a machine with others at work."""

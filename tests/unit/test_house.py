@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kuberouter.daemon.commandline import usage
+from tests.support.flagpage import page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +49,10 @@ def test_make_without_a_word_lists_every_target_and_does_nothing() -> None:
     listed = [re.split(r" {2,}", line)[0] for line in done.stdout.splitlines() if line.startswith("make ")]
     words = {word for line in listed for word in re.sub(r"\[.*?\]|\w+=\w+|^make ", "", line).split()}
     assert words == targets
+
+
+def test_the_page_of_flags_is_the_table_of_flags() -> None:
+    assert (ROOT / "docs" / "flags.md").read_text() == page(), "`make docs` writes it anew"
 
 
 def test_the_user_guide_shows_the_help_as_it_is() -> None:

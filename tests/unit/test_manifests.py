@@ -106,7 +106,7 @@ def test_every_argument_is_understood_and_makes_a_whole_configuration(name: str,
     words = [EXAMPLES.get(word, word).replace("/var/lib/kube-router", str(tmp_path)) for word in container["args"]]
     parsed = parse(words)
     assert parsed.positionals == ()
-    assert [flag.name for flag in FLAGS if flag.hidden and flag.name in parsed.given] == []
+    assert [flag.name for flag in FLAGS if flag.past and flag.name in parsed.given] == []
     config, errors = configure(parsed, environment(container, tmp_path))
     assert errors == []
     assert config is not None

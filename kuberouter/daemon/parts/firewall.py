@@ -60,7 +60,7 @@ def firewall_part(settings: FirewallSettings, *, per_pod: bool = False) -> Part:
         part.chain_prefixes = CHAINS
         part.hooks = (HookRank.POLICY,)
         part.sets = SETS
-    part.audits = [(settings.sync_period, tuple(part.drivers))]
+    part.audits = [("iptables-sync-period", settings.sync_period, tuple(part.drivers))]
     return part
 
 

@@ -58,7 +58,7 @@ class Part:
         """Of watched kinds it may be that only a little is needed: how to read that much."""
         self.shows: list[Callable[[], Iterable[Series]]] = []
         """Metrics of its own."""
-        self.audits: list[tuple[float, tuple[type[Row], ...]]] = []
+        self.audits: list[tuple[str, float, tuple[type[Row], ...]]] = []
 
     @property
     def strict(self) -> tuple[type[Row], ...]:

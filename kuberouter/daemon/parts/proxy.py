@@ -111,7 +111,7 @@ def proxy_part(settings: ProxySettings) -> Part:
     part.sets = PROXY_SETS
     part.read_late = (VirtualService, Destination, Address, LocalRoute)
     part.links = (DUMMY_LINK,)
-    part.audits = [(settings.sync_period, tuple(part.drivers))]
+    part.audits = [("ipvs-sync-period", settings.sync_period, tuple(part.drivers))]
     if settings.graceful:
         drain(part, settings)
     return part

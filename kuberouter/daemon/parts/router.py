@@ -90,7 +90,10 @@ def router_part(settings: RouterSettings, node: str) -> Part:
     part.link_prefixes = (TUNNEL_PREFIX,)
     kernel = (FouPort, Link, Route, PolicyRule)
     others = tuple(row for row in part.drivers if row not in kernel)
-    part.audits = [(settings.route_sync_period, kernel), (settings.sync_period, others)]
+    part.audits = [
+        ("injected-routes-sync-period", settings.route_sync_period, kernel),
+        ("routes-sync-period", settings.sync_period, others),
+    ]
     return part
 
 

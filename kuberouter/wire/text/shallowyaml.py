@@ -43,3 +43,19 @@ def load(text: str) -> object:
     """The only document; otherwise as `load_all`."""
     loaded: object = yaml.load(text, Loader=_ShallowLoader)
     return loaded
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The only document as nodes, which know their lines; None if there is nothing in it. Raises as `load` does."""
+    composed: yaml.Node | None = yaml.compose(text, Loader=_ShallowLoader)
+    return composed
+
+
+def explain(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without what stands there: that may be a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return f"is no YAML: {' '.join(str(error).split())}"
+    # The whole message would show the line; what is no alias or tag is a word of it as well.
+    mark, safe = error.problem_mark, isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
+    where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return f"is no YAML: {error.problem if safe else type(error).__name__}{where}"

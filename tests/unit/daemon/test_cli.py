@@ -128,6 +128,45 @@ def test_running_needs_root_and_that_is_said_first() -> None:
     assert done.stderr == "kube-router changes the network of this host and has to run as root\n"
 
 
+def test_what_has_no_effect_any_more_is_an_error_where_that_is_asked_for(as_root: Callable[..., Done]) -> None:
+    off = ("--manifests=/", "--run-router=false", "--run-firewall=false", "--run-service-proxy=false")
+    old = ("--cluster-cidr=10.0.0.0/8", "--config-sync-period=1m")
+    assert as_root(*off, *old).returncode == 0
+    strict = as_root(*off, *old, "--strict-flags", "--bgp-port=0")
+    assert strict.returncode == 1
+    assert [line.partition(" ")[0] for line in strict.stderr.splitlines()] == [
+        "--cluster-cidr",
+        "--config-sync-period",
+        "--bgp-port:",
+    ]
+
+
+def test_mistakes_of_file_and_flags_are_told_together(as_root: Callable[..., Done], tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("nope: 1\noverlay-type: x\nlog-format: xml\nv: much\nenable-cni: false\nmanifests: /\n")
+    done = as_root(f"--config={file}", "--router-id=y")
+    assert done.returncode == 1
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        "--config",
+        "--overlay-type",
+        "--router-id",
+        "--v",
+        "--log-format",
+    ]
+    assert f"{file}, line 1: nope: there is no such flag" in done.stderr
+
+
+def test_debug_says_what_it_takes(as_root: Callable[..., Done], tmp_path: Path) -> None:
+    for words in (("debug",), ("debug", "nonsense")):
+        done = as_root(*words)
+        assert done.returncode == 1
+        assert done.stderr.startswith("kube-router debug what? threads, memory, profile")
+    path = tmp_path / "none.sock"
+    done = as_root("debug", "threads", f"--admin-socket={path}")
+    assert (done.returncode, done.stderr.partition(": ")[0]) == (1, str(path))
+    assert "--enable-pprof" in done.stderr
+
+
 @pytest.fixture
 def as_root() -> Callable[..., Done]:
     if os.geteuid() != 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kuberouter.daemon import flags
-from kuberouter.daemon.commandline import UsageError, parse, show_duration, usage
+from kuberouter.daemon.commandline import UsageError, parse, past, show_duration, usage
 from kuberouter.daemon.flags import Flag
 
 TABLE = (
@@ -203,11 +203,12 @@ def test_help_has_columns_names_of_types_and_defaults_that_are_not_zero() -> Non
 
 
 def test_what_does_nothing_here_is_taken_and_stands_in_no_help() -> None:
-    hidden = [flag.name for flag in flags.FLAGS if flag.hidden]
-    assert "enable-pprof" in hidden
+    hidden = [flag.name for flag in flags.FLAGS if flag.past]
+    assert hidden == ["cluster-cidr", "config-sync-period"]
     shown = usage("prog")
     assert not [name for name in hidden if f"--{name} " in shown]
-    assert parse(["--enable-pprof"]).given == {"enable-pprof"}
+    told = past(parse(["--config-sync-period=1m", "--cluster-cidr=10.0.0.0/8", "--cluster-cidr=", "--enable-pprof"]))
+    assert [sentence.partition(" ")[0] for sentence in told] == ["--cluster-cidr", "--config-sync-period"]
 
 
 def test_every_default_can_be_written_on_a_command_line() -> None:
@@ -279,5 +280,5 @@ ROUTING = {
 
 
 def test_flags_about_routing_are_all_there_and_mean_the_same_when_they_are_not_given() -> None:
-    defaults = {flag.name: flag.default for flag in flags.FLAGS if not flag.hidden}
+    defaults = {flag.name: flag.default for flag in flags.FLAGS if not flag.past}
     assert {name: defaults.get(name) for name in ROUTING} == ROUTING

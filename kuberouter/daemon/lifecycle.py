@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kuberouter.daemon import limits, narrator
 from kuberouter.daemon.access import access_of
@@ -68,11 +68,11 @@ class Health:
         return state.name, state.ready, "; ".join(reason for reason in reasons if reason)
 
 
-def supervise(source: Source, inbox: Inbox, stop: Stop) -> None:
+def supervise(source: Source, inbox: Inbox, stop: Stop, *, clock: Callable[[], float] = time.monotonic) -> None:
     """Run a source until `stop`, starting it again with backoff when it raises: that is a bug, not a reason to die."""
     delay = FIRST_RESTART
     while not stop.is_set():
-        started = time.monotonic()
+        started = clock()
         try:
             source.run(inbox, stop)
             if stop.is_set():
@@ -80,7 +80,7 @@ def supervise(source: Source, inbox: Inbox, stop: Stop) -> None:
             log.error("source %s ended by itself; starting it again", source.name)
         except Exception:
             log.exception("source %s failed; starting it again", source.name)
-        if time.monotonic() - started > LAST_RESTART:
+        if clock() - started > LAST_RESTART:
             delay = FIRST_RESTART
         stop.wait(delay * random.uniform(0.5, 1.0))
         delay = min(LAST_RESTART, delay * 2)

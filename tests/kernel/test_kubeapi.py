@@ -118,3 +118,19 @@ def test_a_master_stays_the_server_beside_a_token_in_the_kubeconfig(server: ApiS
     server.rules = {"first": {"namespaces"}}
     for _ in range(3):
         assert api.list_page(NAMESPACES)
+
+
+def test_a_master_alone_is_asked_without_credentials_where_there_are_none(server: ApiServer, tmp_path: Path) -> None:
+    api = connect("", server.url + "/", service_account=tmp_path / "none")
+    assert api.host == server.url
+    assert "authorization" not in {name.lower() for name in api._headers()}
+
+
+def test_a_kubeconfig_counts_before_a_service_account(token: Path, server: ApiServer) -> None:
+    api = connect(kubeconfig(token, server.url, "{token: from-the-kubeconfig}"), "", service_account=token.parent)
+    assert api._headers()["authorization"] == "Bearer from-the-kubeconfig"
+
+
+def test_what_there_is_none_of_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="in-cluster configuration: "):
+        connect("", "", service_account=tmp_path)

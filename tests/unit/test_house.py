@@ -58,3 +58,14 @@ def test_the_page_of_flags_is_the_table_of_flags() -> None:
 def test_the_user_guide_shows_the_help_as_it_is() -> None:
     guide = (ROOT / "docs" / "user-guide.md").read_text()
     assert f"```sh\n{usage('kube-router')}```\n" in guide, "put what `kube-router --help` prints into the guide"
+
+
+def test_nothing_is_decided_by_a_clock_that_can_be_set() -> None:
+    """A clock of the wall jumps. It is only shown: in log lines, in one metric that is a time of day, in a Lease."""
+    wall = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\b.*\.(now|utcnow|today)\(|\bCLOCK_REALTIME\b")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "kuberouter").rglob("*.py"))
+        if "stubs" not in path.parts and wall.search(path.read_text())
+    }
+    assert found - {"kuberouter/sources/lease.py"} == {"kuberouter/daemon/telemetry.py"}

@@ -307,8 +307,10 @@ class AssignmentDriver(_Table[PolicyAssignment]):
         if not self._api.sessions().configured:
             return
         self._api.soft_reset(row.key.direction)
-        if row.key.direction is RouteDirection.EXPORT and any(self._told(old) - self._told(row) for old in before):
-            # A daemon of version 3 withdraws nothing when it judges again, but whatever goes goes from everybody.
+        if self._api.withdraws or row.key.direction is RouteDirection.IMPORT:
+            return
+        if any(self._told(old) - self._told(row) for old in before):
+            # Whatever goes goes from everybody.
             own = list(self._api.paths())
             self._api.originate(own, own)
 

@@ -161,7 +161,7 @@ def test_a_new_gobgpd_is_told_what_can_be_read(tmp_path: Path) -> None:
 
 
 def test_b06_what_flags_no_longer_tell_is_withdrawn_from_whom_it_was_told(rack: Rack) -> None:
-    """Judging again is not enough for that: gobgpd withdraws nothing then."""
+    """Judging again is not enough for that with version 3, which withdraws nothing then."""
     downs, reports = log_lines(rack.a, "Peer Down"), len(rack.at_b.reports)
     for pod_cidr in (False, True):
         rack.at_a.stop()
@@ -170,7 +170,9 @@ def test_b06_what_flags_no_longer_tell_is_withdrawn_from_whom_it_was_told(rack: 
         wait(lambda told=pod_cidr: (CIDR_A in rack.tor.knows()) is told, 10, "what the flag says")
         wait(rack.at_a.told, 5, "agreement")
     assert reaches(rack.at_b, CIDR_A, A)
-    assert not [row for report in rack.at_b.reports[reports:] for row, batch in report.batches if batch.remove]
+    removed = [row for report in rack.at_b.reports[reports:] for row, batch in report.batches if batch.remove]
+    # Where all paths are told anew a node that is slow may see that they went.
+    assert not removed or not rack.at_a.gobgp.api.withdraws
     assert log_lines(rack.a, "Peer Down") == downs
 
 

@@ -43,6 +43,7 @@ class Calls:
     """All calls of `client.Api` but `stop`, in the version of a codec."""
 
     no_bfd = ""
+    withdraws = True
 
     def __init__(self, connection: Connection, service: str, codec: Codec) -> None:
         """`service` is the name of the API's service, between slashes."""

@@ -107,6 +107,10 @@ class Api(Protocol):
     def no_bfd(self) -> str:
         """Why this daemon knows nothing of BFD, with its version; empty where it does."""
 
+    @property
+    def withdraws(self) -> bool:
+        """Whether peers hear that they lose what judging again no longer lets out; if not, nobody tells them."""
+
     def speaker(self) -> Speaker | None:
         """Its identity; None before `start`."""
 

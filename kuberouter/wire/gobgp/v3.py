@@ -66,6 +66,7 @@ class V3(Calls):
     """The calls of `client.Api` in version 3."""
 
     no_bfd = "gobgpd 3, which answers here, has no BFD (that came with 4.5)"
+    withdraws = False
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, SERVICE, CodecV3())

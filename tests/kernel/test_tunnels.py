@@ -31,6 +31,7 @@ KINDS = {V4: LinkKind.IPIP, V6: LinkKind.IP6TNL}
 OUTER = {V4: ("192.0.2.1", "192.0.2.2"), V6: ("2001:db8::1", "2001:db8::2")}
 INNER = {V4: ("10.244.1.1", "10.244.2.1"), V6: ("fd44:1::1", "fd44:2::1")}
 BITS = {V4: 32, V6: 128}
+TUNNEL = {V4: "tun-4", V6: "tun-6"}
 
 
 def packed(text: str) -> bytes:
@@ -60,7 +61,7 @@ class End:
         ends = {family: [packed(text) for text in texts] for family, texts in OUTER.items()}
         return [
             Link(
-                LinkKey(f"tun-{family.name.lower()}"),
+                LinkKey(TUNNEL[family]),
                 KINDS[family],
                 1400,
                 ends[family][self._number],
@@ -77,7 +78,7 @@ class End:
             local, remote = INNER[family][self._number], INNER[family][1 - self._number]
             netns.configure(self.name, f"addr add {local}/{BITS[family]} dev lo")
             key = RouteKey(TABLE_MAIN, host(remote))
-            rows.append(Route(key, devices=(f"tun-{family.name.lower()}",), source=packed(local)))
+            rows.append(Route(key, devices=(TUNNEL[family],), source=packed(local)))
         assert converge(self.routes, rows) == {}
 
 
@@ -216,7 +217,7 @@ def test_a_tunnel_under_a_former_name_gives_way_and_a_foreign_one_does_not(ends:
 def test_two_tunnels_that_swap_their_ends_both_stand(ends: tuple[End, End]) -> None:
     a, _ = ends
     local, one, two = packed("192.0.2.1"), packed("198.51.100.1"), packed("198.51.100.2")
-    names = [LinkKey("tun-one"), LinkKey("tun-two")]
+    names = [LinkKey("tun-1"), LinkKey("tun-2")]
     rows = [Link(key, LinkKind.IPIP, 1480, local, end) for key, end in zip(names, (one, two), strict=True)]
     assert converge(a.links, rows) == {}
     swapped = [Link(key, LinkKind.IPIP, 1480, local, end) for key, end in zip(names, (two, one), strict=True)]

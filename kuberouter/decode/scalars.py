@@ -30,6 +30,7 @@ _PORT_NAME = re.compile(r"(?=[0-9-]*[a-z])[a-z0-9]+(-[a-z0-9]+)*").fullmatch
 _MAPPED = bytes(10) + b"\xff\xff"
 _SMALL = tuple(str(n) for n in range(256))
 _OCTETS = {text: number for number, text in enumerate(_SMALL)}
+_OCTET = _OCTETS.__getitem__
 _LENGTHS = {str(n): n for n in range(129)}
 PROTOCOLS = {protocol.name: protocol for protocol in L4Protocol}
 
@@ -37,8 +38,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in L4Protocol}
 def address(text: str) -> bytes:
     """An IPv4 or IPv6 address as 4 or 16 packed bytes; IPv4-mapped IPv6 addresses become IPv4."""
     packed = _usual_address(text)
-    if packed is not None:
-        return packed
+    return packed if packed is not None else _rare_address(text)
+
+
+def _rare_address(text: str) -> bytes:
     try:
         parsed = ipaddress.ip_address(text)
     except ValueError:
@@ -58,7 +61,7 @@ def _usual_address(text: str) -> bytes | None:
     if len(parts) != 4:
         return None
     try:
-        return bytes([_OCTETS[part] for part in parts])
+        return bytes(map(_OCTET, parts))
     except KeyError:
         return None
 

@@ -89,13 +89,20 @@ class NftSocket(NetlinkSocket):
             return 0, []
         first = self._sequence + 1
         last = self._sequence = self._sequence + len(messages) + 1
-        mark = GENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES)
-        parts = [HEADER.pack(20, NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first, 0), mark]
-        for sequence, (kind, flags, body) in enumerate(messages, first + 1):
-            flags |= NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0)
-            parts += (HEADER.pack(16 + len(body), kind, flags, sequence, 0), body)
-        parts += (HEADER.pack(20, NFNL_MSG_BATCH_END, NLM_F_REQUEST, last, 0), mark)
-        data = b"".join(parts)
+        mark, pack = GENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES), HEADER.pack
+        # Headers and what follows them, one behind the other.
+        parts = [b""] * (2 * len(messages))
+        parts[::2] = [
+            pack(16 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0)
+            for sequence, (kind, flags, body) in enumerate(messages, first + 1)
+        ]
+        parts[1::2] = [body for _, _, body in messages]
+        # Only the last message asks for an answer; the others answer when they fail.
+        kind, flags, body = messages[-1]
+        parts[-2] = pack(16 + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, last, 0)
+        begin = pack(20, NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first, 0)
+        end = pack(20, NFNL_MSG_BATCH_END, NLM_F_REQUEST, last, 0)
+        data = b"".join((begin, mark, *parts, end, mark))
         if len(data) > self._room:
             # The kernel takes no transaction that is longer than the buffer.
             self._room = len(data) + BUFFER

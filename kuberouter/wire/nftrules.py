@@ -58,20 +58,17 @@ class Unspoken(Exception):
 
 def expressions(family: NftFamily, text: str) -> bytes:
     """The expressions of a rule, one after the other. Raises Unspoken."""
-    found: list[bytes] = []
-    at = 0
-    # In the bridge family a packet may be of any protocol, so which one it is gets asked before its header is read.
-    asked = family is not NftFamily.BRIDGE
-    while at < len(text):
-        statement = _STATEMENT.match(text, at)
-        if statement is None:
-            raise Unspoken(text)
-        if not asked and (layer := _LAYER.search(statement[0])) is not None:
-            asked = True
-            if not statement[0].startswith("meta protocol"):
-                found.append(_ethertype(layer[1]))
-        found.append(_spoken(statement[0]))
-        at = statement.end() + 1
+    statements = _STATEMENT.findall(text)
+    if " ".join(statements) != text:
+        raise Unspoken(text)
+    found = list(map(_spoken, statements))
+    if family is NftFamily.BRIDGE:
+        # There a packet may be of any protocol, so which one it is gets asked before its header is read.
+        for at, statement in enumerate(statements):
+            if (layer := _LAYER.search(statement)) is not None:
+                if not statement.startswith("meta protocol"):
+                    found.insert(at, _ethertype(layer[1]))
+                break
     return b"".join(found)
 
 
@@ -336,6 +333,7 @@ _PATTERNS: dict[str, Callable[..., bytes]] = {
     r'iifname (!= )?"([^"]+)"': _link,
     r"meta protocol (ip6?)": _ethertype,
 }
+_CAPTURING = r"(?<!\\)\((?!\?)"
 _BUILDERS = [(re.compile(pattern), build) for pattern, build in _PATTERNS.items()]
-_STATEMENT = re.compile(rf"(?:{'|'.join(_PATTERNS)})(?= |$)")
+_STATEMENT = re.compile(rf"(?:{re.sub(_CAPTURING, '(?:', '|'.join(_PATTERNS))})(?= |$)")
 _LAYER = re.compile(r"(?:^|protocol |\. )(ip6?)(?= [sd]addr|$)")

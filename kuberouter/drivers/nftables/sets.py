@@ -60,6 +60,9 @@ class SetDriver:
         """Make sets and add elements, each set in one transaction with its own; where one is refused all go singly."""
         failed = self._delete(old.key for old, _ in batch.change)
         wanted = [row for row in (*batch.add, *(new for _, new in batch.change)) if row.key not in failed]
+        # With every rule the kernel walks along the table's sets up to the one named there. Many policies name the same
+        # blocks of addresses, so these come first.
+        wanted.sort(key=_is_named_by_few)
         made = {row.key: _new(row, number) for number, row in enumerate(wanted, 1)}
         by_set = _by_set(content.add)
         requests: list[Request] = []
@@ -81,6 +84,10 @@ class SetDriver:
             ((key,), (delete_set(key.family, TABLE_NAME[key.family], key.name),)) for key in keys
         ]
         return self._nftables.commit(requests)
+
+
+def _is_named_by_few(row: NftSet) -> bool:
+    return row.form is not SetForm.RANGES
 
 
 def _new(row: NftSet, number: int) -> Message:

@@ -52,11 +52,13 @@ def _with_rows(entering: Mapping[Owner, _Claimant[R]]) -> dict[Owner, _Claimant[
 class Ledger(Generic[R]):
     """Claims on the keys of one table. The lowest (rank, owner name) wins a key that several owners claim."""
 
-    __slots__ = ("_before", "_claimants", "_contested", "_fresh", "_holders", "_rows", "_stirred")
+    __slots__ = ("_before", "_claimants", "_contested", "_entered", "_fresh", "_holders", "_rows", "_stirred")
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, R] = {}
         self._holders: dict[Hashable, _Claimant[R]] = {}
+        self._entered: list[_Claimant[R]] = []
+        """Those who hold all that they claim and are not among the holders yet."""
         self._claimants: dict[Owner, _Claimant[R]] = {}
         self._contested: dict[Hashable, dict[_Claimant[R], R]] = {}
         self._before: dict[Hashable, R | None] = {}
@@ -85,6 +87,7 @@ class Ledger(Generic[R]):
 
     def claim(self, owner: Owner, rows: Iterable[R], *, rank: Rank = FIRST) -> None:
         """Replace everything that `owner` claims here; no rows releases it."""
+        self._note_holders()
         wanted: dict[Hashable, R] = {row.key: row for row in rows}
         claimant = self._claimants.get(owner)
         if claimant is None:
@@ -127,18 +130,23 @@ class Ledger(Generic[R]):
         entering = {owner: _Claimant(owner, rank, tuple(rows)) for owner, rows, rank in claims}
         if len(entering) < len(claims) or not self._claimants.keys().isdisjoint(entering):
             return False
-        each_with_its = [(each, each.rows) for each in entering.values() if each.rows]
-        found = list(chain.from_iterable([rows for _, rows in each_with_its]))
+        with_rows = [each for each in entering.values() if each.rows]
+        found = list(chain.from_iterable([each.rows for each in with_rows]))
         rows = dict(zip(map(_KEY, found), found, strict=True))
-        if len(rows) < len(found) or not self._holders.keys().isdisjoint(rows):
+        if len(rows) < len(found) or not self._rows.keys().isdisjoint(rows):
             return False
-        claimants = chain.from_iterable([repeat(each, len(rows)) for each, rows in each_with_its])
-        self._claimants.update(entering if len(each_with_its) == len(entering) else _with_rows(entering))
+        self._claimants.update(entering if len(with_rows) == len(entering) else _with_rows(entering))
         self._rows.update(rows)
-        self._holders.update(zip(rows, claimants, strict=True))
+        self._entered += with_rows
         if not self._fresh:
             self._before.update(dict.fromkeys(rows))
         return True
+
+    def _note_holders(self) -> None:
+        """Who holds what is of no interest before something changes hands or is asked for: a start comes without."""
+        for claimant in self._entered:
+            self._holders.update(zip(map(_KEY, claimant.rows), repeat(claimant)))
+        self._entered.clear()
 
     def _take(self, claimant: _Claimant[R], key: Hashable, row: R) -> None:
         holder = self._holders.get(key)
@@ -190,6 +198,7 @@ class Ledger(Generic[R]):
 
     def holder(self, key: Hashable) -> Owner | None:
         """The owner whose claim wins this key, or None."""
+        self._note_holders()
         claimant = self._holders.get(key)
         return claimant.owner if claimant is not None else None
 

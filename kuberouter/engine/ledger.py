@@ -132,14 +132,19 @@ class Ledger(Generic[R]):
             return False
         with_rows = [each for each in entering.values() if each.rows]
         found = list(chain.from_iterable([each.rows for each in with_rows]))
-        rows = dict(zip(map(_KEY, found), found, strict=True))
-        if len(rows) < len(found) or not self._rows.keys().isdisjoint(rows):
+        before = len(self._rows)
+        if not self._rows.keys().isdisjoint(map(_KEY, found)):
+            return False
+        self._rows.update(zip(map(_KEY, found), found, strict=True))
+        if len(self._rows) < before + len(found):
+            # Two of them claim the same.
+            for row in found:
+                self._rows.pop(row.key, None)
             return False
         self._claimants.update(entering if len(with_rows) == len(entering) else _with_rows(entering))
-        self._rows.update(rows)
         self._entered += with_rows
         if not self._fresh:
-            self._before.update(dict.fromkeys(rows))
+            self._before.update(dict.fromkeys(map(_KEY, found)))
         return True
 
     def _note_holders(self) -> None:

@@ -44,14 +44,14 @@ def named_set(family: Family, pods: PodSet) -> NftSet:
 
 
 @lru_cache(maxsize=16)
-def entries(family: Family, memberships: Memberships) -> tuple[Sequence[NftSetKey], Sequence[tuple[NftSetKey, bytes]]]:
-    """The keys of sets of addresses, and those of sets of ports, each with what stands in it behind an address.
+def entries(family: Family, memberships: Memberships) -> tuple[Sequence[NftSetKey], Sequence[bytes]]:
+    """The keys of the sets, and what stands in each of them behind an address: nothing, or a port.
 
     Pods that are in the same ones are compiled one after the other.
     """
-    addresses = [named_set(family, pods).key for pods in memberships.sets]
-    ports = [(named_set(family, p).key, packed_port(p.protocol or 0, number)) for p, number in memberships.ports]
-    return addresses, ports
+    ports = [packed_port(pods.protocol or 0, number) for pods, number in memberships.ports]
+    sets = (*memberships.sets, *(pods for pods, _ in memberships.ports))
+    return [named_set(family, pods).key for pods in sets], [b""] * len(memberships.sets) + ports
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import repeat
 
 from kuberouter.compilers.policies.names import (
     CUT_CHAIN,
@@ -110,9 +109,7 @@ def _ports(ports: PortSpan | PodSet | None, family: Family) -> Iterator[str]:
 def members(family: Family, memberships: Memberships, address: bytes) -> list[Row]:
     """A pod's entries in what it is in."""
     sets, ports = entries(family, memberships)
-    found: list[Row] = list(map(NftElement, map(NftElementKey, sets, repeat(address))))
-    found += [NftElement(NftElementKey(key, address + port)) for key, port in ports]
-    return found
+    return list(map(NftElement, map(NftElementKey, sets, map(address.__add__, ports))))
 
 
 def block(members: NftSetKey, prefix: Prefix) -> NftElement:

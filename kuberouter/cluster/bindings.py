@@ -57,14 +57,16 @@ class BindingIndex:
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change."""
-        self.touched = set()
+        if self.touched:
+            self.touched = set()
         match new if new is not None else old:
             case PodLink(ref=ref):
                 self._link(
                     ref.name, old if isinstance(old, PodLink) else None, new if isinstance(new, PodLink) else None
                 )
             case Pod(ref=ref):
-                before, after = self._addresses(old), self._addresses(new)
+                before = self._addresses(old) if old is not None else NONE
+                after = self._addresses(new) if new is not None else NONE
                 if not before and not after:
                     # A pod of another node, as nearly all are.
                     return
@@ -87,7 +89,7 @@ class BindingIndex:
         for address in before | after:
             self.touched.update(self._pods.get(address, ()))
 
-    def _addresses(self, pod: ClusterObject | None) -> frozenset[bytes]:
+    def _addresses(self, pod: ClusterObject) -> frozenset[bytes]:
         if isinstance(pod, Pod) and pod.node == self._node and enforceable(pod):
             return frozenset(pod.addresses)
         return NONE

@@ -37,27 +37,29 @@ Dependents = Callable[[Change, ClusterView], Iterable[Dirty]]
 
 def policies(change: Change, view: ClusterView) -> Iterable[Dirty]:
     """Firewall: what the match index says of the event, in the order in which sets come before rules."""
-    if change.ref.kind == "NodeFacts":
-        yield "firewall", (ObjectRef("Node", "", change.ref.name),)
-        return
-    if change.ref.kind == "Namespace":
+    kind = change.ref.kind
+    found: list[Dirty] = []
+    if kind == "NodeFacts":
+        return (("firewall", (ObjectRef("Node", "", change.ref.name),)),)
+    if kind == "Namespace":
         if any(isinstance(each, Namespace) and each.default_deny for each in (change.old, change.new)):
-            yield "annotation", (change.ref,)
-    elif change.ref.kind == "Node":
-        yield "cluster-addresses", (change.ref,)
-    elif change.ref.kind == "Service":
-        yield "served", (change.ref,)
-    touched, bound = view.matches.touched, set(view.bindings.touched)
-    for address in _direct(change, view):
-        bound.update(view.bindings.pods_at(address))
+            found.append(("annotation", (change.ref,)))
+    elif kind == "Node":
+        found.append(("cluster-addresses", (change.ref,)))
+    elif kind == "Service":
+        found.append(("served", (change.ref,)))
+    touched, bound = view.matches.touched, view.bindings.touched
+    if direct := _direct(change, view):
+        bound = bound.union(*map(view.bindings.pods_at, direct))
     if touched.policies:
-        yield "policy", touched.policies
+        found.append(("policy", touched.policies))
     if touched.members:
-        yield "membership", touched.members
+        found.append(("membership", touched.members))
     if touched.isolated:
-        yield "isolation", touched.isolated
+        found.append(("isolation", touched.isolated))
     if touched.isolated or bound:
-        yield "binding", (*touched.isolated, *bound)
+        found.append(("binding", (*touched.isolated, *bound)))
+    return found
 
 
 def services(change: Change, view: ClusterView) -> Iterable[Dirty]:

@@ -42,6 +42,9 @@ class Touched:
         self.members: dict[ObjectRef, None] = {}
         """Group by group, so that pods that are in the same sets are compiled one after the other."""
 
+    def __bool__(self) -> bool:
+        return bool(self.members or self.isolated or self.policies)
+
 
 class _Group:
     """Pods that no selector can tell apart.
@@ -150,7 +153,8 @@ class MatchIndex:
 
     def update(self, old: ClusterObject | None, new: ClusterObject | None) -> None:
         """Take in one object's change; `touched` then says what it means. Other kinds than the three are ignored."""
-        self.touched = Touched()
+        if self.touched:
+            self.touched = Touched()
         match new if new is not None else old:
             case Pod():
                 self._pod(old if isinstance(old, Pod) else None, new if isinstance(new, Pod) else None)

@@ -69,6 +69,11 @@ class Cluster(ClusterView):
         self.facts_changed = False
         """Set when the last `apply` changed the facts of this node: every owner has to be compiled again."""
 
+    @property
+    def name(self) -> str:
+        """That of this node, known or not."""
+        return self._settings.name
+
     def apply(self, event: Upserted | Deleted) -> Sequence[Dirty]:
         """Take in one event; returns what it dirties, in an order that is good to compile in, some perhaps twice.
 

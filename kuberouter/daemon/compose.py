@@ -138,7 +138,7 @@ def compose(config: Config) -> Composition:
     cluster = Cluster(config.node, dependents, derive, graces=history is not None)
     compilers = [c for part in parts for c in part.compilers]
     planner = Planner(cluster, compilers, [*rows, Rule], journal, history=history)
-    controllers = [Controller(p.name, p.needs | {NODE_KNOWN}, p.strict) for p in parts]
+    controllers = [Controller(p.name, p.needs | p.ready_with | {NODE_KNOWN}, p.strict) for p in parts]
     dataplane = Dataplane(
         tables,
         planner.ledgers,

@@ -20,7 +20,7 @@ from kuberouter.daemon.debug import DebugSocket
 from kuberouter.daemon.presence import announce
 from kuberouter.daemon.reload import Reloader
 from kuberouter.daemon.signals import Signals
-from kuberouter.daemon.watchdog import LOOK, Watchdog
+from kuberouter.daemon.watchdog import LOOK, Herald, Watchdog
 from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
 from kuberouter.model.core import Unavailable
@@ -186,7 +186,7 @@ def _attend(
     composition: Composition, signals: Signals, reloader: Reloader, *, engine: threading.Thread, patience: float
 ) -> int:
     """Look now and then at the loop and at the configuration, until a signal, or what is missing, ends it."""
-    watchdog = Watchdog(composition.engine.alive, engine)
+    watchdog, herald = Watchdog(composition.engine.alive, engine), Herald(Health(composition).readiness)
     began = last = time.monotonic()
     waiting = patience > 0
     while True:
@@ -204,4 +204,5 @@ def _attend(
                 return 1
         if now - last >= LOOK:
             watchdog.look()
+            herald.look()
             last = now

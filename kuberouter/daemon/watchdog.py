@@ -1,4 +1,4 @@
-"""Tells the log when the engine's loop hangs and where, and when it turns again; with health endpoints or without."""
+"""Tells the log when the engine's loop hangs and where, and what is waited for; with health endpoints or without."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -41,3 +41,26 @@ class Watchdog:
         if frame is None:
             return "a place that is not known"
         return "".join(traceback.format_stack(frame)[-LINES:]).rstrip()
+
+
+class Herald:
+    """Says of each controller whether it is ready, once and whenever that changes; what lasts less than a look is not
+    told.
+    """
+
+    def __init__(self, readiness: Callable[[], Sequence[tuple[str, bool, str]]]) -> None:
+        """`readiness` has each controller's name, whether it is ready, and why not."""
+        self._readiness = readiness
+        self._told: dict[str, str] = {}
+
+    def look(self) -> None:
+        """Look once."""
+        for name, ready, reason in self._readiness():
+            said = "" if ready else reason
+            if self._told.get(name) != said:
+                log.log(logging.INFO if ready else logging.WARNING, "%s is %s", name, _state(ready, reason))
+            self._told[name] = said
+
+
+def _state(ready: bool, reason: str) -> str:
+    return "ready" if ready else f"not ready: {reason}"

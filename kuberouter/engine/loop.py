@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from kuberouter.engine.dataplane import Dataplane, Report
 from kuberouter.engine.inbox import Inbox
-from kuberouter.engine.planner import NODE_KNOWN, Planner
+from kuberouter.engine.planner import NODE_KNOWN, POD_CIDR_KNOWN, Planner
 from kuberouter.model.core import ObjectRef, Owner, Problem, Reason, Row, Value
 from kuberouter.model.ports import Stop
 
@@ -229,6 +229,6 @@ class Engine:
         waiting = sorted(source for source in sources if source not in self._planner.synced)
         if not waiting:
             return ""
-        if waiting == [NODE_KNOWN]:
-            return "this node's object or its address is not known yet"
+        if {NODE_KNOWN, POD_CIDR_KNOWN}.issuperset(waiting):
+            return self._planner.lacks()
         return "waiting for " + ", ".join(waiting)

@@ -23,6 +23,8 @@ from kuberouter.model.ports import Compiler
 
 NODE_KNOWN = "node"
 """Name under which the planner reports that the facts of this node are known; tables may need it like a source."""
+POD_CIDR_KNOWN = "pod CIDR"
+"""Likewise, while this node has one; the Node object may be there long before its CIDR is."""
 
 TOGETHER = 250
 """Owners whose claims are taken in together: enough to gain by it, and few enough that what is held is not much."""
@@ -172,9 +174,19 @@ class Planner:
                     dirty[key] = None
         if cluster.facts_changed:
             self.synced.add(NODE_KNOWN)
+            (self.synced.add if cluster.node and cluster.node.pod_cidrs else self.synced.discard)(POD_CIDR_KNOWN)
             self.recompute()
         if ANNOTATIONS not in self.synced and cluster.readable:
             self.synced.add(ANNOTATIONS)
+
+    def lacks(self) -> str:
+        """What of this node itself is not known yet, in words."""
+        name = self.cluster.name
+        if self.cluster.node is not None:
+            return f"Node {name} has no pod CIDR of a family in use yet"
+        if self.cluster.node_object(name) is not None:
+            return f"Node {name} has no address of a family in use yet"
+        return f"there is no Node of the name {name}"
 
     def recompute(self) -> None:
         """Mark every owner that holds a claim or once compiled as dirty: compile everything again, in slices."""

@@ -30,6 +30,8 @@ class Part:
         self.dependents: list[Dependents] = []
         self.drivers: dict[type[Row], DriverMaker] = {}
         self.needs: frozenset[str] = frozenset()
+        self.ready_with: frozenset[str] = frozenset()
+        """What it starts without, and is not ready before it is known."""
         self.removals_await: dict[type[Row], str] = {}
         """A source that, besides `needs`, must be in sync before rows of a table are removed."""
         self.read_late: tuple[type[Row], ...] = ()

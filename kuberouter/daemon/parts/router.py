@@ -24,6 +24,7 @@ from kuberouter.drivers.formeregress import FormerEgressDriver
 from kuberouter.drivers.fouports import FouPortDriver
 from kuberouter.drivers.host import CniDriver
 from kuberouter.drivers.network import PolicyRuleDriver, RouteDriver
+from kuberouter.engine.planner import POD_CIDR_KNOWN
 from kuberouter.model import bgp
 from kuberouter.model.core import Family, ObjectRef, Row
 from kuberouter.model.events import ANNOTATIONS
@@ -77,6 +78,8 @@ def router_part(settings: RouterSettings, node: str) -> Part:
         bgp.Path: lambda: drivers.PathDriver(gobgp),
     }
     if settings.cni:
+        # No pod gets an address before.
+        part.ready_with = frozenset((POD_CIDR_KNOWN,))
         part.drivers[CniSettings] = lambda: CniDriver((settings.cni_file,))
     if settings.disable_source_check:
         checks = SourceCheckDriver(Ec2())

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from kuberouter.cluster.dependents import Change, Dirty, policies
 from kuberouter.cluster.store import Cluster
@@ -18,10 +19,21 @@ from kuberouter.engine.dataplane import Dataplane, Report, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
 from kuberouter.engine.loop import MOST_TOLD, Controller, Engine
-from kuberouter.engine.planner import NODE_KNOWN, Planner, Registered
+from kuberouter.engine.planner import NODE_KNOWN, POD_CIDR_KNOWN, Planner, Registered
 from kuberouter.model.cluster import NetworkPolicy, Node, Selector
-from kuberouter.model.core import Batch, Family, Fragment, ObjectRef, Outcome, Owner, Problem, Reason, Unavailable
-from kuberouter.model.events import Deleted, Upserted
+from kuberouter.model.core import (
+    Batch,
+    Family,
+    Fragment,
+    ObjectRef,
+    Outcome,
+    Owner,
+    Prefix,
+    Problem,
+    Reason,
+    Unavailable,
+)
+from kuberouter.model.events import Deleted, Event, Synced, Upserted
 from kuberouter.model.host import Sysctl, SysctlKey
 from kuberouter.model.netfilter import Chain, ChainKey, IpSet, Rule, make_chain
 from kuberouter.model.netfilter import Table as Xtable
@@ -89,6 +101,31 @@ def test_a_turn_that_raises_is_told_and_everything_is_read_again() -> None:
     engine.run(After(1))
     assert diary.cleared_ == [problem]
     assert engine.states[0].ready
+
+
+def test_a_node_that_becomes_known_bit_by_bit_is_waited_for_by_name() -> None:
+    planner = Planner(Cluster(NodeSettings("n1")), (), (), Journal())
+    needs = {"router": {"nodes", POD_CIDR_KNOWN, NODE_KNOWN}, "firewall": {"nodes", NODE_KNOWN}}
+    controllers = [Controller(name, frozenset(each), ()) for name, each in needs.items()]
+    inbox = Inbox()
+    engine = Engine(inbox, planner, Dataplane([], planner.ledgers), controllers, clock=lambda: 0.0)
+
+    def after(*events: Event) -> list[str]:
+        for event in events:
+            inbox.put(event)
+        inbox.wake()
+        engine.turn()
+        return [state.reason for state in engine.states]
+
+    node, address = Node(ObjectRef("Node", "", "n1")), (bytes((192, 0, 2, 1)),)
+    assert after() == ["waiting for node, nodes, pod CIDR", "waiting for node, nodes"]
+    assert after(Synced("nodes")) == ["there is no Node of the name n1"] * 2
+    assert after(Upserted(node)) == ["Node n1 has no address of a family in use yet"] * 2
+    cidrs = (Prefix(bytes((10, 244, 1, 0)), 24),)
+    for _ in range(2):
+        lacking = structs.replace(node, internal_addresses=address)
+        assert after(Upserted(lacking)) == ["Node n1 has no pod CIDR of a family in use yet", ""]
+        assert after(Upserted(structs.replace(lacking, spec_pod_cidrs=cidrs))) == ["", ""]
 
 
 class Refusing(MemoryDriver[Sysctl]):

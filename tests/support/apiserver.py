@@ -67,8 +67,9 @@ class _Server(ThreadingHTTPServer):
 class ApiServer:
     """The server as an object: start, change objects, inject faults, look at what was asked."""
 
-    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
-        self.store = Store()
+    def __init__(self, address: str = "127.0.0.1", port: int = 0, store: Store | None = None) -> None:
+        """`store` has what another server served before."""
+        self.store = store or Store()
         self.requests: list[tuple[str, str]] = []
         """Method and path with query of every request, in order of arrival."""
         self.faults: list[int] = []

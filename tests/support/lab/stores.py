@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +60,7 @@ class ApiStore:
     """The lab apiserver, listening inside the fabric, where every node reaches it by its default route."""
 
     def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
         # A socket stays in the namespace in which it was made; the threads that serve it don't matter.
         with netns.inside(namespace):
             self.server = ApiServer(API_ADDRESS, API_PORT)
@@ -72,6 +75,17 @@ class ApiStore:
 
     def arguments(self) -> list[str]:
         return [f"--master={self.server.url}"]
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Nobody answers meanwhile. Then all is as it was changed, and its history forgotten, as after a long time."""
+        self.server.close()
+        try:
+            yield
+        finally:
+            self.server.compact()
+            with netns.inside(self._namespace):
+                self.server = ApiServer(API_ADDRESS, API_PORT, self.server.store)
 
     def close(self) -> None:
         """End the server and its streams."""

@@ -7,12 +7,13 @@ models are never touched: they cost 40 times the time and 30 times the memory of
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from kuberouter.model.core import Unavailable
+from kuberouter.model.core import Unavailable, Value
 from kuberouter.wire.kubeconfig import read
 
 if TYPE_CHECKING:
@@ -24,6 +25,31 @@ CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
 WATCH_TIMEOUT = 300
 """Seconds after which the apiserver ends a watch by itself; a silent connection is given a little more."""
+
+
+class Keepalive(Value, frozen=True):
+    """Seconds of silence until the other end is asked whether it is there, between such questions, and how many of them
+    may be left without an answer.
+    """
+
+    idle: int = 30
+    interval: int = 10
+    tries: int = 3
+
+    def options(self) -> list[tuple[int, int, int]]:
+        """As a socket takes them (tcp(7)). They come in place of urllib3's own, of which one is for small requests."""
+        tcp = socket.IPPROTO_TCP
+        return [
+            (tcp, socket.TCP_NODELAY, 1),
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (tcp, socket.TCP_KEEPIDLE, self.idle),
+            (tcp, socket.TCP_KEEPINTVL, self.interval),
+            (tcp, socket.TCP_KEEPCNT, self.tries),
+        ]
+
+
+KEEPALIVE = Keepalive()
+"""An apiserver may vanish without a word, or a balancer before it forget a connection: a watch would go on waiting."""
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -58,7 +84,9 @@ def _error(status: int, body: bytes) -> ApiError:
     return {410: Gone, 403: Forbidden}.get(status, ApiError)(status, f"HTTP {status}: {message}")
 
 
-def connect(kubeconfig: str, master: str, *, service_account: Path = SERVICE_ACCOUNT) -> KubeApi:
+def connect(
+    kubeconfig: str, master: str, *, service_account: Path = SERVICE_ACCOUNT, keepalive: Keepalive = KEEPALIVE
+) -> KubeApi:
     """A client from `--kubeconfig`, from `--master`, or from the pod's service account, in this order.
 
     `--master` beside a kubeconfig replaces its server. Alone it uses the service account (a directory) where there is
@@ -91,6 +119,7 @@ def connect(kubeconfig: str, master: str, *, service_account: Path = SERVICE_ACC
         settings.host = master.rstrip("/")
     settings.retries = False
     settings.connection_pool_maxsize = 16
+    settings.socket_options = keepalive.options()
     return KubeApi(client.ApiClient(settings))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from kuberouter.model.core import Unavailable
 from kuberouter.sources.apiserver import RESOURCES
-from kuberouter.wire.kubeapi import KubeApi, Unauthorized, Unreachable, connect
+from kuberouter.wire.kubeapi import Keepalive, KubeApi, Unauthorized, Unreachable, connect
+from tests.kernel.drive import sh
 from tests.support.apiserver import ApiServer
 
 NAMESPACES = RESOURCES["namespaces"].path
@@ -134,3 +136,22 @@ def test_a_kubeconfig_counts_before_a_service_account(token: Path, server: ApiSe
 def test_what_there_is_none_of_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="in-cluster configuration: "):
         connect("", "", service_account=tmp_path)
+
+
+@pytest.mark.root
+def test_a_watch_notices_when_the_apiserver_vanishes_without_a_word(namespace: str) -> None:
+    """A machine that loses its power sends nothing, and neither does who only listens."""
+    del namespace
+    sh("ip", "link", "set", "lo", "up")
+    with ApiServer() as server:
+        api = connect("", server.url, keepalive=Keepalive(1, 1, 2))
+        server.apply({"kind": "Namespace", "metadata": {"name": "a"}})
+        lines = api.watch(NAMESPACES, "1")
+        assert b'"a"' in next(lines)
+        sh("iptables", "-A", "INPUT", "-i", "lo", "-j", "DROP")
+        began = time.monotonic()
+        with pytest.raises(Unreachable):
+            list(lines)
+        # Without being asked it would be silent for minutes.
+        assert time.monotonic() - began < 60.0
+        sh("iptables", "-F", "INPUT")

@@ -9,10 +9,11 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
+from kuberouter.daemon.supervise import supervise
 from kuberouter.decode.balancer import decode_balanced
 from kuberouter.drivers.kubestatus import StatusDriver
 from kuberouter.engine.balancing import Allocator
@@ -21,6 +22,7 @@ from kuberouter.model.balancer import BalancedService, BalancerSettings, Service
 from kuberouter.model.core import ObjectRef, Problem
 from kuberouter.model.events import Accepted, Deleted, Event, Rejected, Synced, Upserted
 from kuberouter.model.ports import Inbox, Sink, Stop
+from kuberouter.model.pulse import Pulse
 from kuberouter.sources.apiserver import RESOURCES, ApiSource
 from kuberouter.sources.lease import Elector
 from kuberouter.wire.kubeapi import ApiError, Forbidden, KubeApi, Unreachable
@@ -43,8 +45,19 @@ ATTEMPTS = 5
 class Balancer:
     """A source by its shape: it runs on a thread of its own, and tells the engine nothing."""
 
-    def __init__(self, api: KubeApi, settings: BalancerSettings, elector: Elector, sinks: Sequence[Sink]) -> None:
+    def __init__(
+        self,
+        api: KubeApi,
+        settings: BalancerSettings,
+        elector: Elector,
+        sinks: Sequence[Sink],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` is that of its pulse."""
         self.name = NAME
+        self.pulse = Pulse(clock)
+        """Beats with each round, be it of one that leads or of one that does not, and with each request meanwhile."""
         self.elector = elector
         self.settings = settings
         self.allocator = Allocator(settings)
@@ -80,9 +93,13 @@ class Balancer:
                 term = _Term(self.elector, stop)
                 try:
                     self._lead(term)
+                except Exception:
+                    self.pulse.failed()
+                    raise
                 finally:
                     term.end()
             else:
+                self.pulse.round()
                 stop.wait(min(1.0, self.elector.times.retry / 4))
 
     def _lead(self, term: _Term) -> None:
@@ -92,7 +109,8 @@ class Balancer:
             left.clear()
         queue = Queue()
         self._source = ApiSource(self._api, RESOURCES["services"], decode_balanced)
-        watch = threading.Thread(target=self._source.run, args=(queue, term), name="services to balance", daemon=True)
+        words = (self._source, queue, term)
+        watch = threading.Thread(target=supervise, args=words, name="services to balance", daemon=True)
         watch.start()
         walk = time.monotonic() + self.settings.sync_period
         again, delay = 0.0, FIRST_DELAY
@@ -109,6 +127,9 @@ class Balancer:
             if self.loaded and self._due:
                 self._work(term)
                 delay = delay if self._failed else FIRST_DELAY
+            # One that failed has come round once there is nothing more to fail on.
+            well = not self._due and (self.loaded or self._source.trouble)
+            (self.pulse.round if well else self.pulse.progress)()
         self.loaded, self._source = False, None
         # What others will tell is not told by this one any more.
         for ref in list(self._told):
@@ -147,6 +168,7 @@ class Balancer:
                 if term.is_set():
                     return
                 self._failed.pop(ref, None)
+                self.pulse.progress()
                 if why := self._settle(ref):
                     trouble = trouble or f"{ref}: its status is not written: {why}"
                     self._failed[ref] = None
@@ -172,11 +194,16 @@ class Balancer:
             return "" if error.status == 404 else str(error)
         except (Unreachable, msgspec.DecodeError) as error:
             return str(error)
+        except Exception as error:
+            # A mistake of ours, confined to this Service: all others are served.
+            log.exception("%s: the allocator failed", ref)
+            return f"the allocator failed: {type(error).__name__}: {error}"
         return "it is changed all the time"
 
     def _write(self, row: ServiceStatus) -> bool:
         """Write one and take in what it is then; False if it has changed meanwhile, which is taken in as well."""
         raw = self._driver.write(row)
+        self.pulse.progress()
         service, _ = decode_balanced(raw if raw is not None else self._driver.read(row))
         if service is not None:
             self._add(other for other in self.allocator.put(service) if other != service.ref)

@@ -42,7 +42,8 @@ from kuberouter.model.meter import UNMETERED, Meter
 from kuberouter.model.netfilter import Chain, FormerChain, FormerHook, Hook, IpSet, Member, Rule
 from kuberouter.model.network import Link
 from kuberouter.model.nftables import NftChain
-from kuberouter.model.ports import Informer, Sink, Source
+from kuberouter.model.ports import Informer, Living, Sink, Source
+from kuberouter.model.pulse import Pulse
 from kuberouter.sources.apiserver import RESOURCES, ApiSource, local_pods
 from kuberouter.sources.clock import ClockSource
 from kuberouter.sources.hostnet import HostSource
@@ -81,6 +82,11 @@ class Composition:
         self._synced = synced
         self.clocks: Mapping[str, ClockSource] = {}
         """By the flag that says how often, what has tables read again."""
+
+    @property
+    def pulses(self) -> Mapping[str, Pulse]:
+        """Of every loop without which the daemon does not do its work, by the name of its thread."""
+        return {"engine": self.engine.pulse} | {s.name: s.pulse for s in self.sources if isinstance(s, Living)}
 
     def lacking(self) -> list[str]:
         """Kinds of API objects without which a controller does nothing and that are not all known yet, and why not."""
@@ -168,6 +174,7 @@ def compose(config: Config) -> Composition:
             telemetry.more.append(PolicyCounts(planner, counters).show)
         if balancer is not None:
             telemetry.more.append(BalancerCounts(balancer).show)
+            telemetry.beside.append(balancer.state)
     pods = [PodStates(engine, planner, dataplane, c) for c in controllers if c.name == "firewall"]
     composition = Composition(
         engine,
@@ -179,6 +186,8 @@ def compose(config: Config) -> Composition:
         pods=next(iter(pods), None),
         balancer=balancer,
     )
+    if telemetry is not None:
+        telemetry.pulses = composition.pulses.values
     composition.clocks = clocks
     return composition
 

@@ -6,10 +6,9 @@ Stopping leaves the dataplane as it is: traffic goes on, the next start adopts w
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from kuberouter.daemon import limits, narrator
 from kuberouter.daemon.access import access_of
@@ -20,29 +19,29 @@ from kuberouter.daemon.debug import DebugSocket
 from kuberouter.daemon.presence import announce
 from kuberouter.daemon.reload import Reloader
 from kuberouter.daemon.signals import Signals
+from kuberouter.daemon.supervise import supervise
 from kuberouter.daemon.watchdog import LOOK, Herald, Watchdog
 from kuberouter.daemon.web import HealthServer, MetricsServer
 from kuberouter.engine.loop import ControllerState
 from kuberouter.model.core import Unavailable
-from kuberouter.model.ports import Inbox, Source, Stop
 from kuberouter.wire import command
 
 log = logging.getLogger(__name__)
 
-FIRST_RESTART = 0.5
-LAST_RESTART = 30.0
-"""Seconds before a source that raised is started again: doubled from the first to the last value, with jitter."""
+
+LOOPS = {"lease": "lease of the allocator", "loadbalancer": "allocator"}
+"""What the log calls loops that are not called like their threads."""
 
 
 class Health:
-    """What the health endpoints say: alive while the engine turns, ready as the controllers are."""
+    """What the health endpoints say: alive while the loops get on, ready as the controllers are."""
 
     def __init__(self, composition: Composition) -> None:
         self._composition = composition
 
     def alive(self) -> bool:
-        """Whether the engine's loop still turns."""
-        return self._composition.engine.alive()
+        """Whether every loop gets on without which the daemon does not do its work."""
+        return all(pulse.alive() for pulse in self._composition.pulses.values())
 
     def readiness(self) -> Sequence[tuple[str, bool, str]]:
         """Each controller's name, whether it is ready, and why not."""
@@ -66,24 +65,6 @@ class Health:
     def _explain(self, state: ControllerState) -> tuple[str, bool, str]:
         reasons = [state.reason, *self._composition.source_errors(state.name)] if not state.ready else []
         return state.name, state.ready, "; ".join(reason for reason in reasons if reason)
-
-
-def supervise(source: Source, inbox: Inbox, stop: Stop, *, clock: Callable[[], float] = time.monotonic) -> None:
-    """Run a source until `stop`, starting it again with backoff when it raises: that is a bug, not a reason to die."""
-    delay = FIRST_RESTART
-    while not stop.is_set():
-        started = clock()
-        try:
-            source.run(inbox, stop)
-            if stop.is_set():
-                return
-            log.error("source %s ended by itself; starting it again", source.name)
-        except Exception:
-            log.exception("source %s failed; starting it again", source.name)
-        if clock() - started > LAST_RESTART:
-            delay = FIRST_RESTART
-        stop.wait(delay * random.uniform(0.5, 1.0))
-        delay = min(LAST_RESTART, delay * 2)
 
 
 def start(config: Config, signals: Signals, line: Parsed, now: Parsed) -> int:
@@ -166,7 +147,9 @@ def run(composition: Composition, signals: Signals, reloader: Reloader, *, patie
     engine = threading.Thread(target=composition.engine.run, args=(stop,), name="engine", daemon=True)
     for thread in (*threads, engine):
         thread.start()
-    code = _attend(composition, signals, reloader, engine=engine, patience=patience)
+    code = _attend(
+        composition, signals, reloader, watchdogs=_watchdogs(composition, (engine, *threads)), patience=patience
+    )
     if signals.ended():
         _ended(signals)
     stop.set()
@@ -182,11 +165,26 @@ def _ended(signals: Signals) -> int:
     return 0
 
 
+def _watchdogs(composition: Composition, threads: Iterable[threading.Thread]) -> list[Watchdog]:
+    """One for each loop that has a pulse."""
+    pulses = composition.pulses
+    return [
+        Watchdog(pulses[thread.name].alive, thread, f"the loop of the {LOOPS.get(thread.name, thread.name)}")
+        for thread in threads
+        if thread.name in pulses
+    ]
+
+
 def _attend(
-    composition: Composition, signals: Signals, reloader: Reloader, *, engine: threading.Thread, patience: float
+    composition: Composition,
+    signals: Signals,
+    reloader: Reloader,
+    *,
+    watchdogs: Sequence[Watchdog],
+    patience: float,
 ) -> int:
-    """Look now and then at the loop and at the configuration, until a signal, or what is missing, ends it."""
-    watchdog, herald = Watchdog(composition.engine.alive, engine), Herald(Health(composition).readiness)
+    """Look now and then at the loops and at the configuration, until a signal, or what is missing, ends it."""
+    herald = Herald(Health(composition).readiness)
     began = last = time.monotonic()
     waiting = patience > 0
     while True:
@@ -203,6 +201,7 @@ def _attend(
                 log.error("--cache-sync-timeout: after %s there is no answer for %s", show_duration(patience), text)
                 return 1
         if now - last >= LOOK:
-            watchdog.look()
+            for watchdog in watchdogs:
+                watchdog.look()
             herald.look()
             last = now

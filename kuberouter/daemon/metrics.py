@@ -178,7 +178,11 @@ METRICS: tuple[Metric, ...] = (
         "Unix time at which all that a controller wants was last known to be in force.",
         ("controller",),
     ),
-    Metric("heartbeat_age_seconds", "gauge", "Seconds since the engine's loop last came round, or got on with it."),
+    Metric(
+        "heartbeat_age_seconds",
+        "gauge",
+        "Seconds since the loop of the engine, or of the allocator, last got on; of several the longest.",
+    ),
     Metric(
         "queue_depth",
         "gauge",

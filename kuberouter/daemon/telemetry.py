@@ -28,6 +28,7 @@ from kuberouter.model.core import Reason, Row
 from kuberouter.model.netfilter import Chain, IpSet
 from kuberouter.model.network import Route
 from kuberouter.model.nftables import NftChain, NftSet
+from kuberouter.model.pulse import Pulse
 
 Kinds = Mapping[str, tuple[type[Row], ...]]
 
@@ -93,6 +94,10 @@ class Telemetry:
         )
         self.informers: Mapping[str, Callable[[], float]] = {}
         """Of each source that is told of API objects, how long it has heard nothing, in seconds."""
+        self.pulses: Callable[[], Iterable[Pulse]] = tuple
+        """Of the loops that are to get on."""
+        self.beside: list[Callable[[], tuple[str, bool, str]]] = []
+        """Controllers that are no work of the engine: name, whether it is ready, and why not."""
         self._astray: dict[type[Row], int] = {}
         """Objects that an audit found changed and that are not yet put right."""
         self._routes = [0, 0]
@@ -193,8 +198,10 @@ class Telemetry:
     def _state(self, watched: Watched) -> Iterator[Series]:
         engine, planner, dataplane = watched.engine, watched.planner, watched.dataplane
         tables = dataplane.tables.values()
-        yield series("heartbeat_age_seconds", max(0.0, time.monotonic() - engine.beat))
-        yield series("controller_ready", {(state.name,): int(state.ready) for state in engine.states})
+        beats = [engine.pulse.beat, *(pulse.beat for pulse in self.pulses())]
+        yield series("heartbeat_age_seconds", max(0.0, time.monotonic() - min(beats)))
+        ready = {(state.name,): int(state.ready) for state in engine.states}
+        yield series("controller_ready", ready | {(s[0],): int(s[1]) for s in (state() for state in self.beside)})
         yield series("source_synced", {(name,): int(name in planner.synced) for name in self._sources})
         depth = {
             ("events",): len(watched.inbox),

@@ -1,4 +1,4 @@
-"""Tells the log when the engine's loop hangs and where, and what is waited for; with health endpoints or without."""
+"""Tells the log when a loop hangs and where, and what is waited for; with health endpoints or without."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ LINES = 12
 class Watchdog:
     """Looks now and then; never ends anything, which is for whoever asks `/livez`."""
 
-    def __init__(self, alive: Callable[[], bool], thread: threading.Thread) -> None:
-        """`alive` says whether the loop turns that `thread` runs."""
+    def __init__(
+        self, alive: Callable[[], bool], thread: threading.Thread, loop: str = "the loop of the engine"
+    ) -> None:
+        """`alive` says whether the loop turns that `thread` runs, `loop` is what it is called."""
         self._alive = alive
+        self._loop = loop
         self._thread = thread
         self._well = True
 
@@ -29,9 +32,9 @@ class Watchdog:
         """Look once."""
         well = self._alive()
         if self._well and not well:
-            log.error("the engine's loop hangs, so /livez fails; it is at\n%s", self._place())
+            log.error("%s hangs, so /livez fails; it is at\n%s", self._loop, self._place())
         elif well and not self._well:
-            log.warning("the engine's loop turns again")
+            log.warning("%s turns again", self._loop)
         self._well = well
 
     def _place(self) -> str:

@@ -14,6 +14,7 @@ from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.planner import NODE_KNOWN, POD_CIDR_KNOWN, Planner
 from kuberouter.model.core import ObjectRef, Owner, Problem, Reason, Row, Value
 from kuberouter.model.ports import Stop
+from kuberouter.model.pulse import Pulse
 
 T = TypeVar("T")
 
@@ -28,9 +29,6 @@ MOST_TOLD = 16
 """Refused rows of a table, and objects behind one row, that are told of it; beyond that it is the table's trouble."""
 BEAT = 1.0
 """Longest sleep of an idle loop in seconds; also the resolution of retries."""
-WEDGED_AFTER = 120.0
-"""Seconds without a step of the engine after which the process counts as not alive. A step, be it a turn or one table
-of it, may take as long as the slowest bounded write, and a slow machine must not be killed for being slow."""
 
 
 class ControllerState(Value, frozen=True, gc=False):
@@ -71,13 +69,11 @@ class Engine:
         self._frozen = False
         self._refused: set[Owner] = set()
         """Voices for objects of which something is refused."""
-        self.beat = clock()
-        """Time of the loop's last turn, or of the last table that it has read or written since."""
-        self._failing = False
-        """The last turn failed: what the next one gets done is no sign of life until it has come round."""
-        dataplane.progress = self._progress
+        self.pulse = Pulse(clock)
+        """Beats with every turn, and with every table that is read or written meanwhile."""
+        dataplane.progress = self.pulse.progress
         self.turned = False
-        """Whether it has come round at all, be it with an error: from then on the beat says how it is."""
+        """Whether it has come round at all, be it with an error: from then on the pulse says how it is."""
         self.states: tuple[ControllerState, ...] = tuple(
             ControllerState(c.name, False, "starting") for c in self._controllers
         )
@@ -86,7 +82,7 @@ class Engine:
 
     def alive(self) -> bool:
         """Whether the loop still turns."""
-        return self._clock() - self.beat < WEDGED_AFTER
+        return self.pulse.alive()
 
     def visit(self, look: Callable[[], T], patience: float) -> T:
         """What `look` finds between two turns, when claimed and written are of one moment; called by other threads.
@@ -124,16 +120,12 @@ class Engine:
                 self.turned = True
                 stop.wait(BEAT)
 
-    def _progress(self) -> None:
-        if not self._failing:
-            self.beat = self._clock()
-
     def _failed(self, text: str) -> None:
         """A turn raised: a bug of ours. What it claimed but did not write is found by reading every table again.
 
-        The beat stands still meanwhile, so that a loop which fails for ever counts as not alive.
+        The pulse stands still meanwhile, so that a loop which fails for ever counts as not alive.
         """
-        self._failing = True
+        self.pulse.failed()
         message = f"a turn failed and is tried again: {text}"
         self._planner.journal.report(self._subject, (Problem(self._subject, "", Reason.BUG, message),))
         self._dataplane.resync(tuple(self._dataplane.tables))
@@ -157,8 +149,7 @@ class Engine:
         )
         report.planned, report.controllers = planned, self._planner.busy
         self._report_tables()
-        self._failing = False
-        self.beat = self._clock()
+        self.pulse.round()
         self.states = tuple(self._state(c) for c in self._controllers)
         self.turned = True
         self._observe(report)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from kuberouter.model.core import Batch, Fragment, Outcome, Owner, Problem, Row
 from kuberouter.model.events import Event
 from kuberouter.model.node import NodeFacts
+from kuberouter.model.pulse import Pulse
 
 R = TypeVar("R", bound=Row)
 V_contra = TypeVar("V_contra", contravariant=True)
@@ -46,6 +47,14 @@ class Informer(Source, Protocol):
     """A source that somebody tells of API objects, and that knows how long ago it heard anything."""
 
     def silence(self) -> float: ...
+
+
+@runtime_checkable
+class Living(Source, Protocol):
+    """A source that shows whether its loop gets on: one that does not get on makes the process not alive."""
+
+    @property
+    def pulse(self) -> Pulse: ...
 
 
 class Driver(Protocol[R]):

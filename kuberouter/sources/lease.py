@@ -18,6 +18,7 @@ import msgspec
 
 from kuberouter.model.core import Value
 from kuberouter.model.ports import Inbox, Stop
+from kuberouter.model.pulse import Pulse
 from kuberouter.wire.kubeapi import ApiError, Forbidden, KubeApi, Unreachable
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class Elector:
         self.term = 0
         """How often this one has come to lead."""
         self.times = times
+        self.pulse = Pulse(clock)
+        """Beats with each look at the lease, whatever comes of it, and between its requests."""
         self._api = api
         self._namespace = namespace
         self._identity = identity
@@ -89,7 +92,12 @@ class Elector:
         """Ask for the lease, or renew it, until `stop`."""
         del inbox
         while not stop.is_set():
-            self.step()
+            try:
+                self.step()
+            except Exception:
+                self.pulse.failed()
+                raise
+            self.pulse.round()
             stop.wait(self.times.retry * random.uniform(0.9, 1.1))
 
     def step(self) -> None:
@@ -121,6 +129,7 @@ class Elector:
     def _ask(self) -> None:
         began, now = self._clock(), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         found = self._read()
+        self.pulse.progress()
         duration = max(1, math.ceil(self.times.duration))
         if found is None:
             spec = _Spec(self._identity, duration, now, now, 0)

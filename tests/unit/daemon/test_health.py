@@ -18,11 +18,12 @@ from kuberouter.drivers.memory import MemoryDriver
 from kuberouter.engine.dataplane import Dataplane, Table
 from kuberouter.engine.inbox import Inbox
 from kuberouter.engine.journal import Journal
-from kuberouter.engine.loop import WEDGED_AFTER, Controller, Engine
+from kuberouter.engine.loop import Controller, Engine
 from kuberouter.engine.planner import Planner, Registered
 from kuberouter.model.core import Batch, Fragment, ObjectRef, Outcome, Owner, Prefix, Unavailable
 from kuberouter.model.events import Drifted, Event
 from kuberouter.model.network import Route, RouteKey
+from kuberouter.model.pulse import WEDGED_AFTER
 from kuberouter.model.settings import NodeSettings
 
 ROUTE = Route(RouteKey(254, Prefix(bytes((10, 0, 1, 0)), 24)), devices=("eth0",))
@@ -155,7 +156,7 @@ def test_a_first_pass_that_takes_long_is_no_loop_that_hangs(daemon: Daemon) -> N
     daemon.inbox.broken = False
     daemon.pass_by(1)
     # What fails for ever may write before it does.
-    daemon.engine._progress()
+    daemon.engine.pulse.progress()
     daemon.pass_by(WEDGED_AFTER - 1)
     assert daemon.says("livez") == STUCK
 

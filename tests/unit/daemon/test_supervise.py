@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kuberouter.daemon.lifecycle import FIRST_RESTART, LAST_RESTART, supervise
+from kuberouter.daemon.supervise import FIRST_RESTART, LAST_RESTART, supervise
 from kuberouter.engine.inbox import Inbox
 from kuberouter.model.ports import Inbox as InboxPort
 from kuberouter.model.ports import Stop

@@ -26,7 +26,7 @@ def test_a_loop_that_hangs_is_told_once_with_its_place_and_so_is_its_return(capl
     first, second = caplog.messages
     assert "hangs" in first
     assert "hang_here" in first
-    assert second == "the engine's loop turns again"
+    assert second == "the loop of the engine turns again"
     dog.look()
     assert "its thread is gone" in caplog.messages[2]
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab.test_daemon import routes
 from tests.lab.test_firewall import DENY
 from tests.support.lab import Lab, Node, objects
 from tests.support.lab.objects import Object
 from tests.support.probes import until
 
 pytestmark = pytest.mark.root
-LIMIT = 1.0
-"""Seconds of --cache-sync-timeout: to know all Nodes is to know that this one is not among them."""
-ARGUMENTS = ["--run-service-proxy=false", f"--cache-sync-timeout={LIMIT}s"]
-
 LOOK = "ip route; ip -o link; iptables-save | grep ^-A; ipset list -n"
 """Where a daemon leaves its first traces."""
 
@@ -35,22 +30,21 @@ def without(node: Object, *fields: tuple[str, str]) -> Object:
 
 
 def test_a_node_that_becomes_known_bit_by_bit_is_waited_for_and_then_served() -> None:
-    with Lab(nodes=2, subnets=1, daemon_arguments=ARGUMENTS) as lab:
-        late, other = lab.nodes
-        whole = objects.node(late.site, lab.families, {})
-        lab.delete("Node", "", late.name)
-        before = late.sh(LOOK)
+    with Lab(nodes=1, subnets=1, daemon_arguments=["--run-service-proxy=false"]) as lab:
+        (node,) = lab.nodes
+        whole = objects.node(node.site, lab.families, {})
+        lab.delete("Node", "", node.name)
+        before = node.sh(LOOK)
         lab.start()
-        lab.wait(lambda: lab.check_alive() and other.ready(), 40, "the other node ready")
 
         def waits(**reasons: str) -> None:
             """It is up, alive, and says what it waits for; what it cannot know enough of it leaves alone."""
-            wanted = {name: f"not ready: {reason}" if reason else "ready" for name, reason in reasons.items()}
-            lab.wait(lambda: states(late, "readyz") == wanted, 20, f"{wanted}")
+            ready = {name: f"not ready: {reason}" if reason else "ready" for name, reason in reasons.items()}
             up = {name: f"started: {reason}" if reason else "started" for name, reason in reasons.items()}
-            assert states(late, "startupz") == up
-            assert late.sh("curl -sS -m 5 --fail http://127.0.0.1:20244/livez") == "OK\n"
-            assert not late.cni_ready()
+            wanted = {"readyz": ready, "startupz": up}
+            lab.wait(lambda: {page: states(node, page) for page in wanted} == wanted, 40, f"{wanted}")
+            assert node.sh("curl -sS -m 5 --fail http://127.0.0.1:20244/livez") == "OK\n"
+            assert not node.cni_ready()
             assert lab.check_alive()
 
         nobody = "there is no Node of the name node1"
@@ -58,13 +52,13 @@ def test_a_node_that_becomes_known_bit_by_bit_is_waited_for_and_then_served() ->
         lab.apply(without(whole, ("status", "addresses"), ("spec", "podCIDR"), ("spec", "podCIDRs")))
         nowhere = "Node node1 has no address of a family in use yet"
         waits(router=nowhere, firewall=nowhere)
-        assert late.sh(LOOK) == before
+        assert node.sh(LOOK) == before
         lab.apply(without(whole, ("spec", "podCIDR"), ("spec", "podCIDRs")))
         waits(router="Node node1 has no pod CIDR of a family in use yet", firewall="")
         lab.apply(whole)
-        lab.wait(lambda: lab.check_alive() and late.ready() and late.cni_ready(), 20, "the node ready")
-        lab.wait(lambda: all(routes(lab, node) for node in lab.nodes), 20, "routes")
-        client, target = lab.pod("client", other.name), lab.pod("target", late.name, labels={"app": "closed"})
+        lab.wait(lambda: lab.check_alive() and node.ready() and node.cni_ready(), 20, "the node ready")
+        assert node.site.pod_cidrs[0] in node.gobgp("global rib")
+        client, target = lab.pod("client", node.name), lab.pod("target", node.name, labels={"app": "closed"})
         assert until(client.prober, target.job(), lambda result: result.allowed) is not None
         lab.apply(DENY)
         assert until(client.prober, target.job(), lambda result: not result.allowed) is not None

@@ -125,7 +125,7 @@ class Ledger(Generic[R]):
 
     def _enter(self, claims: Sequence[Claim[R]]) -> bool:
         """Take in claims whole if all are first ones, to what nobody holds: so it is at a start. Else do nothing."""
-        if self._stirred:
+        if self._stirred or any(owner in self._claimants for owner, _, _ in claims[:1]):
             return False
         entering = {owner: _Claimant(owner, rank, tuple(rows)) for owner, rows, rank in claims}
         if len(entering) < len(claims) or not self._claimants.keys().isdisjoint(entering):

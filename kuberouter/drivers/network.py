@@ -337,7 +337,7 @@ def _route_key(key: RouteKey) -> bytes:
 
 
 class PolicyRuleDriver(Rtnetlink):
-    """Policy rules that look into our tables; the table number is how ours are recognised."""
+    """Policy rules by source that look into our tables; that and the table number is how ours are recognised."""
 
     def __init__(self, tables: Collection[int]) -> None:
         super().__init__()
@@ -351,13 +351,16 @@ class PolicyRuleDriver(Rtnetlink):
         """All rules of both families."""
         return [PolicyRule(key) for key in self._priorities()]
 
-    def _priorities(self) -> dict[PolicyRuleKey, int]:
-        found: dict[PolicyRuleKey, int] = {}
+    def _priorities(self) -> dict[PolicyRuleKey, list[int]]:
+        """Mostly one each, but the kernel takes the same rule again with another priority."""
+        found: dict[PolicyRuleKey, list[int]] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             for body in self.wire.dump(rt.RTM_GETRULE, rt.route_dump(family)):
                 rule = rt.parse_rule(body)
+                if rule.mark or rule.narrowed:
+                    continue
                 key = PolicyRuleKey(Family(rule.family), Prefix(rule.source, rule.length), rule.table)
-                found.setdefault(key, rule.priority)
+                found.setdefault(key, []).append(rule.priority)
         return found
 
     def write(self, batch: Batch[PolicyRule]) -> Outcome:
@@ -367,7 +370,7 @@ class PolicyRuleDriver(Rtnetlink):
         self.apply([(r.key, (rt.RTM_NEWRULE, create, _rule(r.key))) for r in batch.add], failed, (errno.EEXIST,))
         # By priority: a deletion by source alone may hit a wider or narrower rule of the same table.
         priorities = self._priorities() if batch.remove else {}
-        gone = [(r.key, priorities[r.key]) for r in batch.remove if r.key in priorities]
+        gone = [(r.key, priority) for r in batch.remove for priority in priorities.get(r.key, ())]
         self.apply([(key, (rt.RTM_DELRULE, 0, _rule(key, priority))) for key, priority in gone], failed, GONE)
         return Outcome(failed)
 

@@ -46,6 +46,9 @@ IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_TARGET_NETNSID = 1, 2, 8, 10
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 7, 9, 15
 FRA_SRC, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE = 2, 6, 10, 15
+FRA_NARROWING = frozenset((1, 3, 12, 13, 16, 17, 19, 20, *range(22, 31)))
+"""What else narrows a policy rule: to, iif, tunnel, group, mask of marks, oif, l3mdev, users, protocol, ports, DSCP."""
+FIB_RULE_INVERT = 2
 FR_ACT_TO_TBL = 1
 IPPROTO_IPV6 = 41
 
@@ -352,6 +355,8 @@ class RuleFacts(NamedTuple):
     length: int
     priority: int
     mark: int = 0
+    narrowed: bool = False
+    """By something else than source and mark: we make no such rules."""
 
 
 def rule_request(family: int, source: bytes, length: int, table: int, priority: int = 0, *, mark: int = 0) -> bytes:
@@ -372,11 +377,12 @@ def rule_request(family: int, source: bytes, length: int, table: int, priority: 
 
 def parse_rule(body: bytes) -> RuleFacts:
     """A policy rule from the body of RTM_NEWRULE. A missing source is the whole family."""
-    family, _, length, _, table, _, _, _, _ = RTMSG.unpack_from(body)
+    family, to, length, tos, table, _, _, _, flags = RTMSG.unpack_from(body)
     found = attributes(body, RTMSG.size)
     if FRA_TABLE in found:
         table = U32.unpack(found[FRA_TABLE])[0]
     source = found.get(FRA_SRC, b"\0" * (4 if family == socket.AF_INET else 16))
     priority = U32.unpack(found[FRA_PRIORITY])[0] if FRA_PRIORITY in found else 0
     mark = U32.unpack(found[FRA_FWMARK])[0] if FRA_FWMARK in found else 0
-    return RuleFacts(family, table, source, length, priority, mark)
+    narrowed = bool(to or tos or flags & FIB_RULE_INVERT or not FRA_NARROWING.isdisjoint(found))
+    return RuleFacts(family, table, source, length, priority, mark, narrowed)

@@ -244,6 +244,18 @@ def test_b19_rules_of_our_table_come_and_go_whatever_tables_are_called(uplink: s
     assert "from 10.9.0.0/16 lookup 99" in sh("ip", "rule")
 
 
+def test_rules_of_our_table_that_are_not_by_source_alone_stay_and_doubles_go_at_once(uplink: str) -> None:
+    """Others may have taken the number; and the kernel takes a rule twice that somebody adds by hand."""
+    others = ("fwmark 3", "to 10.9.0.0/16", "from 10.9.0.0/16 iif lo", "not from 10.9.0.0/16", "dport 53")
+    for rule in (*others, "from 10.244.1.0/24", "from 10.244.1.0/24 pref 100", "from 10.244.1.0/24 pref 50"):
+        sh("ip", "rule", "add", *rule.split(), "lookup", "77")
+    driver = PolicyRuleDriver((77,))
+    assert [str(key.source) for key in owned(driver)] == ["10.244.1.0/24"]
+    assert converge(driver, []) == {}
+    assert owned(driver) == {}
+    assert sh("ip", "rule").count("lookup 77") == len(others)
+
+
 def test_ports_in_hairpin_mode_stay_in_it_and_others_are_left_alone(uplink: str) -> None:
     for name in ("veth1", "veth2", "loose"):
         sh("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p")

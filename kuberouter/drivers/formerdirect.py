@@ -1,10 +1,10 @@
 """What the Go kube-router has left on the node of direct server return, and the way out for it.
 
 It puts marking and clamping rules without a comment into builtin chains, a policy rule for each mark that leads to a
-table in which everything is local, and one more that leads to a table with nothing in it. What is still wanted of its
-FWMARK services bears our mark by the time that this is written. None of the rest is ours to keep:
-we mark in a chain of our own, and have the address itself local. Names in rt_tables(5) stay: they are in a file of the
-host, and mean nothing without the tables.
+table in which everything is local, and one more that leads to a table with nothing in it, or, before its release 2.6,
+with external addresses behind the pods' bridge. What is still wanted of its FWMARK services bears our mark by the time
+that this is written. None of the rest is ours to keep: we mark in a chain of our own, and have the address itself
+local. Names in rt_tables(5) stay: they are in a file of the host, and mean nothing without the tables.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from kuberouter.wire.text.marks import ClampRule, MarkRule, parse_marks
 
 MARKED_TABLE, MARKED_PRIORITY = 78, 32764
 EMPTY_TABLE, EMPTY_PRIORITY = 79, 32765
-PODS = "-i kube-bridge "
+BRIDGE = "kube-bridge"
+PODS = f"-i {BRIDGE} "
 HANDSHAKE = "--tcp-flags SYN,RST SYN"
 CHAINS = ("PREROUTING", "OUTPUT", "POSTROUTING")
 GONE = frozenset((errno.ENOENT, errno.ESRCH))
@@ -109,7 +110,18 @@ class FormerDirectDriver:
                 prefix = Prefix(route.address, 0)
                 request = rt.route_request(MARKED_TABLE, prefix.address, 0, protocol=0, kind=rt.RTN_LOCAL)
                 found.append((rt.RTM_DELROUTE, 0, request))
+            elif (route.table, route.kind) == (EMPTY_TABLE, rt.RTN_UNICAST) and route.hops == ((b"", self._bridge()),):
+                index = route.hops[0][1]
+                request = rt.route_request(EMPTY_TABLE, route.address, route.length, protocol=0, index=index)
+                found.append((rt.RTM_DELROUTE, 0, request))
         return found
+
+    def _bridge(self) -> int:
+        """The index of the pods' bridge; 0 where there is none."""
+        try:
+            return rt.parse_index(self._wire.ask(rt.RTM_GETLINK, rt.link_by_name(BRIDGE)))
+        except OSError:
+            return 0
 
 
 def _clamps(rule: ClampRule, places: set[bytes]) -> bool:

@@ -63,6 +63,9 @@ def test_theirs_goes_and_what_looks_like_it_stays(tools: list[Any], variant: Var
     sh("ip", "link", "set", "lo", "up")
     sh("ip", "route", "add", "local", "default", "dev", "lo", "table", "78")
     sh("ip", "route", "add", "unreachable", "192.0.2.0/24", "table", "79")
+    for bridge, address in (("kube-bridge", "198.51.100.7"), ("others", "198.51.100.8")):
+        sh("ip", "link", "add", bridge, "up", "type", "bridge")
+        sh("ip", "route", "add", address, "dev", bridge, "table", "79")
     driver = FormerDirectDriver(tools, tuple(Family), is_theirs)
     assert set(owned(driver)) == {FormerDirectKey(Family.IPV4)}
     assert converge(driver, []) == {}
@@ -74,7 +77,8 @@ def test_theirs_goes_and_what_looks_like_it_stays(tools: list[Any], variant: Var
     assert "100:" in rules
     assert "200:" in rules
     assert sh("ip", "route", "show", "table", "78") == ""
-    assert "192.0.2.0/24" in sh("ip", "route", "show", "table", "79")
+    kept = [line.split()[:4] for line in sh("ip", "route", "show", "table", "79").splitlines()]
+    assert kept == [["unreachable", "192.0.2.0/24"], ["198.51.100.8", "dev", "others", "scope"]]
 
 
 def test_b20_a_node_that_never_had_it_is_read_and_left_alone(tools: list[Any]) -> None:

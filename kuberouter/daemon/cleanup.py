@@ -10,7 +10,7 @@ import enum
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from kuberouter.daemon.parts.proxy import PROXY_CHAINS, PROXY_SETS, of_the_go_ku
 from kuberouter.daemon.parts.router import ROUTER_SETS
 from kuberouter.daemon.presence import announce
 from kuberouter.drivers.addresses import AddressDriver, LocalRouteDriver
-from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver
+from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver, unseen
 from kuberouter.drivers.formerdirect import FormerDirectDriver
 from kuberouter.drivers.formeregress import FormerEgressDriver
 from kuberouter.drivers.formerpolicy import FormerPolicyDriver
@@ -88,10 +88,25 @@ def cleanup(parsed: Parsed, *, say: Callable[[str], None] = print) -> int:
             return 1
     files = (*filter(None, (os.environ.get(CNI_VARIABLE),)), *CNI_FILES)
     try:
-        return clean(pieces(excluded, node_ports, files), Level[chosen.upper()], dry_run=dry_run, say=say)
+        blind = tuple(unlooked())
+        for text in blind:
+            print(text, file=sys.stderr)
+        code = clean(pieces(excluded, node_ports, files), Level[chosen.upper()], dry_run=dry_run, say=say)
+        return 1 if blind else code
+    except PermissionError as error:
+        print(f"this takes the capability NET_ADMIN: {error.strerror}", file=sys.stderr)
+        return 1
     finally:
         if presence is not None:
             presence.close()
+
+
+def unlooked() -> Iterator[str]:
+    """Of what there is that cannot be looked at, so that nobody can say that nothing is left."""
+    for variant in Variant:
+        for family in Family:
+            if why := unseen(Xtables(variant), family):
+                yield f"{NAMES[family]} rules of iptables-{variant.value} cannot be looked at: {why}"
 
 
 def clean(wanted: Sequence[Piece], level: Level, *, dry_run: bool, say: Callable[[str], None]) -> int:

@@ -87,6 +87,21 @@ def existing(xtables: Xtables, family: Family) -> tuple[Table, ...]:
     return tuple(table for table in TABLES if table.value in names)
 
 
+def unseen(xtables: Xtables, family: Family) -> str:
+    """Why the tools do not show rules that there are in a variant; empty if they do, or if there are none."""
+    try:
+        saved = run((xtables.tool(family, "save"),))
+        why = "" if saved.ok else complaint(saved.errors)
+    except Unavailable as error:
+        why = str(error)
+    try:
+        tables = xtables.told(family).values() if why else ()
+    except Unavailable:
+        # Where the kernel has no such tables the tools fail as well. Of legacy ones the names can always be read.
+        return why if xtables.variant is Variant.LEGACY and table_names(family) else ""
+    return why if any(table.chains or any(table.builtin.values()) for table in tables) else ""
+
+
 Variants = Iterable[Callable[[], Xtables]]
 """What finds the tools of a variant, or raises Unavailable."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,24 @@ def test_a_mode_whose_tools_are_missing_is_told_by_name(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match="iptables-legacy-restore is not installed"):
         XtablesChoice("legacy", "n1", FAMILIES, PREFIXES, Journal()).get()
+
+
+def cleanup(*before: str, path: str) -> tuple[int, str]:
+    """Exit code and complaints of a cleanup with this search path for tools."""
+    words = (*before, sys.executable, "-m", "kuberouter", "--cleanup-config")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(words, capture_output=True, text=True, env={"PATH": path}, cwd=root, timeout=60)
+    return done.returncode, done.stderr
+
+
+def test_what_cannot_be_looked_at_is_told_by_cleanup_and_not_taken_for_nothing(aside: Xtables) -> None:
+    nowhere = "/nonexistent"
+    assert cleanup(path=nowhere) == (0, "")
+    fill(aside)
+    code, said = cleanup(path=nowhere)
+    assert code == 1
+    tool = aside.tool(Family.IPV4, "save")
+    assert f"IPv4 rules of iptables-{aside.variant.value} cannot be looked at: {tool} is not installed" in said
+    drop = ("/usr/bin/setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+    assert cleanup(*drop, path=nowhere) == (1, "this takes the capability NET_ADMIN: Operation not permitted\n")
+    assert len(lines(aside)) > 2

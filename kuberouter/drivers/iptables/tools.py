@@ -147,6 +147,10 @@ class Xtables:
         self._link = self._link or NftSocket()
         return marks(self._link, family, TABLES)
 
+    def told(self, family: Family) -> dict[str, SavedTable]:
+        """What the kernel tells without the tools: chains, and rules without words. Raises Unavailable."""
+        return self._marks(family)
+
     def restore(self, family: Family, script: Script) -> Completed:
         """Apply a script in one transaction, leaving everything that it does not name alone."""
         self._seen.pop(family, None)

@@ -29,7 +29,7 @@ from kuberouter.drivers.formerdirect import FormerDirectDriver
 from kuberouter.drivers.formeregress import FormerEgressDriver
 from kuberouter.drivers.formerpolicy import FormerPolicyDriver
 from kuberouter.drivers.formerproxy import HAIRPIN_CHAIN, FormerProxyDriver
-from kuberouter.drivers.fouports import FouPortDriver
+from kuberouter.drivers.fouports import LeftFouPortDriver
 from kuberouter.drivers.ipsets import SetDriver
 from kuberouter.drivers.iptables import Variant, Xtables
 from kuberouter.drivers.ipvs import DestinationDriver, VirtualServiceDriver
@@ -79,6 +79,7 @@ def cleanup(parsed: Parsed, *, say: Callable[[str], None] = print) -> int:
     if reader.errors or node_ports is None:
         print("\n".join(reader.errors), file=sys.stderr)
         return 1
+    tunnel_port = reader.flag("overlay-encap-port", int)
     dry_run = reader.flag("dry-run", bool)
     presence = announce()
     if presence is None:
@@ -91,7 +92,7 @@ def cleanup(parsed: Parsed, *, say: Callable[[str], None] = print) -> int:
         blind = tuple(unlooked())
         for text in blind:
             print(text, file=sys.stderr)
-        code = clean(pieces(excluded, node_ports, files), Level[chosen.upper()], dry_run=dry_run, say=say)
+        code = clean(pieces(excluded, node_ports, tunnel_port, files), Level[chosen.upper()], dry_run=dry_run, say=say)
         return 1 if blind else code
     except PermissionError as error:
         print(f"this takes the capability NET_ADMIN: {error.strerror}", file=sys.stderr)
@@ -165,7 +166,9 @@ def _remove(driver: Any, rows: tuple[Any, ...]) -> dict[Any, str]:
 # --- what there may be, in the order in which it goes: what leads somewhere before what it leads to -------------------
 
 
-def pieces(excluded: tuple[Prefix, ...], node_ports: tuple[int, int], files: Sequence[str]) -> tuple[Piece, ...]:
+def pieces(
+    excluded: tuple[Prefix, ...], node_ports: tuple[int, int], tunnel_port: int, files: Sequence[str]
+) -> tuple[Piece, ...]:
     """Everything that a kube-router may have left on a node."""
     variants = tuple(Xtables(variant) for variant in Variant)
     tools = tuple((lambda xtables=xtables: xtables) for xtables in variants)
@@ -198,7 +201,7 @@ def pieces(excluded: tuple[Prefix, ...], node_ports: tuple[int, int], files: Seq
         Piece("local route", links, lambda: LocalRouteDriver(excluded=excluded), lambda r: _address(r.key.address)),
         Piece("route", links, lambda: RouteDriver((TABLE_MAIN, TUNNEL_TABLE)), _route),
         Piece("policy routing rule", links, lambda: PolicyRuleDriver((TUNNEL_TABLE,)), _rule),
-        Piece("UDP port of tunnels", links, lambda: FouPortDriver((TUNNEL_PREFIX,)), lambda row: str(row.key.port)),
+        Piece("UDP port of tunnels", links, lambda: LeftFouPortDriver((TUNNEL_PREFIX,), tunnel_port), _port),
         Piece("tunnel", links, lambda: LinkDriver((), (TUNNEL_PREFIX,)), lambda row: row.key.name),
         Piece("link", links, lambda: LeftLinkDriver((DUMMY_LINK,), (DUMMY_LINK,)), lambda row: row.key.name),
         Piece("bridge of pods", everything, lambda: LinkDriver((BRIDGE_LINK,)), lambda row: row.key.name),
@@ -241,6 +244,10 @@ def _set(row: Any) -> str:
 def _route(row: Any) -> str:
     table = "" if row.key.table == TABLE_MAIN else f" in table {row.key.table}"
     return f"{row.key.prefix}{table}"
+
+
+def _port(row: Any) -> str:
+    return f"{row.key.port}, {NAMES[row.key.family]}"
 
 
 def _rule(row: Any) -> str:

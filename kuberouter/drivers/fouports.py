@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from kuberouter.drivers.network import ENCAP_MODULES, KINDS, Rtnetlink
 from kuberouter.model.core import Batch, Family, Outcome, Unavailable
@@ -25,6 +25,7 @@ class FouPortDriver(Rtnetlink):
         self._prefixes = prefixes
         self._wanted = wanted
         self._known: set[FouPortKey] = set()
+        self._elsewhere: set[FouPortKey] = set()
         self._number = 0
 
     def owns(self, row: FouPort) -> bool:
@@ -33,14 +34,20 @@ class FouPortDriver(Rtnetlink):
 
     def read(self) -> Iterable[FouPort]:
         """All GUE ports."""
-        for link in self.links():
-            family = FAMILIES.get(KINDS.get(link.kind, LinkKind.DUMMY))
-            if family is not None and link.encap_port > 0 and link.name.startswith(self._prefixes):
-                self._known.add(FouPortKey(family, link.encap_port))
+        used = set(self._used())
+        self._known.update(key for key, ours in used if ours)
+        self._elsewhere = {key for key, ours in used if not ours}
         if not self._find():
             return ()
         found = map(fou.parse_port, self._generic.dump(self._number, fou.list_request()))
         return [FouPort(FouPortKey(Family(f.family), f.port)) for f in found if f.gue]
+
+    def _used(self) -> Iterator[tuple[FouPortKey, bool]]:
+        """The ports to which tunnels send, and whether the tunnel is ours."""
+        for link in self.links():
+            family = FAMILIES.get(KINDS.get(link.kind, LinkKind.DUMMY))
+            if family is not None and link.encap_port > 0:
+                yield FouPortKey(family, link.encap_port), link.name.startswith(self._prefixes)
 
     def write(self, batch: Batch[FouPort]) -> Outcome:
         """Open and close ports."""
@@ -75,3 +82,10 @@ class FouPortDriver(Rtnetlink):
         except Unavailable:
             return False
         return True
+
+
+class LeftFouPortDriver(FouPortDriver):
+    """For cleanup: the port that we use is ours even where no tunnel of ours is left, unless others' tunnels use it."""
+
+    def __init__(self, prefixes: tuple[str, ...], port: int) -> None:
+        super().__init__(prefixes, lambda key: key.port == port and key not in self._elsewhere)

@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kuberouter.drivers.fouports import FouPortDriver
+from kuberouter.drivers.fouports import FouPortDriver, LeftFouPortDriver
 from kuberouter.drivers.network import LinkDriver, RouteDriver
 from kuberouter.model.core import Batch, Family, Prefix
 from kuberouter.model.network import (
@@ -197,6 +197,24 @@ def test_ports_of_former_tunnels_are_ours_and_others_are_not(ends: tuple[End, En
     assert "port 8888 ipproto 4" in left
     taken = FouPort(FouPortKey(V4, 8888))
     assert converge(fresh, [taken]) == {taken.key: "UDP port 8888 is in use"}
+
+
+@pytest.mark.fou
+def test_cleanup_closes_our_port_that_no_tunnel_is_left_for_unless_others_use_it(ends: tuple[End, End]) -> None:
+    """Where all nodes are neighbours there is the port and no tunnel."""
+    a, _ = ends
+    for words in ("", "-6"):
+        sh("ip", *words.split(), "-n", a.name, "fou", "add", "port", "5555", "gue")
+    remote = ("local", "192.0.2.1", "remote", "192.0.2.9", "encap", "gue", "encap-dport", "5555")
+    sh("ip", "-n", a.name, "link", "add", "theirs", "type", "ipip", *remote)
+    with netns.inside(a.name):
+        assert owned(LeftFouPortDriver(("tun-",), 6666)) == {}
+        left = LeftFouPortDriver(("tun-",), 5555)
+    assert [key.family for key in owned(left)] == [Family.IPV6]
+    sh("ip", "-n", a.name, "link", "del", "theirs")
+    assert len(owned(left)) == 2
+    assert converge(left, []) == {}
+    assert "5555" not in sh("ip", "-n", a.name, "fou", "show")
 
 
 @pytest.mark.fou

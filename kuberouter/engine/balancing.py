@@ -15,7 +15,7 @@ from typing import NamedTuple
 from kuberouter.cluster.balancing import Taken
 from kuberouter.compilers.loadbalancer import Room, Rooms, eligible, left, status
 from kuberouter.model.balancer import BalancedService, BalancerSettings, ServiceStatus
-from kuberouter.model.core import Family, ObjectRef, Problem, Reason
+from kuberouter.model.core import Family, ObjectRef, Problem, Reason, family_of
 
 MOST_REMEMBERED = 10_000
 """Services that are gone of which it is known what they had."""
@@ -96,7 +96,7 @@ class Allocator:
         freed, _ = self._hold(ref)
         row = status(service, given, self._settings, lacking=lacking, now=now)
         notes = (note for address in given.values() if (note := self._notes.get((ref, address))) is not None)
-        return Decision(row, (*problems.values(), *notes)), self._concerned(freed, set())
+        return Decision(row, (*problems.values(), *_ignored(service), *notes)), self._concerned(freed, set())
 
     def _forget(self, ref: ObjectRef) -> None:
         """A Service wants nothing any more; if it does again it gets the same, if that is free."""
@@ -139,7 +139,7 @@ class Allocator:
         if not rooms:
             message = f"no {NAMES[family]} range is given for it"
             return Problem(ref, "", Reason.MISSING, message)
-        asked = next((a for a in service.requested if len(a) == (4 if family is Family.IPV4 else 16)), None)
+        asked = next((address for address in service.requested if family_of(address) is family), None)
         if asked is not None:
             return self._asked(service, asked, rooms)
         given = self.given.get(ref, NOTHING).get(family)
@@ -179,10 +179,13 @@ class Allocator:
         return [other for other in self.taken.holders(address) if other != ref]
 
     def _elder(self, service: BalancedService, address: bytes) -> ObjectRef | None:
-        """Who else of ours has an address and keeps it; what stands in `externalIPs` is shared on purpose."""
+        """Who else has an address as a load balancer's, ours or another's, and keeps it, for it is older.
+
+        What stands in `externalIPs` is shared on purpose.
+        """
         for other in self._others(service.ref, address):
             known = self.services[other]
-            if eligible(known, self._settings) and known.rank < service.rank and address not in known.external_ips:
+            if known.balanced and known.rank < service.rank and address not in known.external_ips:
                 return other
         return None
 
@@ -190,3 +193,14 @@ class Allocator:
         holder = self._elder(service, lost)
         message = f"{ip_address(lost)} is also that of {holder}, which is older: {ip_address(found)} takes its place"
         return Problem(service.ref, "status.loadBalancer.ingress", Reason.CONFLICT, message)
+
+
+def _ignored(service: BalancedService) -> Iterable[Problem]:
+    """What a Service asks for beyond one address of each of its families."""
+    left = set(service.families)
+    for address in service.requested:
+        if family_of(address) in left:
+            left.remove(family_of(address))
+            continue
+        message = f"{ip_address(address)}, which it asks for, goes unused: it gets one per family in spec.ipFamilies"
+        yield Problem(service.ref, "", Reason.IGNORED, message)

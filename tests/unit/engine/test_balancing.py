@@ -157,6 +157,25 @@ def test_of_two_with_one_address_the_older_keeps_it_and_the_other_is_told(order:
     assert world.told("young") == [Reason.CONFLICT], "it is told until somebody has read it"
 
 
+def test_what_another_balancer_gave_before_is_not_shared_with_it() -> None:
+    other = service("other", has("192.0.2.3"), age=1, loadBalancerClass="example.com/lb")
+    world = World(IPV4)
+    world.start(other, service(status=has("192.0.2.3")))
+    [address] = world.addresses()
+    assert address != "192.0.2.3"
+    assert world.told() == [Reason.CONFLICT]
+    assert world.addresses("other") == ["192.0.2.3"]
+
+
+def test_what_is_asked_for_beyond_one_of_each_family_is_told_to_go_unused() -> None:
+    world = World(DUAL)
+    asked = {"annotations": {"kube-router.io/lb.ips": "192.0.2.4,192.0.2.5,2001:db8::7"}}
+    world.put(service(meta=asked, ipFamilies=["IPv4"]))
+    assert (world.addresses(), world.told()) == (["192.0.2.4"], [Reason.IGNORED, Reason.IGNORED])
+    world.put(service(meta=asked, ipFamilies=["IPv4", "IPv6"]))
+    assert (world.addresses(), world.told()) == (["192.0.2.4", "2001:db8::7"], [Reason.IGNORED])
+
+
 def test_what_is_asked_for_is_given_if_it_may_be_and_nothing_else() -> None:
     world = World(IPV4)
     world.put(service("a", loadBalancerIP="192.0.2.4"), service("b", loadBalancerIP="192.0.2.4"))

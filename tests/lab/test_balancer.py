@@ -27,7 +27,8 @@ from kuberouter.model.core import Problem, Reason
 from kuberouter.sources.lease import NAME, Elector
 from kuberouter.wire.kubeapi import connect
 from tests.support.apiserver import ApiServer
-from tests.support.rbac import used
+from tests.support.manifests import shipped
+from tests.support.rbac import allowed, used
 
 ROOT = Path(__file__).parents[2]
 SHORT = 2.0
@@ -208,3 +209,7 @@ def test_the_daemon_runs_with_nothing_else_and_gives_the_lease_up_when_it_ends(s
     rights = {f"{right.verb} {right.resource}" for right in used(server.requests)}
     leases = {"get leases", "create leases", "update leases"}
     assert rights == {"list services", "watch services", "patch services/status", *leases}
+    more = allowed(shipped("generic-kuberouter-all-features-loadbalancer"))
+    assert rights - {"list services", "watch services"} == {
+        f"{right.verb} {right.resource}" for right in more - allowed(shipped("generic-kuberouter-all-features"))
+    }

@@ -28,7 +28,7 @@ from kuberouter.drivers.former import FormerChainDriver, FormerHookDriver, unsee
 from kuberouter.drivers.formerdirect import FormerDirectDriver
 from kuberouter.drivers.formeregress import FormerEgressDriver
 from kuberouter.drivers.formerpolicy import FormerPolicyDriver
-from kuberouter.drivers.formerproxy import HAIRPIN_CHAIN, FormerProxyDriver
+from kuberouter.drivers.formerproxy import FIRST_SETS, HAIRPIN_CHAIN, FormerProxyDriver
 from kuberouter.drivers.fouports import LeftFouPortDriver
 from kuberouter.drivers.ipsets import SetDriver
 from kuberouter.drivers.iptables import Variant, Xtables
@@ -179,7 +179,7 @@ def pieces(
     go_services = GoServices(addresses.former, addresses.everywhere, node_ports, destinations.plain)
     services = Ownership(former=go_services.among, excluded=excluded)
     chains = (*CHAINS, *PROXY_CHAINS, HAIRPIN_CHAIN)
-    sets = (*SETS, *PROXY_SETS, *ROUTER_SETS)
+    sets = (*SETS, *PROXY_SETS, *FIRST_SETS, *ROUTER_SETS)
     rules, links, everything = Level.RULES, Level.LINKS, Level.ALL
     return (
         Piece("direct return in a pod", links, LeftReceiverDriver, _receiver),

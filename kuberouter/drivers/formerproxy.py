@@ -16,6 +16,8 @@ from kuberouter.model.netfilter import FormerProxy, FormerProxyKey, Table
 from kuberouter.wire.text.iptables import Script, complaint
 
 HAIRPIN_CHAIN = "KUBE-ROUTER-HAIRPIN"
+FIRST_SETS = ("kube-router-service-ips", "kube-router-ipvs-services")
+"""Sets of its guard before its release 2.0."""
 JUMPS = {Table.FILTER: ("INPUT", "KUBE-ROUTER-SERVICES"), Table.NAT: ("POSTROUTING", HAIRPIN_CHAIN)}
 """By table: the builtin chain and the chain of the Go kube-router that it jumps to from there."""
 SNAT = re.compile(

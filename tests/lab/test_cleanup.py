@@ -161,6 +161,7 @@ def test_what_the_go_kube_router_left_goes_as_well(lab: Lab) -> None:
     for words, text in original.egress():
         feed(node, words, text)
     node.sh(f"{ROUTE}; ip rule add from 10.244.2.0/24 lookup 77")
+    node.sh("ipset create kube-router-service-ips hash:ip; ipset create kube-router-ipvs-services hash:ip,port")
     assert difference(pristine, look(node)) != []
     code, said = cleanup(node)
     assert code == 0, said

@@ -28,9 +28,10 @@ from kuberouter.wire import command
 
 log = logging.getLogger(__name__)
 
-
 LOOPS = {"lease": "lease of the allocator", "loadbalancer": "allocator"}
 """What the log calls loops that are not called like their threads."""
+LAST_WRITE = 5.0
+"""Seconds for which the end waits for the request to the apiserver that the allocator, or its lease, is at."""
 
 
 class Health:
@@ -155,8 +156,12 @@ def run(composition: Composition, signals: Signals, reloader: Reloader, *, patie
     stop.set()
     composition.inbox.wake()
     engine.join(10.0)
-    if composition.balancer is not None:
-        composition.balancer.elector.release()
+    if (balancer := composition.balancer) is not None:
+        # What it writes just now has to be there before another leads; and who still renews would take the lease again.
+        for thread in threads:
+            if thread.name in (balancer.name, balancer.elector.name):
+                thread.join(LAST_WRITE)
+        balancer.elector.release()
     return code
 
 

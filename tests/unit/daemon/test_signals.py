@@ -50,3 +50,36 @@ os.kill(os.getpid(), signal.SIGTERM)
 raise SystemExit(run(None, signals, None, patience=60))
 """)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_lease_is_given_up_when_nothing_of_its_holder_is_on_its_way_any_more() -> None:
+    done = run("""
+import threading
+from types import SimpleNamespace
+from kuberouter.daemon.lifecycle import run
+
+given_up = threading.Event()
+
+class Late:
+    def __init__(self, name):
+        self.name = name
+
+    def run(self, inbox, stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.wait()
+        given_up.wait(0.3)
+        print(self.name, flush=True)
+
+class Lease(Late):
+    def release(self):
+        given_up.set()
+        print("given up")
+
+lease, balancer = Lease("lease"), Late("loadbalancer")
+balancer.elector = lease
+engine = SimpleNamespace(run=lambda stop: stop.wait())
+inbox = SimpleNamespace(wake=lambda: None)
+rest = SimpleNamespace(sources=[balancer], inbox=inbox, engine=engine, balancer=balancer, pulses={})
+raise SystemExit(run(rest, signals, SimpleNamespace(changed=lambda: False)))
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "loadbalancer\ngiven up\n", "")

@@ -282,8 +282,8 @@ class NetlinkSocket:
     ) -> list[bytes]:
         """Every answer to a dump request that `keep` wants, without netlink headers.
 
-        A dump that the kernel marks as interrupted is repeated, so that nobody acts on half a picture. Raises OSError
-        with the kernel's error.
+        A dump that the kernel marks as interrupted is repeated, so that nobody acts on half a picture. Of a family that
+        the kernel does not have (booted with ipv6.disable=1) there is nothing. Raises OSError with the kernel's error.
         """
         for attempt in range(DUMP_TRIES):
             found, interrupted = self._dump_once(kind, body, flags, keep)
@@ -311,7 +311,7 @@ class NetlinkSocket:
                     code = -ERROR.unpack_from(data, at)[0] if end - at >= 4 else 0
                     if code == errno.EINTR:
                         return found, True
-                    if code:
+                    if code and code != errno.EAFNOSUPPORT:
                         raise OSError(code, os.strerror(code))
                     return found, interrupted
                 answered = data[at:end]

@@ -8,11 +8,14 @@ import socket
 import pytest
 
 from kuberouter.wire.netlink import PER_SEND, SEND_BYTES, NetlinkSocket
+from kuberouter.wire.rtnetlink import route_dump
 
 pytestmark = pytest.mark.root
 
 ROUTE = socket.NETLINK_ROUTE
-NOOP, DELETE_LINK = 1, 17
+NOOP, DELETE_LINK, GET_RULE = 1, 17, 34
+NO_FAMILY = 12
+"""DECnet, which Linux has given up."""
 NOBODY = bytes(4) + (0x7FFF_FFFF).to_bytes(4, "little") + bytes(8)
 """struct ifinfomsg of a link that does not exist."""
 
@@ -38,3 +41,9 @@ def test_a_batch_of_more_messages_than_go_out_at_once_has_an_answer_for_each() -
     with NetlinkSocket(ROUTE) as link:
         found = link.transact(messages)
     assert {at for at, code in enumerate(found) if code} == failing
+
+
+def test_of_a_family_that_the_kernel_does_not_have_there_is_nothing() -> None:
+    """As of IPv6 on a host booted with ipv6.disable=1: policy rules of IPv4 were not read there either."""
+    with NetlinkSocket(ROUTE, strict=True) as link:
+        assert link.dump(GET_RULE, route_dump(NO_FAMILY)) == []

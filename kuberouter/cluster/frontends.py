@@ -208,6 +208,8 @@ class FrontendIndex:
         """By external or load balancer address, the Services that ask for it."""
         self._tallies: dict[Group, _Share | _Tally] = {}
         """Of most groups there is one slice, so that there is nothing to count: it stands for itself."""
+        self._shares: dict[ObjectRef, _Share] = {}
+        """Of each slice that counts, what it brings."""
         self.contenders: set[ObjectRef] = set()
         """Other Services that want what the last change claimed or gave up."""
         self.flipped: set[ObjectRef] = set()
@@ -271,10 +273,12 @@ class FrontendIndex:
 
     def _slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
         """Count a slice as it was out, and as it is in."""
+        out = self._shares.pop(old.ref, _NOTHING) if old is not None else _NOTHING
         in_ = _share(new, self._node) if new is not None else _NOTHING
+        if new is not None and in_ is not _NOTHING:
+            self._shares[new.ref] = in_
         if old is None and new is not None and self._begins(new, in_):
             return
-        out = _share(old, self._node) if old is not None else _NOTHING
         if out == in_ and (out is _NOTHING or (old is not None and new is not None and _same_groups(old, new))):
             # An endpoint was replaced by another: that is most of what happens, and nothing to the group as a whole.
             return

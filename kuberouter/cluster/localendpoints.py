@@ -29,8 +29,8 @@ class LocalEndpointIndex:
         """Take in one slice's change. Slices without such endpoints, nearly all of a big Service, leave no trace."""
         if self.touched:
             self.touched = set()
-        before = self._found(old) if old is not None else None
-        after = self._found(new) if new is not None else None
+        before = self._kept(old) if isinstance(old, EndpointSlice) else None
+        after = self._found(new) if isinstance(new, EndpointSlice) else None
         if before == after:
             return
         for service, slice_ref, _ in filter(None, (before, after)):
@@ -43,9 +43,12 @@ class LocalEndpointIndex:
             service, slice_ref, addresses = after
             self._addresses.setdefault(service, {})[slice_ref] = addresses
 
-    def _found(self, each: ClusterObject) -> _Found | None:
-        if not isinstance(each, EndpointSlice):
-            return None
+    def _kept(self, each: EndpointSlice) -> _Found | None:
+        slices = self._addresses.get(each.service)
+        addresses = slices.get(each.ref) if slices is not None else None
+        return (each.service, each.ref, addresses) if addresses is not None else None
+
+    def _found(self, each: EndpointSlice) -> _Found | None:
         node = self._node
         addresses = [e.address for e in each.endpoints if e.node == node and e.conditions & _ASKED == _READY]
         return (each.service, each.ref, tuple(addresses)) if addresses else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -128,10 +129,16 @@ def _service_requests(command: int, rows: Iterable[VirtualService]) -> Iterator[
         )
 
 
+@lru_cache(maxsize=4096)
+def _start(service: VirtualServiceKey) -> bytes:
+    """What comes before a destination of a service; where one goes another mostly comes."""
+    return ipvs.destination_start(ipvs.service_reference(_key(service)))
+
+
 def _destination_requests(
-    command: int, rows: Iterable[Destination], services: dict[VirtualServiceKey, bytes]
+    command: int, rows: Iterable[Destination], services: set[VirtualServiceKey]
 ) -> Iterator[bytes]:
-    """Requests for destinations; `services` keeps what names the service of each.
+    """Requests for destinations; `services` comes to hold the service of each.
 
     Those of one service follow each other and differ by little but their address: the rest is made once.
     """
@@ -144,9 +151,8 @@ def _destination_requests(
         address = key.address
         if key.service is not service:
             service = key.service
-            if (reference := services.get(service)) is None:
-                reference = services[service] = ipvs.service_reference(_key(service))
-            start = head + ipvs.destination_start(reference)
+            services.add(service)
+            start = head + _start(service)
         if key.port != port or row.weight != weight or row.forward != forward or len(address) != size:
             port, weight, forward, size = key.port, row.weight, int(row.forward), len(address)
             end = ipvs.destination_end(size, port, weight, forward)
@@ -270,7 +276,7 @@ class DestinationDriver(_Ipvs):
     def write(self, batch: Batch[Destination]) -> Outcome:
         """Create, change weights in place, delete. One that exists already is set."""
         failed: dict[Hashable, str] = {}
-        services: dict[VirtualServiceKey, bytes] = {}
+        services: set[VirtualServiceKey] = set()
         requests = _destination_requests(ipvs.CMD_NEW_DEST, batch.add, services)
         met = self._apply(_keys(batch.add), requests, failed, frozenset((errno.EEXIST,)))
         existing = {key for key, _ in met}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -121,9 +122,9 @@ def _used(lab: Lab, tunnels: str = "") -> str:
     lab.wait(lambda: "KUBE-POD-FW-" in node.sh("iptables-nft-save"), 40, "policy")
     if tunnels:
         lab.wait(lambda: VIP in node.sh("ipvsadm -Ln"), 40, "a virtual service")
-    used = look(node)
-    assert len(difference(pristine, used)) > 40
+    assert len(difference(pristine, look(node))) > 40
     if not tunnels:
+        used = _settled(lab, node)
         assert cleanup(node)[0] == 1, "a daemon runs, and nobody was told"
         assert look(node) == used
     for pod in pods:
@@ -139,6 +140,19 @@ def _used(lab: Lab, tunnels: str = "") -> str:
         assert [line.replace("found ", "removing ", 1) for line in listed] == removed
         assert cleanup(node) == (0, ["nothing of a kube-router is here"])
     return f"cleanup: {len(removed)} things removed, 0 lines differ from the node before, of {len(pristine)}"
+
+
+def _settled(lab: Lab, node: Node) -> list[str]:
+    """The node's network once two looks at it, some time apart, agree."""
+    looks = [look(node)]
+
+    def same() -> bool:
+        time.sleep(0.5)
+        looks.append(look(node))
+        return looks[-1] == looks[-2]
+
+    lab.wait(same, 30, "a node at rest")
+    return looks[-1]
 
 
 def _listed(node: Node) -> list[str]:

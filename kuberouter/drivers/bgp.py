@@ -310,7 +310,7 @@ class AssignmentDriver(_Table[PolicyAssignment]):
         if self._api.withdraws or row.key.direction is RouteDirection.IMPORT:
             return
         if any(self._told(old) - self._told(row) for old in before):
-            # Whatever goes goes from everybody.
+            # One that withdraws nothing when it judges again still takes from everybody what is withdrawn itself.
             own = list(self._api.paths())
             self._api.originate(own, own)
 

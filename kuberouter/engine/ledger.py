@@ -52,13 +52,11 @@ def _with_rows(entering: Mapping[Owner, _Claimant[R]]) -> dict[Owner, _Claimant[
 class Ledger(Generic[R]):
     """Claims on the keys of one table. The lowest (rank, owner name) wins a key that several owners claim."""
 
-    __slots__ = ("_before", "_claimants", "_contested", "_entered", "_fresh", "_holders", "_rows", "_stirred")
+    __slots__ = ("_before", "_claimants", "_contested", "_fresh", "_holders", "_rows", "_stirred")
 
     def __init__(self) -> None:
         self._rows: dict[Hashable, R] = {}
         self._holders: dict[Hashable, _Claimant[R]] = {}
-        self._entered: list[_Claimant[R]] = []
-        """Those who hold all that they claim and are not among the holders yet."""
         self._claimants: dict[Owner, _Claimant[R]] = {}
         self._contested: dict[Hashable, dict[_Claimant[R], R]] = {}
         self._before: dict[Hashable, R | None] = {}
@@ -87,7 +85,6 @@ class Ledger(Generic[R]):
 
     def claim(self, owner: Owner, rows: Iterable[R], *, rank: Rank = FIRST) -> None:
         """Replace everything that `owner` claims here; no rows releases it."""
-        self._note_holders()
         wanted: dict[Hashable, R] = {row.key: row for row in rows}
         claimant = self._claimants.get(owner)
         if claimant is None:
@@ -125,33 +122,23 @@ class Ledger(Generic[R]):
 
     def _enter(self, claims: Sequence[Claim[R]]) -> bool:
         """Take in claims whole if all are first ones, to what nobody holds: so it is at a start. Else do nothing."""
-        if self._stirred or any(owner in self._claimants for owner, _, _ in claims[:1]):
+        if self._stirred:
             return False
         entering = {owner: _Claimant(owner, rank, tuple(rows)) for owner, rows, rank in claims}
         if len(entering) < len(claims) or not self._claimants.keys().isdisjoint(entering):
             return False
-        with_rows = [each for each in entering.values() if each.rows]
-        found = list(chain.from_iterable([each.rows for each in with_rows]))
-        before = len(self._rows)
-        if not self._rows.keys().isdisjoint(map(_KEY, found)):
+        each_with_its = [(each, each.rows) for each in entering.values() if each.rows]
+        found = list(chain.from_iterable([rows for _, rows in each_with_its]))
+        rows = dict(zip(map(_KEY, found), found, strict=True))
+        if len(rows) < len(found) or not self._holders.keys().isdisjoint(rows):
             return False
-        self._rows.update(zip(map(_KEY, found), found, strict=True))
-        if len(self._rows) < before + len(found):
-            # Two of them claim the same.
-            for row in found:
-                self._rows.pop(row.key, None)
-            return False
-        self._claimants.update(entering if len(with_rows) == len(entering) else _with_rows(entering))
-        self._entered += with_rows
+        claimants = chain.from_iterable([repeat(each, len(rows)) for each, rows in each_with_its])
+        self._claimants.update(entering if len(each_with_its) == len(entering) else _with_rows(entering))
+        self._rows.update(rows)
+        self._holders.update(zip(rows, claimants, strict=True))
         if not self._fresh:
-            self._before.update(dict.fromkeys(map(_KEY, found)))
+            self._before.update(dict.fromkeys(rows))
         return True
-
-    def _note_holders(self) -> None:
-        """Who holds what is of no interest before something changes hands or is asked for: a start comes without."""
-        for claimant in self._entered:
-            self._holders.update(zip(map(_KEY, claimant.rows), repeat(claimant)))
-        self._entered.clear()
 
     def _take(self, claimant: _Claimant[R], key: Hashable, row: R) -> None:
         holder = self._holders.get(key)
@@ -203,7 +190,6 @@ class Ledger(Generic[R]):
 
     def holder(self, key: Hashable) -> Owner | None:
         """The owner whose claim wins this key, or None."""
-        self._note_holders()
         claimant = self._holders.get(key)
         return claimant.owner if claimant is not None else None
 

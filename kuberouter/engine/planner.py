@@ -174,7 +174,10 @@ class Planner:
                     dirty[key] = None
         if cluster.facts_changed:
             self.synced.add(NODE_KNOWN)
-            (self.synced.add if cluster.node and cluster.node.pod_cidrs else self.synced.discard)(POD_CIDR_KNOWN)
+            if cluster.node is not None and cluster.node.pod_cidrs:
+                self.synced.add(POD_CIDR_KNOWN)
+            else:
+                self.synced.discard(POD_CIDR_KNOWN)
             self.recompute()
         if ANNOTATIONS not in self.synced and cluster.readable:
             self.synced.add(ANNOTATIONS)
